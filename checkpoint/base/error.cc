@@ -1,0 +1,106 @@
+#include "checkpoint/base/error.h"
+
+#include <cerrno>
+#include <cstring>
+
+#include "absl/strings/cord.h"
+#include "absl/strings/str_cat.h"
+
+namespace waypoint {
+namespace {
+
+constexpr char kPayloadUrl[] = "waypoint/error-kind";
+
+struct KindRow {
+  ErrorKind kind;
+  absl::StatusCode code;
+  const char* name;
+};
+
+constexpr KindRow kKinds[] = {
+    {ErrorKind::kUnknown, absl::StatusCode::kInternal, "E_UNKNOWN"},
+    {ErrorKind::kRequest, absl::StatusCode::kInvalidArgument, "E_REQUEST"},
+    {ErrorKind::kIo, absl::StatusCode::kUnavailable, "E_IO"},
+    {ErrorKind::kNoSpace, absl::StatusCode::kResourceExhausted, "E_NO_SPACE"},
+    {ErrorKind::kTruncated, absl::StatusCode::kDataLoss, "E_TRUNCATED"},
+    {ErrorKind::kHeader, absl::StatusCode::kDataLoss, "E_HEADER"},
+    {ErrorKind::kLimit, absl::StatusCode::kResourceExhausted, "E_LIMIT"},
+    {ErrorKind::kUtf8, absl::StatusCode::kDataLoss, "E_UTF8"},
+    {ErrorKind::kJson, absl::StatusCode::kDataLoss, "E_JSON"},
+    {ErrorKind::kDupKey, absl::StatusCode::kDataLoss, "E_DUP_KEY"},
+    {ErrorKind::kSchema, absl::StatusCode::kDataLoss, "E_SCHEMA"},
+    {ErrorKind::kDType, absl::StatusCode::kDataLoss, "E_DTYPE"},
+    {ErrorKind::kOffsets, absl::StatusCode::kDataLoss, "E_OFFSETS"},
+    {ErrorKind::kSizeMismatch, absl::StatusCode::kDataLoss, "E_SIZE_MISMATCH"},
+    {ErrorKind::kOverflow, absl::StatusCode::kDataLoss, "E_OVERFLOW"},
+    {ErrorKind::kTrailing, absl::StatusCode::kDataLoss, "E_TRAILING"},
+    {ErrorKind::kZip, absl::StatusCode::kDataLoss, "E_ZIP"},
+    {ErrorKind::kChecksum, absl::StatusCode::kDataLoss, "E_CHECKSUM"},
+    {ErrorKind::kPickle, absl::StatusCode::kDataLoss, "E_PICKLE"},
+    {ErrorKind::kCode, absl::StatusCode::kDataLoss, "E_CODE"},
+    {ErrorKind::kStorage, absl::StatusCode::kDataLoss, "E_STORAGE"},
+    {ErrorKind::kPath, absl::StatusCode::kDataLoss, "E_PATH"},
+    {ErrorKind::kConfig, absl::StatusCode::kFailedPrecondition, "E_CONFIG"},
+    {ErrorKind::kMissing, absl::StatusCode::kFailedPrecondition, "E_MISSING"},
+    {ErrorKind::kExtra, absl::StatusCode::kFailedPrecondition, "E_EXTRA"},
+    {ErrorKind::kShape, absl::StatusCode::kFailedPrecondition, "E_SHAPE"},
+    {ErrorKind::kTokenizer, absl::StatusCode::kDataLoss, "E_TOKENIZER"},
+    {ErrorKind::kUnsupported, absl::StatusCode::kUnimplemented, "E_UNSUPPORTED"},
+    {ErrorKind::kAmbiguous, absl::StatusCode::kFailedPrecondition, "E_AMBIGUOUS"},
+    {ErrorKind::kExists, absl::StatusCode::kAlreadyExists, "E_EXISTS"},
+    {ErrorKind::kLocked, absl::StatusCode::kFailedPrecondition, "E_LOCKED"},
+    {ErrorKind::kVerify, absl::StatusCode::kDataLoss, "E_VERIFY"},
+    {ErrorKind::kRank, absl::StatusCode::kAborted, "E_RANK"},
+};
+
+const KindRow& RowOf(ErrorKind kind) {
+  for (const KindRow& row : kKinds) {
+    if (row.kind == kind) {
+      return row;
+    }
+  }
+  return kKinds[0];
+}
+
+}  // namespace
+
+absl::string_view ErrorKindName(ErrorKind kind) { return RowOf(kind).name; }
+
+absl::Status MakeError(ErrorKind kind, absl::string_view message) {
+  const KindRow& row = RowOf(kind);
+  absl::Status status(row.code, message);
+  status.SetPayload(kPayloadUrl, absl::Cord(row.name));
+  return status;
+}
+
+ErrorKind GetErrorKind(const absl::Status& status) {
+  const absl::optional<absl::Cord> payload = status.GetPayload(kPayloadUrl);
+  if (payload.has_value()) {
+    for (const KindRow& row : kKinds) {
+      if (*payload == row.name) {
+        return row.kind;
+      }
+    }
+  }
+  return ErrorKind::kUnknown;
+}
+
+absl::Status Annotate(const absl::Status& status, absl::string_view context) {
+  if (status.ok()) {
+    return status;
+  }
+  absl::Status annotated(status.code(), absl::StrCat(context, ": ", status.message()));
+  status.ForEachPayload([&annotated](absl::string_view url, const absl::Cord& payload) {
+    annotated.SetPayload(url, payload);
+  });
+  return annotated;
+}
+
+absl::Status ErrnoError(int error_number, absl::string_view what) {
+  const bool full = error_number == ENOSPC || error_number == EDQUOT || error_number == EFBIG;
+  char buffer[256];
+  return MakeError(full ? ErrorKind::kNoSpace : ErrorKind::kIo,
+                   absl::StrCat(what, " failed: ", strerror_r(error_number, buffer, sizeof(buffer))));
+}
+
+}  // namespace waypoint

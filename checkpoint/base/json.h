@@ -1,0 +1,56 @@
+#ifndef CHECKPOINT_BASE_JSON_H_
+#define CHECKPOINT_BASE_JSON_H_
+
+// Strict JSON for files of unknown origin, on nlohmann's SAX parser.
+//
+// Refused, each with the byte offset: text that is not UTF-8 (E_UTF8), a byte-order mark, comments, NaN, numbers
+// beyond int64/uint64 or double (E_JSON), the same key twice in one object (E_DUP_KEY), nesting beyond
+// Limits::json_depth (E_LIMIT).  Parsing is iterative and linear.  Key order and the kind of each number (integer or
+// float) are kept.  Thread-safe.
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "checkpoint/base/limits.h"
+#include "nlohmann/json.hpp"
+
+namespace waypoint {
+
+using Json = nlohmann::ordered_json;
+
+// `what` names the text in messages: a quoted path.
+absl::StatusOr<Json> ParseJson(absl::string_view text, absl::string_view what, const Limits& limits);
+
+// Events of a strict parse, for files too large for a tree (safetensors headers, indices).  A callback that returns an
+// error stops the parse with it.
+class JsonEvents {
+ public:
+  virtual ~JsonEvents() = default;
+  virtual absl::Status StartObject() = 0;
+  virtual absl::Status Key(std::string& key) = 0;  // duplicates were refused before
+  virtual absl::Status EndObject() = 0;
+  virtual absl::Status StartArray() = 0;
+  virtual absl::Status EndArray() = 0;
+  virtual absl::Status String(std::string& value) = 0;
+  virtual absl::Status Integer(int64_t value) = 0;
+  virtual absl::Status Unsigned(uint64_t value) = 0;  // every non-negative integer comes here
+  // Floats, and integers beyond 64 bits with their text.
+  virtual absl::Status Float(double value, const std::string& text) = 0;
+  virtual absl::Status Bool(bool value) = 0;
+  virtual absl::Status Null() = 0;
+};
+
+absl::Status ParseJsonEvents(absl::string_view text, absl::string_view what, const Limits& limits, JsonEvents& events);
+
+// OK, or E_UTF8 with the offset of the first bad byte.  Overlong forms, surrogates and values past U+10FFFF are bad.
+absl::Status CheckUtf8(absl::string_view text, absl::string_view what);
+
+// Pretty, two spaces, keys in order, non-ASCII kept, newline at the end: as Python's json.dumps(indent=2, ensure_ascii=False)
+// writes it, including 1e-05 and 10000.0 for floats.
+std::string DumpJson(const Json& value);
+
+}  // namespace waypoint
+
+#endif  // CHECKPOINT_BASE_JSON_H_

@@ -1,0 +1,106 @@
+#ifndef CHECKPOINT_CHECKPOINTER_CHECKPOINTER_H_
+#define CHECKPOINT_CHECKPOINTER_CHECKPOINTER_H_
+
+// What a trainer calls to save, export and restore.
+//
+//   WAYPOINT_ASSIGN_OR_RETURN(auto source, NewLiveSource(state));
+//   CheckpointRoot root(PosixFileSystem(), "run/checkpoint");
+//   WAYPOINT_RETURN_IF_ERROR(root.Save({.format = "native"}, metadata, *source).status());
+//   WAYPOINT_ASSIGN_OR_RETURN(auto latest, root.Latest());            // newest sealed one
+//   WAYPOINT_RETURN_IF_ERROR(Restore(fs, latest->path, {}, *sink).status());
+//
+// One thread, one writer per root: the root is locked while a save runs.
+
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/optional.h"
+#include "checkpoint/format/checkpoint_format.h"
+#include "checkpoint/storage/file_system.h"
+#include "checkpoint/tensor/transfer.h"
+
+namespace waypoint {
+
+// Which saves of a root are kept.
+struct Retention {
+  // The newest n scheduled saves; 0 keeps all.
+  int64_t keep = 0;
+  // Every n-th scheduled save (by step: step % (interval * keep_every) == 0) is kept for ever and not counted; 0: none.
+  int64_t keep_every = 0;
+  // Steps between scheduled saves; a save at another step (a signal's) is never deleted.
+  int64_t interval = 1;
+};
+
+struct CheckpointRef {
+  int64_t step = 0;
+  int64_t attempt = 1;
+  std::string path;
+};
+
+struct CheckpointerOptions {
+  std::string format = "native";
+  SaveOptions save;
+  TransferOptions transfer;
+  Retention retention;
+};
+
+struct SaveReport {
+  CheckpointRef checkpoint;
+  TransferStats stats;
+  std::vector<std::string> deleted;  // paths, after the new one was published
+};
+
+// A directory of checkpoints: <root>/step-<8 digits>[.a<attempt>].  Order is (step, attempt), never a clock.
+class CheckpointRoot {
+ public:
+  CheckpointRoot(FileSystem& fs, std::string path) : fs_(fs), path_(std::move(path)) {}
+
+  // metadata.training().step() names the directory.  A step that is there already gets the next attempt.
+  absl::StatusOr<SaveReport> Save(const CheckpointerOptions& options, const CheckpointMetadata& metadata,
+                                  TensorSource& state, const std::vector<Asset>& assets = {});
+  // Complete (sealed, probed) ones in ascending order; anything else in the directory is ignored.
+  absl::StatusOr<std::vector<CheckpointRef>> List();
+  // The newest; empty when there is none.
+  absl::StatusOr<absl::optional<CheckpointRef>> Latest();
+
+ private:
+  absl::StatusOr<std::vector<std::string>> ApplyRetention(const Retention& retention);
+
+  FileSystem& fs_;
+  std::string path_;
+};
+
+// Detects the format of a directory.  E_UNSUPPORTED when none fits, E_AMBIGUOUS when several do; both list the choices.
+absl::StatusOr<CheckpointFormat*> DetectFormat(FileSystem& fs, const std::string& directory);
+
+// `format` "" or "auto" detects; otherwise E_REQUEST listing the linked formats when there is none of that name.
+absl::StatusOr<CheckpointFormat*> FindFormat(FileSystem& fs, const std::string& directory, const std::string& format);
+
+struct RestoreOptions {
+  std::string format = "auto";
+  LoadOptions load;
+  TransferOptions transfer;
+  // Cast stored weights to the sink's dtype; false makes another dtype an E_DTYPE.
+  bool cast = true;
+};
+
+// Fills the sink (native names) from a checkpoint of any format: E_MISSING names what the sink wants and the checkpoint lacks.  Tensors
+// that the sink does not want are left unread.
+absl::StatusOr<TransferStats> Restore(OpenedCheckpoint& checkpoint, TensorSink& sink, const RestoreOptions& options);
+
+// One checkpoint, published atomically at `target`.
+struct WriteOptions {
+  std::string format = "native";
+  bool overwrite = false;
+  SaveOptions save;
+  TransferOptions transfer;
+};
+absl::StatusOr<TransferStats> WriteCheckpoint(FileSystem& fs, const std::string& target, const WriteOptions& options,
+                                              const CheckpointMetadata& metadata, TensorSource& state,
+                                              const std::vector<Asset>& assets);
+
+}  // namespace waypoint
+
+#endif  // CHECKPOINT_CHECKPOINTER_CHECKPOINTER_H_

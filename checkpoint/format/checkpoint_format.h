@@ -1,0 +1,113 @@
+#ifndef CHECKPOINT_FORMAT_CHECKPOINT_FORMAT_H_
+#define CHECKPOINT_FORMAT_CHECKPOINT_FORMAT_H_
+
+// The plug for a directory layout: native, Hugging Face families, ...
+//
+// What a format yields and takes always has native tensor names and layout: it converts on the fly.
+//
+//   CheckpointFormat* format = Registry<CheckpointFormat>::Global().Find("llama");
+//   WAYPOINT_ASSIGN_OR_RETURN(OpenedCheckpoint opened, format->Open(fs, "Llama-3-8B", {}));
+//   WAYPOINT_ASSIGN_OR_RETURN(auto writer, format->Create(fs, staging_path, opened.metadata, *opened.tensors, {}));
+//   WAYPOINT_RETURN_IF_ERROR(Transfer(writer->source(), writer->sink(), {}).status());
+//   WAYPOINT_RETURN_IF_ERROR(writer->Finish());
+//
+// Thread-safe.
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/optional.h"
+#include "checkpoint/base/dtype.h"
+#include "checkpoint/base/limits.h"
+#include "checkpoint/format/metadata.pb.h"
+#include "checkpoint/storage/file_system.h"
+#include "checkpoint/tensor/tensor_sink.h"
+#include "checkpoint/tensor/tensor_source.h"
+
+namespace waypoint {
+
+// A file that travels with a checkpoint unread: tokenizer, generation config, chat template.
+struct Asset {
+  std::string name;  // plain file name in the external directory
+  std::string path;  // where it is now
+  int64_t size_bytes = 0;
+};
+
+struct LoadOptions {
+  Limits limits;
+  // Config keys that nothing declares: false refuses them, true carries them through.
+  bool carry_unknown = false;
+  // Check stored digests while reading.
+  bool verify_digests = true;
+  // Also check what only costs time: totals of the index, JSON of assets, rival weight files.
+  bool strict = false;
+};
+
+struct SaveOptions {
+  // Cast weights (not optimizer state) to this; kInvalid keeps them.
+  DType weights_dtype = DType::kInvalid;
+  // Hugging Face's default.  A larger tensor gets a shard of its own.
+  int64_t max_shard_bytes = 5'000'000'000;
+  // Write optimizer state where the format can and the source has it.
+  bool optimizer_state = true;
+  int64_t block_bytes = int64_t{8} << 20;
+};
+
+struct OpenedCheckpoint {
+  CheckpointMetadata metadata;
+  // Native names and layout.
+  std::unique_ptr<TensorSource> tensors;
+  std::vector<Asset> assets;
+  // What was left out on purpose, one line each with the reason: "ignored 32 tensors \"...rotary_emb.inv_freq\": recomputed".
+  std::vector<std::string> notes;
+};
+
+// A checkpoint that is being written into a directory that nobody reads yet.
+class CheckpointWriter {
+ public:
+  virtual ~CheckpointWriter() = default;
+  // What the sink asks for: the state in the format's own names, layout and dtypes, composed with the source's own conversion.
+  virtual TensorSource& source() = 0;
+  virtual TensorSink& sink() = 0;
+  // target tensor -> expression over the tensors of the innermost source, one per line in order; for --print-plan.
+  virtual std::vector<std::string> PlanLines() const = 0;
+  // After the transfer: completes and syncs every file, writes what seals the checkpoint last.
+  virtual absl::Status Finish() = 0;
+  // What was left out on purpose.
+  virtual std::vector<std::string> notes() const { return {}; }
+};
+
+class CheckpointFormat {
+ public:
+  virtual ~CheckpointFormat() = default;
+
+  virtual std::string name() const = 0;
+  // One line for --help.
+  virtual std::string description() const = 0;
+  // False: ours, true: somebody else's.
+  virtual bool external() const = 0;
+  virtual bool supports_optimizer_state() const = 0;
+
+  // Does the directory look like this format?  Cheap (a few small files), never fails on odd contents: it answers false.
+  virtual absl::StatusOr<bool> Probe(FileSystem& fs, const std::string& directory) = 0;
+
+  // Everything but tensor data is read and checked: missing, extra and misshapen tensors are errors here.
+  virtual absl::StatusOr<OpenedCheckpoint> Open(FileSystem& fs, const std::string& directory,
+                                                const LoadOptions& options) = 0;
+
+  // Plans a checkpoint of `state` (native names; borrowed, outlives the writer) in an existing empty `directory`.  Nothing
+  // is written before the sink's first Write when `directory` is empty ("" = plan only, for --dry-run).
+  // `assets` are copied along.
+  virtual absl::StatusOr<std::unique_ptr<CheckpointWriter>> Create(FileSystem& fs, const std::string& directory,
+                                                                   const CheckpointMetadata& metadata,
+                                                                   TensorSource& state,
+                                                                   const std::vector<Asset>& assets,
+                                                                   const SaveOptions& options) = 0;
+};
+
+}  // namespace waypoint
+
+#endif  // CHECKPOINT_FORMAT_CHECKPOINT_FORMAT_H_

@@ -1,0 +1,48 @@
+#ifndef CHECKPOINT_TENSOR_BYTE_BUDGET_H_
+#define CHECKPOINT_TENSOR_BYTE_BUDGET_H_
+
+// A bound on bytes that are held at a time, shared by threads.  Thread-safe.
+
+#include <algorithm>
+#include <cstdint>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+
+namespace waypoint {
+
+class ByteBudget {
+ public:
+  explicit ByteBudget(int64_t limit_bytes) : limit_bytes_(limit_bytes) {}
+
+  // Waits until the bytes fit.  A request over the limit is admitted when nothing else is held.
+  void Acquire(int64_t bytes) {
+    absl::MutexLock lock(&mutex_);
+    const auto fits = [this, bytes]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+      return held_ == 0 || held_ + bytes <= limit_bytes_;
+    };
+    mutex_.Await(absl::Condition(&fits));
+    held_ += bytes;
+    peak_ = std::max(peak_, held_);
+  }
+
+  void Release(int64_t bytes) {
+    absl::MutexLock lock(&mutex_);
+    held_ -= bytes;
+  }
+
+  int64_t peak_bytes() const {
+    absl::MutexLock lock(&mutex_);
+    return peak_;
+  }
+
+ private:
+  const int64_t limit_bytes_;
+  mutable absl::Mutex mutex_;
+  int64_t held_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t peak_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace waypoint
+
+#endif  // CHECKPOINT_TENSOR_BYTE_BUDGET_H_

@@ -1,0 +1,43 @@
+#ifndef CHECKPOINT_TENSOR_TENSOR_SOURCE_H_
+#define CHECKPOINT_TENSOR_TENSOR_SOURCE_H_
+
+// Something that tensors can be read from: a checkpoint on disk, a live model, a conversion of another source.
+//
+// Reading is by box and into memory of the caller's: the destination is a strided span, so that a concatenation, a
+// transpose or a split of another tensor is read straight into place and no source allocates what it returns.
+// Requests come in batches, so that a source on disk can merge neighbours into few large reads.
+//
+// Thread-safe.
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "checkpoint/tensor/box.h"
+#include "checkpoint/tensor/manifest.h"
+
+namespace waypoint {
+
+struct ReadRequest {
+  int64_t tensor = 0;  // index into the source's manifest
+  Box box;             // inside the tensor's shape (and inside one of its boxes, where it has any)
+  // to.sizes == box.sizes, to.element_bytes == bytes of the dtype.
+  // Tensors of sub-byte elements are read whole only: `to` then is one dimension of bytes.
+  StridedSpan to;
+};
+
+class TensorSource {
+ public:
+  virtual ~TensorSource() = default;
+
+  virtual const Manifest& manifest() const = 0;
+
+  // Fills every destination, or fails; after a failure the destinations hold anything.
+  virtual absl::Status Read(absl::Span<const ReadRequest> requests) = 0;
+
+  // Upper bound of the memory that a Read of `block_bytes` in all needs beyond the destinations, so that the caller
+  // can account for it.
+  virtual int64_t ScratchBytes(int64_t block_bytes) const { return 0; }
+};
+
+}  // namespace waypoint
+
+#endif  // CHECKPOINT_TENSOR_TENSOR_SOURCE_H_
