@@ -60,8 +60,7 @@ class IndexEvents final : public JsonEvents {
       at_ = At::kMap;
       has_map_ = true;
     } else {
-      WrongType("an object");
-      open_ = 1;
+      return Skip("an object");
     }
     return absl::OkStatus();
   }
@@ -94,11 +93,11 @@ class IndexEvents final : public JsonEvents {
   }
 
   absl::Status StartArray() override {
-    if (open_++ > 0) {
-      return at_ == At::kMetadata ? metadata_.StartArray() : absl::OkStatus();
+    if (open_ == 0) {
+      return Skip("an array");
     }
-    WrongType("an array");
-    return absl::OkStatus();
+    ++open_;
+    return at_ == At::kMetadata ? metadata_.StartArray() : absl::OkStatus();
   }
 
   absl::Status EndArray() override {
@@ -119,7 +118,7 @@ class IndexEvents final : public JsonEvents {
     return at_ == At::kMetadata ? metadata_.Unsigned(value) : WrongType("a number");
   }
   absl::Status Float(double value, const std::string& text) override {
-    return at_ == At::kMetadata ? metadata_.Float(value, text) : WrongType("a number");
+    return at_ == At::kMetadata ? Annotate(metadata_.Float(value, text), Quoted(path_)) : WrongType("a number");
   }
   absl::Status Bool(bool value) override {
     return at_ == At::kMetadata ? metadata_.Bool(value) : WrongType("a boolean");
@@ -128,6 +127,12 @@ class IndexEvents final : public JsonEvents {
 
  private:
   enum class At { kStart, kRoot, kMetadata, kMap };
+
+  absl::Status Skip(absl::string_view got) {
+    const absl::Status status = WrongType(got);
+    open_ = 1;
+    return status;
+  }
 
   absl::Status WrongType(absl::string_view got) {
     std::string problem;
