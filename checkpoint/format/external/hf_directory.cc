@@ -179,7 +179,8 @@ class Reader {
     for (const SafetensorsIndex::Place& place : index.places) {
       const auto it = shard_of_.find(place.tensor);
       if (it == shard_of_.end() || static_cast<int>(it->second) != place.file) {
-        missing.push_back(absl::StrCat(place.tensor, " in ", index.files[place.file]));
+        missing.push_back(absl::StrCat(place.tensor, " in ", index.files[place.file],
+                                       it == shard_of_.end() ? "" : ", but in " + hf_.shards[it->second].name));
       } else {
         ++found;
       }

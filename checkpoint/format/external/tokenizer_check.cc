@@ -17,13 +17,13 @@ enum class Place {
   kOther,
   kTokenizer,
   kModel,
-  kVocabulary,   // {"token": id}
-  kScores,       // Unigram's vocabulary: [["token", score]]
-  kScorePair,    //
-  kMerges,       // ["a b", ["a", "b"]]
-  kMergePair,    //
+  kVocabulary,  // {"token": id}
+  kScores,      // Unigram's vocabulary: [["token", score]]
+  kScorePair,
+  kMerges,  // ["a b", ["a", "b"]]
+  kMergePair,
   kAddedTokens,  // [{"id": 1, "content": "<s>"}]
-  kAddedToken,   //
+  kAddedToken,
 };
 
 enum class Kind { kObject, kArray, kString, kId, kNumber, kNull, kOther };
@@ -32,7 +32,13 @@ class TokenizerEvents final : public JsonEvents {
  public:
   TokenizerEvents(TokenizerFile file, absl::string_view path) : file_(file), path_(path) {}
 
-  bool has_model() const { return has_model_; }
+  // After the parse.
+  absl::Status FirstError() const {
+    if (error_.ok() && file_ == TokenizerFile::kTokenizer && !has_model_) {
+      return MakeError(ErrorKind::kTokenizer, absl::StrCat(Quoted(path_), ": has no \"model\""));
+    }
+    return error_;
+  }
 
   absl::Status StartObject() override { return Start(Kind::kObject); }
   absl::Status StartArray() override { return Start(Kind::kArray); }
@@ -57,8 +63,12 @@ class TokenizerEvents final : public JsonEvents {
     int64_t elements = 0;
   };
 
-  absl::Status Bad(absl::string_view message) const {
-    return MakeError(ErrorKind::kTokenizer, absl::StrCat(Quoted(path_), ": ", message));
+  // Does not stop the parse: the rest must still be JSON within the limits.
+  absl::Status Bad(absl::string_view message) {
+    if (error_.ok()) {
+      error_ = MakeError(ErrorKind::kTokenizer, absl::StrCat(Quoted(path_), ": ", message));
+    }
+    return absl::OkStatus();
   }
 
   absl::Status Start(Kind kind) {
@@ -169,7 +179,7 @@ class TokenizerEvents final : public JsonEvents {
     return absl::OkStatus();
   }
 
-  absl::Status CheckMerge(int64_t element, Kind kind, absl::string_view text) const {
+  absl::Status CheckMerge(int64_t element, Kind kind, absl::string_view text) {
     const size_t space = text.find(' ');
     const bool pair =
         kind == Kind::kString && space != absl::string_view::npos && text.find(' ', space + 1) == text.npos;
@@ -184,6 +194,7 @@ class TokenizerEvents final : public JsonEvents {
   std::vector<Level> levels_;
   std::string key_;
   bool has_model_ = false;
+  absl::Status error_;
 };
 
 }  // namespace
@@ -197,10 +208,7 @@ absl::Status CheckTokenizerFile(TokenizerFile kind, absl::string_view text, absl
     return MakeError(ErrorKind::kTokenizer, status.message());
   }
   WAYPOINT_RETURN_IF_ERROR(status);
-  if (kind == TokenizerFile::kTokenizer && !events.has_model()) {
-    return MakeError(ErrorKind::kTokenizer, absl::StrCat(Quoted(path), ": has no \"model\""));
-  }
-  return absl::OkStatus();
+  return events.FirstError();
 }
 
 }  // namespace waypoint
