@@ -83,7 +83,8 @@ class NestedPrimitive : public Primitive {
       return absl::InternalError(absl::StrCat("native field \"", native_, "\" is repeated"));
     }
     if (options_.optional && external_.empty()) {
-      return absl::InternalError(absl::StrCat("native field \"", native_, "\" is optional, but its keys have no object"));
+      return absl::InternalError(
+          absl::StrCat("native field \"", native_, "\" is optional, but its keys have no object"));
     }
     return CheckType(field.leaf(), section_);
   }
@@ -171,12 +172,11 @@ class DispatchPrimitive : public Primitive {
     std::set<std::string> members;
     std::set<std::string> types;
     for (const DispatchCase& dispatch_case : cases_) {
-      WAYPOINT_ASSIGN_OR_RETURN(const FieldPath field,
-                                FieldPath::Resolve(message, MemberPath(dispatch_case.member)));
+      WAYPOINT_ASSIGN_OR_RETURN(const FieldPath field, FieldPath::Resolve(message, MemberPath(dispatch_case.member)));
       WAYPOINT_RETURN_IF_ERROR(CheckType(field.leaf(), dispatch_case.section));
       if (field.leaf().real_containing_oneof() != &oneof_) {
-        return absl::InternalError(absl::StrCat("native field \"", field.text(), "\" is no member of the oneof \"",
-                                                oneof_.full_name(), "\""));
+        return absl::InternalError(
+            absl::StrCat("native field \"", field.text(), "\" is no member of the oneof \"", oneof_.full_name(), "\""));
       }
       if (!members.insert(dispatch_case.member).second || !types.insert(dispatch_case.type_name).second) {
         return absl::InternalError(absl::StrCat("case \"", dispatch_case.member, "\" / \"", dispatch_case.type_name,
@@ -268,7 +268,8 @@ class TypedDictPrimitive : public Primitive {
       return absl::InternalError(absl::StrCat("native field \"", native_, "\" is no map from string"));
     }
     if (external_.empty()) {
-      return absl::InternalError(absl::StrCat("native field \"", native_, "\": a dictionary needs an object of its own"));
+      return absl::InternalError(
+          absl::StrCat("native field \"", native_, "\": a dictionary needs an object of its own"));
     }
     return CheckType(*field.leaf().message_type()->map_value(), section_);
   }

@@ -3,8 +3,8 @@
 
 // Primitives that hand a part of the config to another section.
 //
-// `external` is the place of the part's object; "" merges its keys into the section's own object.  All of them claim their
-// native field recursively: the other section was checked when it was built.
+// `external` is the place of the part's object; "" merges its keys into the section's own object.  All of them claim
+// their native field recursively: the other section was checked when it was built.
 
 #include <string>
 #include <vector>
@@ -38,8 +38,8 @@ struct DispatchCase {
 PrimitivePtr Dispatch(std::string native, const google::protobuf::OneofDescriptor& oneof, std::string external,
                       std::string discriminator, std::vector<DispatchCase> cases);
 
-// native: a map from string to a message of the section's type.  external: an object with one object per entry.  Entries of
-// several kinds: a section with Dispatch("", ...) in it.
+// native: a map from string to a message of the section's type.  external: an object with one object per entry. Entries
+// of several kinds: a section with Dispatch("", ...) in it.
 PrimitivePtr TypedDict(std::string native, std::string external, Section section);
 
 }  // namespace waypoint

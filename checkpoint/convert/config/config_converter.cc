@@ -155,8 +155,8 @@ absl::StatusOr<Json> ConfigConverter::Export(const Message& message, const Json*
 
   const Json nothing = Json::object();
   while (true) {
-    WAYPOINT_ASSIGN_OR_RETURN(Json result, Merge(original == nullptr ? nothing : *original, original_log.claims,
-                                                 log.writes, kept));
+    WAYPOINT_ASSIGN_OR_RETURN(Json result,
+                              Merge(original == nullptr ? nothing : *original, original_log.claims, log.writes, kept));
     std::unique_ptr<Message> after(message.New());
     ImportLog after_log;
     ImportReport report;
@@ -165,7 +165,8 @@ absl::StatusOr<Json> ConfigConverter::Export(const Message& message, const Json*
     bool again = false;
     for (size_t i = 0; i < declarations.size(); ++i) {
       const Primitive& primitive = *declarations[i].primitive;
-      if (primitive.ignores_native() || (status.ok() && SameFields(primitive, *after, message))) {
+      if (primitive.ignores_native() || primitive.native_claims().empty() ||
+          (status.ok() && SameFields(primitive, *after, message))) {
         continue;
       }
       if (kept[i]) {
@@ -180,8 +181,9 @@ absl::StatusOr<Json> ConfigConverter::Export(const Message& message, const Json*
     }
     WAYPOINT_RETURN_IF_ERROR(Annotate(status, "exported config would be refused on import"));
     if (!lost.empty()) {
-      return MakeError(ErrorKind::kConfig, absl::StrCat("config cannot be exported: an import would change the fields of ",
-                                                        absl::StrJoin(lost, ", ")));
+      return MakeError(
+          ErrorKind::kConfig,
+          absl::StrCat("config cannot be exported: an import would change the fields of ", absl::StrJoin(lost, ", ")));
     }
     return result;
   }

@@ -46,8 +46,8 @@ class ConfigConverter {
 
   // `message` must be empty and of the section's type.  On an error its content is unspecified.
   //
-  // Every key is claimed by a declaration, harmless (harmless_keys.h), null, or unknown.  All problems come in one error,
-  // in which one entry lists all the unknown keys with their values.
+  // Every key is claimed by a declaration, harmless (harmless_keys.h), null, or unknown.  All problems come in one
+  // error, in which one entry lists all the unknown keys with their values.
   //
   // Errors: E_SCHEMA when the document is no object; E_UNSUPPORTED when a problem is a recognised, unsupported model;
   // E_CONFIG else.
@@ -56,13 +56,14 @@ class ConfigConverter {
 
   // With an original (the document from which the message was imported, or an earlier one of it; null for none):
   // declarations whose native fields are what the original says leave their keys as they are there, to the order, the
-  // number's spelling, an absence or a null.  The others write theirs; a key that was absent stays so when its default says
-  // the same.  Keys without a declaration stay.  Without an original: all that the declarations write, in their order.
+  // number's spelling, an absence or a null.  The others write theirs; a key that was absent stays so when its default
+  // says the same.  Keys without a declaration stay.  Without an original: all that the declarations write, in their
+  // order.
   //
   // The result is imported again and compared with the message: what it would lose is an error, never silent.
   //
-  // Errors: E_CONFIG or E_UNSUPPORTED as the declarations say; E_CONFIG for native fields that an import of the result does
-  // not give back; Import's errors when the original cannot be imported.
+  // Errors: E_CONFIG or E_UNSUPPORTED as the declarations say; E_CONFIG for native fields that an import of the result
+  // does not give back; Import's errors when the original cannot be imported.
   absl::StatusOr<Json> Export(const google::protobuf::Message& message, const Json* original,
                               const ConfigExportOptions& options) const;
 

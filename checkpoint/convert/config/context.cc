@@ -28,8 +28,8 @@ void Problems::Add(ErrorKind kind, std::string message) {
 
 void Problems::Add(const absl::Status& status, absl::string_view context) {
   if (!status.ok()) {
-    Add(GetErrorKind(status), context.empty() ? std::string(status.message())
-                                              : absl::StrCat(context, " ", status.message()));
+    Add(GetErrorKind(status),
+        context.empty() ? std::string(status.message()) : absl::StrCat(context, " ", status.message()));
   }
 }
 
@@ -38,9 +38,11 @@ absl::Status Problems::ToStatus(absl::string_view context) const {
     return absl::OkStatus();
   }
   const size_t shown = std::min(messages_.size(), kShownProblems);
-  std::string text = messages_.size() == 1 ? absl::StrCat(context, ": ", messages_[0])
-                                           : absl::StrCat(context, ": ", messages_.size(), " problems: ",
-                                                          absl::StrJoin(messages_.begin(), messages_.begin() + shown, "; "));
+  std::string text =
+      messages_.size() == 1
+          ? absl::StrCat(context, ": ", messages_[0])
+          : absl::StrCat(context, ": ", messages_.size(),
+                         " problems: ", absl::StrJoin(messages_.begin(), messages_.begin() + shown, "; "));
   if (shown < messages_.size()) {
     absl::StrAppend(&text, "; and ", messages_.size() - shown, " more");
   }

@@ -92,8 +92,7 @@ absl::Status WriteScalar(const Json& value, const FieldDescriptor& field, Messag
       return absl::OkStatus();
     }
     case FieldDescriptor::CPPTYPE_UINT32: {
-      WAYPOINT_ASSIGN_OR_RETURN(const int64_t number,
-                                IntegerOf(value, 0, std::numeric_limits<uint32_t>::max()));
+      WAYPOINT_ASSIGN_OR_RETURN(const int64_t number, IntegerOf(value, 0, std::numeric_limits<uint32_t>::max()));
       WAYPOINT_PUT_(UInt32, static_cast<uint32_t>(number));
       return absl::OkStatus();
     }
@@ -127,8 +126,7 @@ absl::Status WriteScalar(const Json& value, const FieldDescriptor& field, Messag
       WAYPOINT_PUT_(String, value.get<std::string>());
       return absl::OkStatus();
     case FieldDescriptor::CPPTYPE_ENUM: {
-      const auto* chosen =
-          value.is_string() ? field.enum_type()->FindValueByName(value.get<std::string>()) : nullptr;
+      const auto* chosen = value.is_string() ? field.enum_type()->FindValueByName(value.get<std::string>()) : nullptr;
       if (chosen == nullptr) {
         std::vector<std::string> names;
         for (int i = 0; i < field.enum_type()->value_count(); ++i) {

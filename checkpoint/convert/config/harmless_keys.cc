@@ -12,8 +12,8 @@ constexpr char kTraining[] = "only training from scratch reads it";
 constexpr char kRuntime[] = "how transformers runs, not what it computes";
 constexpr char kOtherModels[] = "encoders and encoder-decoders read it";
 
-// transformers 4.31 to 5.12: configuration_utils.py (PretrainedConfig), generation/configuration_utils.py (the keys that
-// lived in config.json once), and the model configs' own fields that no computation of logits reads.
+// transformers 4.31 to 5.12: configuration_utils.py (PretrainedConfig), generation/configuration_utils.py (the keys
+// that lived in config.json once), and the model configs' own fields that no computation of logits reads.
 constexpr HarmlessKey kRootKeys[] = {
     {"_name_or_path", nullptr, kIdentity},
     {"_commit_hash", nullptr, kIdentity},

@@ -4,8 +4,8 @@
 // Keys of a config.json that change neither weights nor logits of a causal language model: they are carried through a
 // conversion as they are, and need no declaration.
 //
-// By full path: a key of the same name deeper inside, or in another section, is unknown until it is listed there.  A key that
-// is harmless for some values only says which; another value is refused.  Thread-safe.
+// By full path: a key of the same name deeper inside, or in another section, is unknown until it is listed there.  A
+// key that is harmless for some values only says which; another value is refused.  Thread-safe.
 
 #include <map>
 #include <string>
@@ -25,8 +25,8 @@ struct HarmlessKey {
   const char* reason;
 };
 
-// What every transformers config may hold, at the root of config.json, and what models of the same root (llama, mistral,
-// qwen2, ...) add to it.
+// What every transformers config may hold, at the root of config.json, and what models of the same root (llama,
+// mistral, qwen2, ...) add to it.
 absl::Span<const HarmlessKey> TransformersRootKeys();
 
 class HarmlessKeys {

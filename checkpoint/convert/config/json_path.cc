@@ -19,8 +19,8 @@ void CollectUnclaimed(const Json& value, JsonPath* path, const std::set<JsonPath
   if (claims.count(*path) > 0) {
     return;
   }
-  const bool descend = value.is_object() && !value.empty() &&
-                       (path->empty() || HasBelow(claims, *path) || HasBelow(enter, *path));
+  const bool descend =
+      value.is_object() && !value.empty() && (path->empty() || HasBelow(claims, *path) || HasBelow(enter, *path));
   if (!descend) {
     if (!path->empty()) {
       found->emplace_back(*path, &value);

@@ -44,9 +44,8 @@ class Coverage {
     Visit(root, "", {});
     std::vector<std::string> problems;
     if (!missing_.empty()) {
-      problems.push_back(
-          absl::StrCat(missing_.size(), missing_.size() == 1 ? " field is" : " fields are",
-                       " claimed by no declaration: ", absl::StrJoin(missing_, ", ")));
+      problems.push_back(absl::StrCat(missing_.size(), missing_.size() == 1 ? " field is" : " fields are",
+                                      " claimed by no declaration: ", absl::StrJoin(missing_, ", ")));
     }
     problems.insert(problems.end(), twice_.begin(), twice_.end());
     for (size_t i = 0; i < claims_.size(); ++i) {

@@ -1,8 +1,8 @@
 #ifndef CHECKPOINT_CONVERT_CONFIG_NATIVE_COVERAGE_H_
 #define CHECKPOINT_CONVERT_CONFIG_NATIVE_COVERAGE_H_
 
-// Whether a set of declarations answers for every field of a native message.  Pure functions of descriptors: a new field
-// makes every family that does not speak of it fail to build, before any config is converted.  Thread-safe.
+// Whether a set of declarations answers for every field of a native message.  Pure functions of descriptors: a new
+// field makes every family that does not speak of it fail to build, before any config is converted.  Thread-safe.
 
 #include <string>
 #include <vector>
@@ -23,9 +23,9 @@ std::vector<std::string> CheckArchitectureOptions(const google::protobuf::Descri
 
 // Problems: fields that no claim covers, fields covered twice, claims that fit no field.
 //
-// A scalar (or repeated scalar) wants its own claim or a recursive one above it.  A singular message is covered when all
-// its fields are, or by a recursive claim; maps, repeated messages, messages without fields (their presence is what they
-// say) and messages inside of themselves want a recursive claim.
+// A scalar (or repeated scalar) wants its own claim or a recursive one above it.  A singular message is covered when
+// all its fields are, or by a recursive claim; maps, repeated messages, messages without fields (their presence is what
+// they say) and messages inside of themselves want a recursive claim.
 std::vector<std::string> CheckNativeCoverage(const google::protobuf::Descriptor& root,
                                              const std::vector<NamedClaim>& claims);
 

@@ -329,8 +329,8 @@ PrimitivePtr Refused(std::string external, std::string reason) {
 
 PrimitivePtr Custom(std::vector<NativeClaim> native, std::vector<std::string> external, ExportFn export_fn,
                     ImportFn import_fn) {
-  return std::make_shared<Functions>(std::move(native), std::move(external), std::move(export_fn),
-                                     std::move(import_fn), false);
+  return std::make_shared<Functions>(std::move(native), std::move(external), std::move(export_fn), std::move(import_fn),
+                                     false);
 }
 
 PrimitivePtr ImportOnly(std::vector<NativeClaim> native, std::vector<std::string> external, ImportFn import_fn) {

@@ -3,9 +3,9 @@
 
 // The primitives that a section is made of, but for those that contain other sections (composite.h).
 //
-// `native` is a dotted path of proto fields, `external` a dotted path of JSON keys, both relative to the section.  A null in a
-// document means absent.  Values are checked by the native field's type (field_path.h); a value that does not fit is a
-// problem that names the key, the value and what is wanted.  Functions are pure.
+// `native` is a dotted path of proto fields, `external` a dotted path of JSON keys, both relative to the section.  A
+// null in a document means absent.  Values are checked by the native field's type (field_path.h); a value that does not
+// fit is a problem that names the key, the value and what is wanted.  Functions are pure.
 
 #include <functional>
 #include <string>
@@ -39,8 +39,8 @@ struct ConstantExportOptions {
 };
 PrimitivePtr ConstantExport(std::string external, Json constant, ConstantExportOptions options = {});
 
-// Export: native must equal the constant; nothing is written.  Import: native := constant.  A null constant means unset,
-// and then the field may be a message.
+// Export: native must equal the constant; nothing is written.  Import: native := constant.  A null constant means
+// unset, and then the field may be a message.
 PrimitivePtr ConstantImport(std::string native, Json constant);
 
 struct DefaultOptions {
@@ -54,8 +54,8 @@ PrimitivePtr Default(std::string native, std::string external, Json value, Defau
 PrimitivePtr Default(std::string native, std::string external, Json value, Codec codec, DefaultOptions options = {});
 PrimitivePtr Default(std::string native, std::string external, DefaultFn value, DefaultOptions options = {});
 
-// Export: written unless it is the sentinel.  Import: set only if it is there and not the sentinel.  The sentinel is what
-// the native field reads as when unset (null for fields with presence), or an export and an import would differ.
+// Export: written unless it is the sentinel.  Import: set only if it is there and not the sentinel.  The sentinel is
+// what the native field reads as when unset (null for fields with presence), or an export and an import would differ.
 PrimitivePtr Optional(std::string native, std::string external, Json sentinel = nullptr);
 
 // Nothing either way: the fields are lost on export and the keys on import, for the reason given.
@@ -72,8 +72,8 @@ using ImportFn = std::function<void(ImportContext&, google::protobuf::Message*)>
 PrimitivePtr Custom(std::vector<NativeClaim> native, std::vector<std::string> external, ExportFn export_fn,
                     ImportFn import_fn);
 
-// Native fields that follow from other keys: nothing is written, and an export whose import does not give the same fields
-// is an error (ConfigConverter::Export).
+// Native fields that follow from other keys: nothing is written, and an export whose import does not give the same
+// fields is an error (ConfigConverter::Export).
 PrimitivePtr ImportOnly(std::vector<NativeClaim> native, std::vector<std::string> external, ImportFn import_fn);
 
 }  // namespace waypoint
