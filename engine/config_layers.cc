@@ -208,6 +208,11 @@ absl::StatusOr<std::string> ValueText(const FieldDescriptor& field, absl::string
     }
     return absl::StrCat(field.name(), ": ", Quoted(value));
   }
+  // Otherwise "steps=1 seed: 2" would set two fields.
+  if (!absl::StartsWith(value, "[") && value.find_first_of(" \t\n:;,{}#") != absl::string_view::npos) {
+    return MakeError(ErrorKind::kRequest,
+                     absl::StrCat(what, ": \"", field.name(), "\" takes one value, not \"", value, "\""));
+  }
   return absl::StrCat(field.name(), ": ", value);
 }
 

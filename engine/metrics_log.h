@@ -22,8 +22,8 @@
 namespace waypoint::engine {
 
 struct StepMetrics {
-  int64_t step = 0;  // the first is 1
-  double loss = 0;   // mean over the step's tokens, of the weights before the step
+  int64_t step = 0;      // the first is 1
+  double loss = 0;       // mean over the step's tokens, of the weights before the step
   double grad_norm = 0;  // before clipping
   double lr = 0;
   int64_t tokens = 0;  // consumed in all

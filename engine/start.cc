@@ -18,8 +18,9 @@ namespace {
 absl::StatusOr<models::DecoderConfig> ModelOf(const CheckpointMetadata& metadata) {
   models::DecoderConfig model;
   if (!metadata.model_config().UnpackTo(&model)) {
-    return MakeError(ErrorKind::kUnsupported, absl::StrCat("its model config is a \"", metadata.model_config().type_url(),
-                                                           "\", this trainer trains waypoint.models.DecoderConfig"));
+    return MakeError(ErrorKind::kUnsupported,
+                     absl::StrCat("its model config is a \"", metadata.model_config().type_url(),
+                                  "\", this trainer trains waypoint.models.DecoderConfig"));
   }
   return model;
 }
@@ -41,8 +42,10 @@ absl::Status Finish(const ConfigLayers& layers, const TrainConfig& base, Start& 
   if (start.config.threads() == 0) {
     start.config.set_threads(std::max(1, static_cast<int>(std::thread::hardware_concurrency())));
   }
-  if (start.config.has_export_()) {
-    WAYPOINT_RETURN_IF_ERROR(FindFormat(PosixFileSystem(), "", start.config.export_().format()).status());
+  Registry<CheckpointFormat>& formats = Registry<CheckpointFormat>::Global();
+  if (start.config.has_export_() && formats.Find(start.config.export_().format()) == nullptr) {
+    return MakeError(ErrorKind::kRequest, absl::StrCat("export.format: no format \"", start.config.export_().format(),
+                                                       "\" (linked: ", absl::StrJoin(formats.Names(), ", "), ")"));
   }
   return models::ValidateConfig(start.config.model());
 }
@@ -68,10 +71,11 @@ absl::Status Resume(FileSystem& fs, const ConfigLayers& layers, const Checkpoint
     differences.push_back(absl::StrCat("dtype: ", stored.dtype(), " != ", start.config.dtype()));
   }
   if (!differences.empty()) {
-    return MakeError(ErrorKind::kConfig,
-                     absl::StrCat("the run's checkpoint and the config describe different models (checkpoint != config):\n  ",
-                                  absl::StrJoin(differences, "\n  "),
-                                  "\nundo that, or start in another `output` with this checkpoint as pretrained.path"));
+    return MakeError(
+        ErrorKind::kConfig,
+        absl::StrCat("the run's checkpoint and the config describe different models (checkpoint != config):\n  ",
+                     absl::StrJoin(differences, "\n  "),
+                     "\nundo that, or start in another `output` with this checkpoint as pretrained.path"));
   }
   for (const std::string& difference : CompareConfigs(stored, start.config)) {
     start.notes.push_back(absl::StrCat("differs from the run so far: ", difference));
@@ -87,8 +91,8 @@ absl::Status StartPretrained(FileSystem& fs, const ConfigLayers& layers, Pretrai
   }
   WAYPOINT_ASSIGN_OR_RETURN(CheckpointFormat * format, FindFormat(fs, options.path(), options.format()));
   if (options.optimizer_state() && !format->supports_optimizer_state()) {
-    return MakeError(ErrorKind::kRequest,
-                     absl::StrCat("format \"", format->name(), "\" has no optimizer state; unset pretrained.optimizer_state"));
+    return MakeError(ErrorKind::kRequest, absl::StrCat("format \"", format->name(),
+                                                       "\" has no optimizer state; unset pretrained.optimizer_state"));
   }
   LoadOptions load;
   load.carry_unknown = options.carry_unknown();
