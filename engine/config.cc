@@ -1,5 +1,6 @@
 #include "engine/config.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
@@ -126,7 +127,7 @@ void FillDefaults(TrainConfig& config) {
     schedule.set_warmup_steps(0);
   }
   if (!schedule.has_decay_steps()) {
-    schedule.set_decay_steps(config.steps());
+    schedule.set_decay_steps(std::max<int64_t>(1, config.steps()));
   }
   if (!schedule.has_min_ratio()) {
     schedule.set_min_ratio(0.1);
@@ -164,8 +165,9 @@ void CheckOptimizer(const TrainConfig& config, Problems& problems) {
                  "0 (never) or more");
   const ScheduleConfig& schedule = config.schedule();
   problems.Check(schedule.warmup_steps() >= 0, "schedule.warmup_steps", schedule.warmup_steps(), "0 or more");
-  problems.Check(schedule.decay_steps() >= schedule.warmup_steps(), "schedule.decay_steps", schedule.decay_steps(),
-                 absl::StrCat("at least schedule.warmup_steps, ", schedule.warmup_steps()));
+  problems.Check(schedule.decay_steps() >= 1 && schedule.decay_steps() >= schedule.warmup_steps(),
+                 "schedule.decay_steps", schedule.decay_steps(),
+                 absl::StrCat("1 or more, and at least schedule.warmup_steps, ", schedule.warmup_steps()));
   problems.Check(schedule.min_ratio() >= 0 && schedule.min_ratio() <= 1, "schedule.min_ratio", schedule.min_ratio(),
                  "0 to 1");
 }

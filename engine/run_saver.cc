@@ -69,9 +69,8 @@ absl::Status RunSaver::CheckExport(const TrainState& state) const {
     return MakeError(ErrorKind::kRequest, absl::StrCat("export.format: no format \"", name, "\" is linked"));
   }
   WAYPOINT_ASSIGN_OR_RETURN(const std::unique_ptr<TensorSource> source, NewLiveSource(state.Weights()));
-  return Annotate(
-      format->Create(fs_, "", Metadata(state), *source, assets_, ExportOptions(config_.export_())).status(),
-      absl::StrCat("export as \"", name, "\""));
+  return Annotate(format->Create(fs_, "", Metadata(state), *source, assets_, ExportOptions(config_.export_())).status(),
+                  absl::StrCat("export as \"", name, "\""));
 }
 
 absl::StatusOr<SaveReport> RunSaver::SaveCheckpoint(const TrainState& state) {

@@ -33,7 +33,8 @@ class TrainState {
   // Errors: those of Restore; E_SCHEMA for a random generator's state that is none.
   absl::Status Restore(Start& start);
 
-  // Parameters by name, and the optimizer's tensors "<parameter>/exp_avg", "/exp_avg_sq", "/master".  Shared, not copied.
+  // Parameters by name, and the optimizer's tensors "<parameter>/exp_avg", "/exp_avg_sq", "/master".  Shared, not
+  // copied.
   LiveState Tensors() const;
   LiveState Weights() const;
 
@@ -52,8 +53,8 @@ class TrainState {
 
   absl::Status RestoreRun(OpenedCheckpoint& checkpoint);
   absl::Status RestorePretrained(OpenedCheckpoint& checkpoint, const Pretrained& options);
-  // Weights as the optimizer holds them: masters where there are any.
-  std::vector<std::pair<std::string, at::Tensor>> FullPrecisionWeights() const;
+  // The tensor that updates are made on, by parameter name: the master where there is one, else the parameter.
+  NamedTensors UpdatedWeights() const;
 
   std::string printed_config_;
   std::unique_ptr<models::DecoderModule> model_;

@@ -3,6 +3,8 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <utility>
 
 #include "ATen/Functions.h"
@@ -15,12 +17,23 @@
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 #include "engine/catch_torch.h"
+#include "optimizer/clip.h"
+#include "optimizer/schedule.h"
 
 namespace waypoint::engine {
 namespace {
 
 // Ranks differ by one step's time at most when they exchange stop flags; data loading and a slow disk are in it.
 constexpr absl::Duration kStopTimeout = absl::Minutes(10);
+
+CosineSchedule ScheduleOf(const TrainConfig& config) {
+  CosineSchedule schedule;
+  schedule.peak = config.optimizer().lr();
+  schedule.warmup_steps = config.schedule().warmup_steps();
+  schedule.total_steps = config.schedule().decay_steps();
+  schedule.minimum_ratio = config.schedule().min_ratio();
+  return schedule;
+}
 
 int64_t PeakResidentBytes() {
   struct rusage usage;
@@ -63,6 +76,23 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const ConfigLayers& lay
   trainer->start_.checkpoint.reset();
   WAYPOINT_RETURN_IF_ERROR(trainer->saver_->CheckExport(*trainer->state_));
   return trainer;
+}
+
+absl::Status Trainer::UpdateWeights(StepMetrics& metrics) {
+  const double limit = config().optimizer().clip_norm();
+  WAYPOINT_ASSIGN_OR_RETURN(
+      metrics.grad_norm,
+      ClipGradientNorm(state_->model().parameters(), limit > 0 ? limit : std::numeric_limits<double>::infinity()));
+  if (!std::isfinite(metrics.grad_norm)) {
+    // An update would make every weight NaN, and the next checkpoint worthless.
+    return absl::FailedPreconditionError(
+        absl::StrCat("gradient norm is ", metrics.grad_norm, " (loss ", metrics.loss,
+                     "); lower optimizer.lr, or change data.seed to meet other batches"));
+  }
+  metrics.lr = LearningRateAt(ScheduleOf(config()), state_->step);
+  WAYPOINT_RETURN_IF_ERROR(state_->optimizer().Step(metrics.lr));
+  state_->optimizer().ZeroGradients();
+  return absl::OkStatus();
 }
 
 absl::StatusOr<StepMetrics> Trainer::Step() {

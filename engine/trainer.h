@@ -48,19 +48,20 @@ struct TrainReport {
   int64_t first_step = 0;  // completed when this run began
   int64_t last_step = 0;
   double last_loss = 0;
-  bool stopped = false;  // before config.steps, because `stop` said so
+  bool stopped = false;                  // before config.steps, because `stop` said so
   std::vector<std::string> checkpoints;  // saved by this run, in order; retention may have deleted some since
   std::vector<std::string> exports;
 };
 
 class Trainer {
  public:
-  // Resolves config and start (start.h), restores the state, opens the data, and checks that an export will be possible.
-  // Nothing is written yet.
+  // Resolves config and start (start.h), restores the state, opens the data, and checks that an export will be
+  // possible. Nothing is written yet.
   static absl::StatusOr<std::unique_ptr<Trainer>> Create(const ConfigLayers& layers, const TrainerOptions& options);
 
   // Steps until config.steps or until `stop`.  Errors: of data, of saving (the run ends: weights that cannot be saved
-  // are not worth computing), Internal for what libtorch throws.
+  // are not worth computing), FailedPrecondition
+  // for a gradient that is not finite, Internal for what libtorch throws.
   absl::StatusOr<TrainReport> Run();
 
   const TrainConfig& config() const { return start_.config; }
@@ -71,6 +72,7 @@ class Trainer {
 
   void Print(const std::string& line) const;
   absl::StatusOr<StepMetrics> Step();
+  absl::Status UpdateWeights(StepMetrics& metrics);
   absl::StatusOr<bool> StopRequested();
   absl::Status SaveCheckpoint(TrainReport& report);
   absl::Status Export(TrainReport& report);

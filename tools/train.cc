@@ -72,14 +72,13 @@ nlohmann::ordered_json Summary(const engine::TrainReport& report) {
 absl::Status DryRun(const engine::ConfigLayers& layers, const TrainRequest& request) {
   WAYPOINT_ASSIGN_OR_RETURN(const engine::Start start, engine::ResolveStart(PosixFileSystem(), layers));
   WAYPOINT_RETURN_IF_ERROR(models::DecoderModule::CheckComputable(start.config.model()));
-  WAYPOINT_RETURN_IF_ERROR(
-      engine::TokenFile::Open(start.config.data(), start.config.model().vocab_size()).status());
+  WAYPOINT_RETURN_IF_ERROR(engine::TokenFile::Open(start.config.data(), start.config.model().vocab_size()).status());
   for (const std::string& note : start.notes) {
     std::cerr << "note: " << note << std::endl;
   }
   std::cerr << "would start from " << engine::StartKindName(start.kind)
-            << (start.path.empty() ? "" : absl::StrCat(" \"", start.path, "\"")) << "; the config is complete:"
-            << std::endl;
+            << (start.path.empty() ? "" : absl::StrCat(" \"", start.path, "\""))
+            << "; the config is complete:" << std::endl;
   const std::string config = engine::PrintConfig(start.config);
   if (request.json) {
     nlohmann::ordered_json json;
