@@ -242,8 +242,16 @@ absl::StatusOr<Expr> Concat(std::vector<Expr> inputs, int dim) {
   // Parts that only add or drop ones are concatenated before that, where they may rejoin.
   const int inner_dim = parts[0]->kind() == Kind::kReshape ? DimThroughReshape(*parts[0], dim) : -1;
   const auto is_squeezed = [&parts, dim, inner_dim](const Expr& part) {
-    return part->kind() == Kind::kReshape && part->input()->shape().size() == parts[0]->input()->shape().size() &&
-           DimThroughReshape(*part, dim) == inner_dim;
+    if (part->kind() != Kind::kReshape || DimThroughReshape(*part, dim) != inner_dim) {
+      return false;
+    }
+    Dims shape = part->input()->shape();
+    Dims first = parts[0]->input()->shape();
+    if (shape.size() != first.size()) {
+      return false;
+    }
+    shape[inner_dim] = first[inner_dim] = 0;
+    return shape == first;
   };
   if (inner_dim >= 0 && std::all_of(parts.begin(), parts.end(), is_squeezed)) {
     Dims shape = parts[0]->shape();
