@@ -55,4 +55,9 @@ ExitCode ExitCodeFor(const absl::Status& status) {
   return kExitInternal;
 }
 
+absl::string_view ExitCodesHelp() {
+  return "Exit codes: 0 done, 1 internal error, 2 wrong request, 3 bad input, 4 failed verification or a difference,\n"
+         "5 I/O error, 130 interrupted.";
+}
+
 }  // namespace waypoint

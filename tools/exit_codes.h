@@ -4,6 +4,7 @@
 // What the exit code of a tool says.  Scripts depend on the numbers: never renumber.  Thread-safe.
 
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 
 namespace waypoint {
 
@@ -19,6 +20,9 @@ enum ExitCode : int {
 
 // By the kind of the error (checkpoint/base/error.h); by the code where no kind is attached.
 ExitCode ExitCodeFor(const absl::Status& status);
+
+// The table above, for --help.
+absl::string_view ExitCodesHelp();
 
 }  // namespace waypoint
 
