@@ -108,6 +108,44 @@ absl::optional<Box> Intersect(const Box& a, const Box& b) {
   return common;
 }
 
+std::vector<Box> FlatRangeToBoxes(absl::Span<const int64_t> shape, int64_t begin, int64_t end) {
+  std::vector<Box> boxes;
+  const int rank = static_cast<int>(shape.size());
+  if (begin >= end) {
+    return boxes;
+  }
+  Dims strides(rank, 1);  // in elements
+  for (int d = rank - 2; d >= 0; --d) {
+    strides[d] = strides[d + 1] * shape[d + 1];
+  }
+  while (begin < end) {
+    // The outermost dimension at which a whole slice begins here and fits; one more slices than one may follow.
+    Box box = Box::Whole(shape);
+    int dim = 0;
+    while (dim < rank - 1 && (begin % strides[dim] != 0 || end - begin < strides[dim])) {
+      ++dim;
+    }
+    int64_t rest = begin;
+    for (int d = 0; d < rank; ++d) {
+      const int64_t index = rest / strides[d];
+      rest %= strides[d];
+      if (d <= dim) {
+        box.offsets[d] = index;
+        box.sizes[d] = 1;
+      }
+    }
+    int64_t taken = 1;
+    if (rank > 0) {
+      const int64_t slices = std::min((end - begin) / strides[dim], shape[dim] - box.offsets[dim]);
+      box.sizes[dim] = slices;
+      taken = slices * strides[dim];
+    }
+    boxes.push_back(std::move(box));
+    begin += taken;
+  }
+  return boxes;
+}
+
 StridedSpan StridedSpan::Contiguous(char* data, int element_bytes, absl::Span<const int64_t> sizes) {
   StridedSpan span;
   span.data = data;

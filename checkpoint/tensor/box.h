@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/container/inlined_vector.h"
 #include "absl/strings/string_view.h"
@@ -43,6 +44,10 @@ bool Contains(absl::Span<const int64_t> shape, const Box& box);
 
 // Empty optional when nothing is common (an empty box has nothing in common with anything).
 absl::optional<Box> Intersect(const Box& a, const Box& b);
+
+// The boxes, in order, whose elements are the row-major elements [begin, end) of a tensor; at most 2 * rank - 1.
+// Each box is one run of the tensor's memory.
+std::vector<Box> FlatRangeToBoxes(absl::Span<const int64_t> shape, int64_t begin, int64_t end);
 
 // Where the elements of a box lie in memory.  Element i of the box is at data + sum(i[d] * strides[d]).  Borrowed.
 struct StridedSpan {
