@@ -41,8 +41,9 @@ class ReadableFile {
   virtual const std::string& path() const = 0;
   // At the time of opening.
   virtual int64_t size_bytes() const = 0;
-  // Fills `out` from `offset`.  All or E_TRUNCATED / E_IO.  Fast (no page cache, no copy) when offset, length and address are multiples
-  // of kDirectAlignment (the length may instead end at the end of the file) and the file was opened with direct = true.
+  // Fills `out` from `offset`.  All or E_TRUNCATED / E_IO.  Fast (no page cache, no copy) when offset, length and
+  // address are multiples of kDirectAlignment (the length may instead end at the end of the file) and the file was
+  // opened with direct = true.
   virtual absl::Status Read(int64_t offset, absl::Span<char> out) const = 0;
 };
 

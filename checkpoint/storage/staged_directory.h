@@ -10,8 +10,8 @@
 // Files go to ".<name>.tmp-<n>" beside the target.  Publish syncs the staging directory, renames it to the target and
 // syncs the parent: before the rename the old state is visible, after it the new one.  An existing target is replaced
 // by exchanging the two directories in one step, then the old one is removed.  The destructor removes what was not
-// published.  What a killed process left behind (stage names of dead writers: each holds a lock inside) is removed by the next
-// Create for the same target.  One thread.
+// published.  What a killed process left behind (stage names of dead writers: each holds a lock inside) is removed by
+// the next Create for the same target.  One thread.
 
 #include <memory>
 #include <string>
