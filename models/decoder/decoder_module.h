@@ -35,8 +35,9 @@ class DecoderModule {
   // parameter's name, not of their order.
   void Initialize(uint64_t seed);
 
-  // input_ids: int64 [batch, length].  Logits of the first prediction head: [batch, length, vocab_size], in the parameters' dtype.
-  // Errors: E_REQUEST for a wrong dtype, rank, or an id outside the vocabulary (the first one named).
+  // input_ids: int64 [batch, length].  Logits of the first prediction head: [batch, length, vocab_size], in the
+  // parameters' dtype. Errors: E_REQUEST for a wrong dtype, rank, or an id outside the vocabulary (the first one
+  // named).
   absl::StatusOr<at::Tensor> Forward(const at::Tensor& input_ids);
 
   // Parameters by name, in the order of parameters.h.
