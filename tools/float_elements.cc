@@ -69,9 +69,9 @@ double ElementToDouble(DType dtype, const char* data) {
 double RoundToDType(double value, DType dtype) {
   switch (dtype) {
     case DType::kF16:
-      return RoundTo(value, 10, -14, 15);
+      return RoundTo(RoundToDType(value, DType::kF32), 10, -14, 15);
     case DType::kBF16:
-      return RoundTo(value, 7, -126, 127);
+      return RoundTo(RoundToDType(value, DType::kF32), 7, -126, 127);
     case DType::kF32:
       return RoundTo(value, 23, -126, 127);
     default:

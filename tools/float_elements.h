@@ -13,7 +13,8 @@ namespace waypoint {
 // The element at `data` (any alignment).  Only for types that IsCastable.
 double ElementToDouble(DType dtype, const char* data);
 
-// The nearest value of the type, ties to even; infinite beyond its range.
+// The nearest value of the type, ties to even; infinite beyond its range.  From float64 to 16 bits by way of float32,
+// as libtorch rounds.
 double RoundToDType(double value, DType dtype);
 
 struct ElementComparison {
