@@ -1,6 +1,8 @@
 #include "models/decoder/block_parameters.h"
 
 #include <algorithm>
+#include <initializer_list>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -9,8 +11,8 @@
 namespace waypoint::models {
 namespace {
 
-void Append(std::string name, Dims shape, BlockParameters* result) {
-  result->parameters.push_back({std::move(name), std::move(shape)});
+void Append(std::string name, Dims shape, BlockParameters* result, FirstValue first_value = FirstValue::kNormal) {
+  result->parameters.push_back({std::move(name), std::move(shape), first_value});
 }
 
 void AppendAttention(const Attention& attention, absl::string_view prefix, absl::string_view field, int64_t hidden_size,
@@ -19,7 +21,7 @@ void AppendAttention(const Attention& attention, absl::string_view prefix, absl:
   const int64_t group_rows = attention.head_groups() * attention.head_size();
   Append(absl::StrCat(prefix, "query.weight"), {query_rows, hidden_size}, result);
   if (QueryHasBias(attention)) {
-    Append(absl::StrCat(prefix, "query.bias"), {query_rows}, result);
+    Append(absl::StrCat(prefix, "query.bias"), {query_rows}, result, FirstValue::kZero);
   }
   const int64_t projections = attention.shared_key_value() ? 1 : 2;
   Append(absl::StrCat(prefix, "key_value.weight"), {projections * group_rows, hidden_size}, result);
@@ -28,7 +30,7 @@ void AppendAttention(const Attention& attention, absl::string_view prefix, absl:
     ++biased;
   }
   if (biased > 0) {
-    Append(absl::StrCat(prefix, "key_value.bias"), {biased * group_rows}, result);
+    Append(absl::StrCat(prefix, "key_value.bias"), {biased * group_rows}, result, FirstValue::kZero);
   }
   if (attention.has_query_norm()) {
     AppendNormalization(attention.query_norm(), absl::StrCat(prefix, "query_norm"), absl::StrCat(field, ".query_norm"),
@@ -44,7 +46,7 @@ void AppendAttention(const Attention& attention, absl::string_view prefix, absl:
   }
   Append(absl::StrCat(prefix, "dense.weight"), {hidden_size, query_rows}, result);
   if (DenseHasBias(attention)) {
-    Append(absl::StrCat(prefix, "dense.bias"), {hidden_size}, result);
+    Append(absl::StrCat(prefix, "dense.bias"), {hidden_size}, result, FirstValue::kZero);
   }
 }
 
@@ -75,11 +77,11 @@ void AppendLinears(const DenseMlp& mlp, const Dims& leading, int64_t hidden_size
   const int64_t rows = mlp.intermediate_size() * (mlp.gated() ? 2 : 1);
   Append("mlp.layer_1.weight", shape({rows, hidden_size}), result);
   if (Layer1HasBias(mlp)) {
-    Append("mlp.layer_1.bias", shape({rows}), result);
+    Append("mlp.layer_1.bias", shape({rows}), result, FirstValue::kZero);
   }
   Append("mlp.layer_2.weight", shape({hidden_size, mlp.intermediate_size()}), result);
   if (Layer2HasBias(mlp)) {
-    Append("mlp.layer_2.bias", shape({hidden_size}), result);
+    Append("mlp.layer_2.bias", shape({hidden_size}), result, FirstValue::kZero);
   }
 }
 
@@ -121,13 +123,14 @@ void AppendMlp(const Mlp& mlp, int64_t hidden_size, BlockParameters* result) {
 
 void AppendNormalization(const Normalization& normalization, absl::string_view name, absl::string_view field,
                          int64_t size, BlockParameters* result) {
+  const FirstValue weight = normalization.zero_centered() ? FirstValue::kZero : FirstValue::kOne;
   switch (normalization.kind()) {
     case Normalization::RMS_NORM:
-      Append(absl::StrCat(name, ".weight"), {size}, result);
+      Append(absl::StrCat(name, ".weight"), {size}, result, weight);
       return;
     case Normalization::LAYER_NORM:
-      Append(absl::StrCat(name, ".weight"), {size}, result);
-      Append(absl::StrCat(name, ".bias"), {size}, result);
+      Append(absl::StrCat(name, ".weight"), {size}, result, weight);
+      Append(absl::StrCat(name, ".bias"), {size}, result, FirstValue::kZero);
       return;
     case Normalization::NONE:
     case Normalization::FIXED_RMS_NORM:
@@ -164,9 +167,61 @@ BlockParameters ListBlockParameters(const Block& block, int64_t hidden_size) {
                         &result);
   }
   if (block.output_scale()) {
-    Append("output_scale", {1}, &result);
+    Append("output_scale", {1}, &result, FirstValue::kOne);
   }
   return result;
+}
+
+std::vector<std::pair<std::string, const Block*>> DistinctBlocks(const DecoderConfig& config) {
+  const BlockSequence& sequence = config.decoder();
+  if (sequence.has_fixed()) {
+    return {{"decoder.fixed", &sequence.fixed()}};
+  }
+  const int64_t used = std::min<int64_t>(sequence.pattern().pattern_size(), sequence.num_blocks());
+  const std::set<std::string> names(sequence.pattern().pattern().begin(), sequence.pattern().pattern().begin() + used);
+  std::vector<std::pair<std::string, const Block*>> blocks;
+  for (const std::string& name : names) {
+    blocks.emplace_back(absl::StrCat("decoder.pattern.blocks[\"", name, "\"]"), &sequence.pattern().blocks().at(name));
+  }
+  return blocks;
+}
+
+BlockParameters ListParameters(const DecoderConfig& config) {
+  const int64_t hidden_size = config.hidden_size();
+  BlockParameters all;
+  const auto append_all = [&all](absl::string_view prefix, const BlockParameters& part) {
+    for (const ParameterShape& parameter : part.parameters) {
+      Append(absl::StrCat(prefix, parameter.name), parameter.shape, &all, parameter.first_value);
+    }
+  };
+  for (const auto& [path, block] : DistinctBlocks(config)) {
+    for (const std::string& part : ListBlockParameters(*block, hidden_size).undefined) {
+      all.undefined.push_back(absl::StrCat(path, ".", part));
+    }
+  }
+  BlockParameters final_norm;
+  AppendNormalization(config.head().normalization(), "final_norm", "head.normalization", hidden_size, &final_norm);
+  all.undefined.insert(all.undefined.end(), final_norm.undefined.begin(), final_norm.undefined.end());
+
+  Append("embeddings.word_embeddings_weight", {config.vocab_size(), hidden_size}, &all);
+  if (config.embeddings().has_num_position_embeddings()) {
+    Append("embeddings.position_embeddings_weight", {config.embeddings().num_position_embeddings(), hidden_size}, &all);
+  }
+  const int64_t num_blocks = config.decoder().num_blocks();
+  for (int64_t i = 0; i < num_blocks; ++i) {
+    append_all(absl::StrCat("decoder.", i, "."), ListBlockParameters(BlockAt(config, i), hidden_size));
+  }
+  append_all("head.", final_norm);
+  if (!config.tied_embedding_weight()) {
+    Append("head.output_weights", {config.vocab_size(), hidden_size}, &all);
+  }
+  // Further prediction heads: each one more block like the last, and its own final normalisation.
+  for (int64_t j = 0; j + 1 < config.head().prediction_heads(); ++j) {
+    append_all(absl::StrCat("multi_token_prediction.blocks.", j, "."),
+               ListBlockParameters(BlockAt(config, num_blocks - 1), hidden_size));
+    append_all(absl::StrCat("multi_token_prediction.heads.", j, "."), final_norm);
+  }
+  return all;
 }
 
 }  // namespace waypoint::models
