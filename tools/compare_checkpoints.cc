@@ -14,25 +14,10 @@
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/tensor/tensor_sink.h"
 #include "tools/float_elements.h"
+#include "tools/tensor_blocks.h"
 
 namespace waypoint {
 namespace {
-
-// Boxes of at most `limit_bytes` (single elements may exceed it) that together are `box`, in row-major order.
-void CutBox(const Box& box, int element_bytes, int64_t limit_bytes, int dim, std::vector<Box>* boxes) {
-  if (dim == box.rank() || box.num_elements() * element_bytes <= limit_bytes) {
-    boxes->push_back(box);
-    return;
-  }
-  const int64_t row_bytes = box.num_elements() / box.sizes[dim] * element_bytes;
-  const int64_t rows_per_box = std::max<int64_t>(1, limit_bytes / row_bytes);
-  for (int64_t row = 0; row < box.sizes[dim]; row += rows_per_box) {
-    Box part = box;
-    part.offsets[dim] += row;
-    part.sizes[dim] = std::min(rows_per_box, box.sizes[dim] - row);
-    CutBox(part, element_bytes, limit_bytes, dim + 1, boxes);
-  }
-}
 
 // Tensors of sub-byte elements are read whole, as bytes.
 StridedSpan SpanOf(const TensorMeta& tensor, const Box& box, char* data) {
@@ -44,44 +29,28 @@ StridedSpan SpanOf(const TensorMeta& tensor, const Box& box, char* data) {
   return StridedSpan::Contiguous(data, element_bytes, box.sizes);
 }
 
-int64_t BoxBytes(const TensorMeta& tensor, const Box& box) { return box.num_elements() * DTypeBits(tensor.dtype) / 8; }
-
 // Takes the blocks of `a` and reads the same boxes of `b`.
 class ComparingSink : public TensorSink {
  public:
-  ComparingSink(TensorSource& b, const CompareOptions& options) : b_(b), options_(options) {}
+  ComparingSink(TensorSource& b, const CompareOptions& options)
+      : b_(b), options_(options), blocks_(options.block_bytes) {}
 
   absl::Status Add(const TensorMeta& tensor, int64_t b_index) {
-    TensorMeta whole = tensor;
-    whole.boxes.clear();
-    const int64_t index = manifest_.size();
-    WAYPOINT_RETURN_IF_ERROR(manifest_.Add(whole));
+    // The other side may have the larger elements.
+    const int element_bytes = std::max(DTypeBytes(tensor.dtype), DTypeBytes(b_.manifest()[b_index].dtype));
+    WAYPOINT_RETURN_IF_ERROR(blocks_.Add(tensor, element_bytes));
     b_index_.push_back(b_index);
+    absl::MutexLock lock(&mutex_);
     found_.emplace_back();
-    if (whole.num_elements() == 0) {
-      return absl::OkStatus();
-    }
-    std::vector<Box> boxes;
-    const int element_bytes = DTypeBytes(whole.dtype);
-    if (element_bytes == 0) {
-      boxes.push_back(Box::Whole(whole.shape));
-    } else {
-      // The other side may have the larger elements.
-      CutBox(Box::Whole(whole.shape), std::max(element_bytes, DTypeBytes(b_.manifest()[b_index].dtype)),
-             options_.block_bytes, 0, &boxes);
-    }
-    for (Box& box : boxes) {
-      Append(index, std::move(box));
-    }
     return absl::OkStatus();
   }
 
-  const Manifest& manifest() const override { return manifest_; }
-  int64_t num_blocks() const override { return static_cast<int64_t>(blocks_.size()); }
-  Block block(int64_t index) const override { return blocks_[index]; }
+  const Manifest& manifest() const override { return blocks_.manifest(); }
+  int64_t num_blocks() const override { return static_cast<int64_t>(blocks_.blocks().size()); }
+  Block block(int64_t index) const override { return blocks_.blocks()[index]; }
 
   absl::Status Write(int64_t index, absl::Span<char> data) override {
-    const Block& block = blocks_[index];
+    const Block& block = blocks_.blocks()[index];
     int64_t bytes = 0;
     for (const Piece& piece : block.pieces) {
       bytes += AlignUp(BoxBytes(TensorOfB(piece), piece.box), kPieceAlignment);
@@ -116,16 +85,6 @@ class ComparingSink : public TensorSink {
 
   const TensorMeta& TensorOfB(const Piece& piece) const { return b_.manifest()[b_index_[piece.tensor]]; }
 
-  void Append(int64_t tensor, Box box) {
-    const int64_t bytes = BoxBytes(manifest_[tensor], box);
-    if (blocks_.empty() || blocks_.back().bytes + bytes > options_.block_bytes) {
-      blocks_.emplace_back();
-    }
-    Block& block = blocks_.back();
-    block.pieces.push_back({tensor, std::move(box), block.bytes});
-    block.bytes = AlignUp(block.bytes + bytes, kPieceAlignment);
-  }
-
   AlignedBuffer TakeBuffer() {
     absl::MutexLock lock(&mutex_);
     if (buffers_.empty()) {
@@ -137,9 +96,9 @@ class ComparingSink : public TensorSink {
   }
 
   void Compare(const Piece& piece, const char* a, const char* b) {
-    const DType a_dtype = manifest_[piece.tensor].dtype;
+    const DType a_dtype = manifest()[piece.tensor].dtype;
     const DType b_dtype = TensorOfB(piece).dtype;
-    const int64_t bytes = BoxBytes(manifest_[piece.tensor], piece.box);
+    const int64_t bytes = BoxBytes(manifest()[piece.tensor], piece.box);
     if (a_dtype == b_dtype && std::memcmp(a, b, bytes) == 0) {
       return;
     }
@@ -159,9 +118,8 @@ class ComparingSink : public TensorSink {
 
   TensorSource& b_;
   const CompareOptions& options_;
-  Manifest manifest_;
+  TensorBlocks blocks_;
   std::vector<int64_t> b_index_;
-  std::vector<Block> blocks_;
   mutable absl::Mutex mutex_;
   std::vector<ElementComparison> found_ ABSL_GUARDED_BY(mutex_);
   std::vector<AlignedBuffer> buffers_ ABSL_GUARDED_BY(mutex_);
