@@ -98,7 +98,9 @@ class CheckpointFormat {
   virtual bool external() const = 0;
   virtual bool supports_optimizer_state() const = 0;
 
-  // Does the directory look like this format?  Cheap (a few small files), never fails on odd contents: it answers false.
+  // Does the directory look like this format?  Cheap: a small file or two.  False where those files are not there or
+  // speak of something else; an error where they are there and broken, so that the user learns that instead of
+  // "unknown format".
   virtual absl::StatusOr<bool> Probe(FileSystem& fs, const std::string& directory) = 0;
 
   // Everything but tensor data is read and checked: missing, extra and misshapen tensors are errors here.
