@@ -2,13 +2,16 @@
 #define CHECKPOINT_BASE_ALIGNED_BUFFER_H_
 
 // Page-aligned memory for O_DIRECT, made once and reused: touching fresh pages is the slow part of a copy.
-// Move-only; one thread.
+// AlignedBuffer: move-only, one thread.
 
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <utility>
+#include <vector>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
 
 namespace waypoint {
@@ -52,6 +55,62 @@ class AlignedBuffer {
  private:
   char* data_ = nullptr;
   size_t bytes_ = 0;
+};
+
+// Buffers that are lent and come back, so that each page is touched for the first time once.  Thread-safe; outlives its leases.
+class BufferPool {
+ public:
+  // Returns its buffer to the pool when it goes.
+  class Lease {
+   public:
+    Lease(BufferPool* pool, AlignedBuffer buffer) : pool_(pool), buffer_(std::move(buffer)) {}
+    Lease(Lease&& other) noexcept
+        : pool_(std::exchange(other.pool_, nullptr)), buffer_(std::move(other.buffer_)) {}
+    Lease& operator=(Lease&&) = delete;
+    ~Lease() {
+      if (pool_ != nullptr) {
+        pool_->Return(std::move(buffer_));
+      }
+    }
+    char* data() const { return buffer_.data(); }
+    absl::Span<char> span() const { return buffer_.span(); }
+
+   private:
+    BufferPool* pool_;
+    AlignedBuffer buffer_;
+  };
+
+  // A buffer of at least so many bytes; contents undefined.
+  Lease Get(size_t bytes) {
+    AlignedBuffer buffer;
+    {
+      absl::MutexLock lock(&mutex_);
+      // The smallest that fits, else the largest: it is replaced rather than kept beside a larger one.
+      auto best = free_.end();
+      for (auto it = free_.begin(); it != free_.end(); ++it) {
+        const bool fits = it->size() >= bytes;
+        if (best == free_.end() || (fits && (best->size() < bytes || it->size() < best->size())) ||
+            (!fits && best->size() < bytes && it->size() > best->size())) {
+          best = it;
+        }
+      }
+      if (best != free_.end()) {
+        buffer = std::move(*best);
+        free_.erase(best);
+      }
+    }
+    buffer.Reserve(bytes);
+    return Lease(this, std::move(buffer));
+  }
+
+ private:
+  void Return(AlignedBuffer buffer) {
+    absl::MutexLock lock(&mutex_);
+    free_.push_back(std::move(buffer));
+  }
+
+  absl::Mutex mutex_;
+  std::vector<AlignedBuffer> free_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace waypoint

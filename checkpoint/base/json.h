@@ -8,7 +8,10 @@
 // Limits::json_depth (E_LIMIT).  Parsing is iterative and linear.  Key order and the kind of each number (integer or
 // float) are kept.  Thread-safe.
 
+#include <cstdint>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -42,14 +45,55 @@ class JsonEvents {
   virtual absl::Status Null() = 0;
 };
 
+// Collects one value from events: the tree of a part of a text that is parsed by events.
+class JsonTreeBuilder final : public JsonEvents {
+ public:
+  // True when a whole value was seen.
+  bool complete() const { return complete_; }
+  Json Take() { return std::move(root_); }
+
+  absl::Status StartObject() override;
+  absl::Status Key(std::string& key) override;
+  absl::Status EndObject() override;
+  absl::Status StartArray() override;
+  absl::Status EndArray() override;
+  absl::Status String(std::string& value) override;
+  absl::Status Integer(int64_t value) override;
+  absl::Status Unsigned(uint64_t value) override;
+  // E_JSON for an integer beyond 64 bits: a double would silently be another number.
+  absl::Status Float(double value, const std::string& text) override;
+  absl::Status Bool(bool value) override;
+  absl::Status Null() override;
+
+ private:
+  struct Frame {
+    bool is_object = false;
+    std::string key;
+    std::vector<std::pair<std::string, Json>> members;
+    Json::array_t elements;
+  };
+
+  absl::Status Add(Json value);
+
+  std::vector<Frame> frames_;
+  Json root_;
+  bool complete_ = false;
+};
+
 absl::Status ParseJsonEvents(absl::string_view text, absl::string_view what, const Limits& limits, JsonEvents& events);
 
 // OK, or E_UTF8 with the offset of the first bad byte.  Overlong forms, surrogates and values past U+10FFFF are bad.
 absl::Status CheckUtf8(absl::string_view text, absl::string_view what);
 
-// Pretty, two spaces, keys in order, non-ASCII kept, newline at the end: as Python's json.dumps(indent=2, ensure_ascii=False)
-// writes it, including 1e-05 and 10000.0 for floats.
+// Pretty, two spaces, keys in order, non-ASCII kept, newline at the end: as Python's
+// json.dumps(indent=2, ensure_ascii=False) writes it, including 1e-05 and 10000.0 for floats.
 std::string DumpJson(const Json& value);
+
+// A name from a file for a message: in quotes, control characters escaped, cut at 120 bytes with its length behind it.
+std::string Quoted(absl::string_view text);
+
+// Appends `text` (UTF-8) as a JSON string with its quotes; escapes only what JSON demands.
+void AppendJsonString(absl::string_view text, std::string* out);
 
 }  // namespace waypoint
 

@@ -108,6 +108,44 @@ absl::optional<Box> Intersect(const Box& a, const Box& b) {
   return common;
 }
 
+std::vector<Box> FlatRangeToBoxes(absl::Span<const int64_t> shape, int64_t begin, int64_t end) {
+  std::vector<Box> boxes;
+  const int rank = static_cast<int>(shape.size());
+  if (begin >= end) {
+    return boxes;
+  }
+  Dims strides(rank, 1);  // in elements
+  for (int d = rank - 2; d >= 0; --d) {
+    strides[d] = strides[d + 1] * shape[d + 1];
+  }
+  while (begin < end) {
+    // The outermost dimension at which a whole slice begins here and fits; one more slices than one may follow.
+    Box box = Box::Whole(shape);
+    int dim = 0;
+    while (dim < rank - 1 && (begin % strides[dim] != 0 || end - begin < strides[dim])) {
+      ++dim;
+    }
+    int64_t rest = begin;
+    for (int d = 0; d < rank; ++d) {
+      const int64_t index = rest / strides[d];
+      rest %= strides[d];
+      if (d <= dim) {
+        box.offsets[d] = index;
+        box.sizes[d] = 1;
+      }
+    }
+    int64_t taken = 1;
+    if (rank > 0) {
+      const int64_t slices = std::min((end - begin) / strides[dim], shape[dim] - box.offsets[dim]);
+      box.sizes[dim] = slices;
+      taken = slices * strides[dim];
+    }
+    boxes.push_back(std::move(box));
+    begin += taken;
+  }
+  return boxes;
+}
+
 StridedSpan StridedSpan::Contiguous(char* data, int element_bytes, absl::Span<const int64_t> sizes) {
   StridedSpan span;
   span.data = data;
@@ -147,6 +185,54 @@ StridedSpan StridedSpan::Transpose(absl::Span<const int> permutation) const {
     result.strides[d] = strides[permutation[d]];
   }
   return result;
+}
+
+void ForEachRun(absl::Span<const int64_t> shape, const Box& box, const StridedSpan& span,
+                absl::FunctionRef<void(int64_t, int64_t, char*, int64_t)> visit) {
+  if (box.empty()) {
+    return;
+  }
+  const int rank = box.rank();
+  // Dimensions [first, rank) form a run: all behind the first are whole, and memory goes on evenly.  The stride of a
+  // dimension of size 1 means nothing.
+  int first = rank;
+  int64_t run_elements = 1;
+  int64_t run_stride = span.element_bytes;
+  bool run_started = false;
+  while (first > 0) {
+    const int d = first - 1;
+    const bool whole_behind = first == rank || box.sizes[first] == shape[first];
+    if (!whole_behind) {
+      break;
+    }
+    if (box.sizes[d] != 1) {
+      if (!run_started) {
+        run_stride = span.strides[d];
+        run_started = true;
+      } else if (span.strides[d] != run_stride * run_elements) {
+        break;
+      }
+    }
+    run_elements *= box.sizes[d];
+    first = d;
+  }
+  Dims index(rank, 0);
+  while (true) {
+    int64_t begin = 0;
+    char* data = span.data;
+    for (int d = 0; d < rank; ++d) {
+      begin = begin * shape[d] + box.offsets[d] + index[d];
+      data += index[d] * span.strides[d];
+    }
+    visit(begin, run_elements, data, run_stride);
+    int d = first - 1;
+    while (d >= 0 && ++index[d] == box.sizes[d]) {
+      index[d--] = 0;
+    }
+    if (d < 0) {
+      return;
+    }
+  }
 }
 
 void CopyStrided(const StridedSpan& from, const StridedSpan& to) {

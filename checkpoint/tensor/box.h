@@ -5,8 +5,10 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/container/inlined_vector.h"
+#include "absl/functional/function_ref.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/optional.h"
 #include "absl/types/span.h"
@@ -44,6 +46,10 @@ bool Contains(absl::Span<const int64_t> shape, const Box& box);
 // Empty optional when nothing is common (an empty box has nothing in common with anything).
 absl::optional<Box> Intersect(const Box& a, const Box& b);
 
+// The boxes, in order, whose elements are the row-major elements [begin, end) of a tensor; at most 2 * rank - 1.
+// Each box is one run of the tensor's memory.
+std::vector<Box> FlatRangeToBoxes(absl::Span<const int64_t> shape, int64_t begin, int64_t end);
+
 // Where the elements of a box lie in memory.  Element i of the box is at data + sum(i[d] * strides[d]).  Borrowed.
 struct StridedSpan {
   char* data = nullptr;
@@ -60,6 +66,12 @@ struct StridedSpan {
   // Dimension d of the result is dimension permutation[d] of this.
   StridedSpan Transpose(absl::Span<const int> permutation) const;
 };
+
+// Cuts a box of a row-major tensor of `shape` into runs: elements that follow each other in the tensor and lie evenly,
+// `stride_bytes` apart, in `span` (span.sizes == box.sizes).  Runs are as long as possible and come in ascending order of
+// `begin`, the row-major index of their first element in the tensor.
+void ForEachRun(absl::Span<const int64_t> shape, const Box& box, const StridedSpan& span,
+                absl::FunctionRef<void(int64_t begin, int64_t elements, char* data, int64_t stride_bytes)> visit);
 
 // Copies elements between two spans of equal sizes and element_bytes.  The memory must not overlap.
 void CopyStrided(const StridedSpan& from, const StridedSpan& to);

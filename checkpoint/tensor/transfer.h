@@ -13,7 +13,6 @@
 #include <functional>
 
 #include "absl/status/statusor.h"
-#include "absl/time/time.h"
 #include "checkpoint/tensor/byte_budget.h"
 #include "checkpoint/tensor/tensor_sink.h"
 #include "checkpoint/tensor/tensor_source.h"

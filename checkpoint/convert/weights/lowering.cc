@@ -1,0 +1,132 @@
+#include "checkpoint/convert/weights/lowering.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "checkpoint/convert/weights/cast.h"
+
+namespace waypoint {
+namespace {
+
+// Casts one contiguous array to strided memory, row by row.
+void CastStrided(DType from_dtype, const char* from, DType to_dtype, const StridedSpan& to, int dim, int64_t* position) {
+  const int64_t from_bytes = DTypeBytes(from_dtype);
+  const int rank = static_cast<int>(to.sizes.size());
+  if (dim == rank - 1 && to.strides[dim] == to.element_bytes) {
+    CastElements(from_dtype, from + *position * from_bytes, to_dtype, to.data, to.sizes[dim]);
+    *position += to.sizes[dim];
+    return;
+  }
+  if (dim == rank) {
+    CastElements(from_dtype, from + *position * from_bytes, to_dtype, to.data, 1);
+    ++*position;
+    return;
+  }
+  StridedSpan part = to;
+  for (int64_t i = 0; i < to.sizes[dim]; ++i) {
+    part.data = to.data + i * to.strides[dim];
+    CastStrided(from_dtype, from, to_dtype, part, dim + 1, position);
+  }
+}
+
+}  // namespace
+
+void Lowering::Add(const Expr& expression, const Box& box, const StridedSpan& to) {
+  if (box.empty()) {
+    return;
+  }
+  switch (expression->kind()) {
+    case Expression::Kind::kRef:
+      requests_.push_back({expression->tensor(), box, to});
+      return;
+    case Expression::Kind::kNarrow: {
+      Box inner = box;
+      inner.offsets[expression->dim()] += expression->start();
+      Add(expression->input(), inner, to);
+      return;
+    }
+    case Expression::Kind::kTranspose: {
+      const std::vector<int>& permutation = expression->permutation();
+      Box inner = box;
+      std::vector<int> inverse(permutation.size());
+      for (size_t d = 0; d < permutation.size(); ++d) {
+        inner.offsets[permutation[d]] = box.offsets[d];
+        inner.sizes[permutation[d]] = box.sizes[d];
+        inverse[permutation[d]] = static_cast<int>(d);
+      }
+      Add(expression->input(), inner, to.Transpose(inverse));
+      return;
+    }
+    case Expression::Kind::kConcat:
+      return AddConcat(*expression, box, to);
+    case Expression::Kind::kReshape:
+      return AddReshape(*expression, box, to);
+    case Expression::Kind::kCast:
+      return AddCast(*expression, box, to);
+  }
+}
+
+void Lowering::AddConcat(const Expression& concat, const Box& box, const StridedSpan& to) {
+  const int dim = concat.dim();
+  int64_t begin = 0;
+  for (const Expr& input : concat.inputs()) {
+    const int64_t end = begin + input->shape()[dim];
+    const int64_t from = std::max(begin, box.offsets[dim]);
+    const int64_t until = std::min(end, box.offsets[dim] + box.sizes[dim]);
+    if (from < until) {
+      Box inner = box;
+      inner.offsets[dim] = from - begin;
+      inner.sizes[dim] = until - from;
+      Add(input, inner, to.Narrow(dim, from - box.offsets[dim], until - from));
+    }
+    begin = end;
+  }
+}
+
+// Each run of the outer side is at most 2 * rank - 1 boxes on the inner side.
+void Lowering::AddReshape(const Expression& reshape, const Box& box, const StridedSpan& to) {
+  const Dims& inner = reshape.input()->shape();
+  ForEachRun(reshape.shape(), box, to, [&](int64_t begin, int64_t elements, char* data, int64_t run_stride) {
+    int64_t done = 0;
+    for (const Box& part : FlatRangeToBoxes(inner, begin, begin + elements)) {
+      StridedSpan span;
+      span.data = data + done * run_stride;
+      span.element_bytes = to.element_bytes;
+      span.sizes = part.sizes;
+      span.strides.resize(part.sizes.size());
+      int64_t stride = run_stride;
+      for (int d = part.rank() - 1; d >= 0; --d) {
+        span.strides[d] = stride;
+        stride *= inner[d];
+      }
+      Add(reshape.input(), part, span);
+      done += part.num_elements();
+    }
+  });
+}
+
+void Lowering::AddCast(const Expression& cast, const Box& box, const StridedSpan& to) {
+  const Expr& input = cast.input();
+  const int from_bytes = DTypeBytes(input->dtype());
+  PendingCast pending;
+  pending.from_dtype = input->dtype();
+  pending.to_dtype = cast.dtype();
+  pending.from = StridedSpan::Contiguous(scratch_(box.num_elements() * from_bytes), from_bytes, box.sizes);
+  pending.to = to;
+  Add(input, box, pending.from);
+  casts_.push_back(std::move(pending));
+}
+
+void Lowering::FinishCasts() {
+  // An inner cast was added before the one around it.
+  for (const PendingCast& cast : casts_) {
+    if (cast.to.IsContiguous()) {
+      CastElements(cast.from_dtype, cast.from.data, cast.to_dtype, cast.to.data, NumElements(cast.to.sizes));
+    } else {
+      int64_t position = 0;
+      CastStrided(cast.from_dtype, cast.from.data, cast.to_dtype, cast.to, 0, &position);
+    }
+  }
+}
+
+}  // namespace waypoint

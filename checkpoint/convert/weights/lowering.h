@@ -1,0 +1,48 @@
+#ifndef CHECKPOINT_CONVERT_WEIGHTS_LOWERING_H_
+#define CHECKPOINT_CONVERT_WEIGHTS_LOWERING_H_
+
+// Rewrites "fill this memory with that box of an expression" to reads of the tensors that the expression refers to.
+// Pure geometry, except that casts are given scratch memory.  One thread per Lowering.
+
+#include <functional>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "checkpoint/convert/weights/expression.h"
+#include "checkpoint/tensor/tensor_source.h"
+
+namespace waypoint {
+
+class Lowering {
+ public:
+  // `scratch` gives memory that stays until FinishCasts returned.
+  explicit Lowering(std::function<char*(int64_t bytes)> scratch) : scratch_(std::move(scratch)) {}
+
+  // Adds the reads that fill `to` (to.sizes == box.sizes).
+  void Add(const Expr& expression, const Box& box, const StridedSpan& to);
+
+  const std::vector<ReadRequest>& requests() const { return requests_; }
+
+  // After the reads: converts what was read for casts into place.
+  void FinishCasts();
+
+ private:
+  struct PendingCast {
+    DType from_dtype;
+    DType to_dtype;
+    StridedSpan from;  // contiguous
+    StridedSpan to;
+  };
+
+  void AddConcat(const Expression& concat, const Box& box, const StridedSpan& to);
+  void AddReshape(const Expression& reshape, const Box& box, const StridedSpan& to);
+  void AddCast(const Expression& cast, const Box& box, const StridedSpan& to);
+
+  std::function<char*(int64_t bytes)> scratch_;
+  std::vector<ReadRequest> requests_;
+  std::vector<PendingCast> casts_;
+};
+
+}  // namespace waypoint
+
+#endif  // CHECKPOINT_CONVERT_WEIGHTS_LOWERING_H_

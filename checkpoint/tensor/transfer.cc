@@ -1,0 +1,194 @@
+#include "checkpoint/tensor/transfer.h"
+
+#include <algorithm>
+#include <atomic>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/synchronization/mutex.h"
+#include "checkpoint/base/aligned_buffer.h"
+#include "checkpoint/base/error.h"
+#include "checkpoint/base/status_macros.h"
+
+namespace waypoint {
+namespace {
+
+constexpr size_t kSpelledOut = 10;
+
+// The source's index of every tensor of the sink; all disagreements in one error.
+absl::StatusOr<std::vector<int64_t>> MatchTensors(const Manifest& source, const Manifest& sink) {
+  std::vector<int64_t> indices;
+  std::vector<std::string> problems;
+  size_t num_problems = 0;
+  ErrorKind kind = ErrorKind::kUnknown;
+  const auto complain = [&](ErrorKind problem_kind, std::string problem) {
+    kind = kind == ErrorKind::kUnknown ? problem_kind : kind;
+    if (++num_problems <= kSpelledOut) {
+      problems.push_back(std::move(problem));
+    }
+  };
+  for (const TensorMeta& wanted : sink.tensors()) {
+    const int64_t index = source.Find(wanted.name);
+    indices.push_back(index);
+    if (index < 0) {
+      complain(ErrorKind::kMissing, absl::StrCat("tensor \"", wanted.name, "\" is missing"));
+      continue;
+    }
+    const TensorMeta& found = source[index];
+    if (found.shape != wanted.shape) {
+      complain(ErrorKind::kShape, absl::StrCat("tensor \"", wanted.name, "\": shape ", ShapeString(found.shape),
+                                               ", wanted ", ShapeString(wanted.shape)));
+    } else if (found.dtype != wanted.dtype) {
+      complain(ErrorKind::kDType, absl::StrCat("tensor \"", wanted.name, "\": ", DTypeName(found.dtype), ", wanted ",
+                                               DTypeName(wanted.dtype)));
+    }
+  }
+  if (num_problems > 0) {
+    return MakeError(kind, absl::StrCat(num_problems, " tensors cannot be transferred: ", absl::StrJoin(problems, "; "),
+                                        num_problems > kSpelledOut ? "; ..." : ""));
+  }
+  return indices;
+}
+
+// The work that threads share.
+class Job {
+ public:
+  Job(TensorSource& source, TensorSink& sink, const TransferOptions& options, std::vector<int64_t> source_index,
+      int64_t bytes_total)
+      : source_(source),
+        sink_(sink),
+        options_(options),
+        source_index_(std::move(source_index)),
+        bytes_total_(bytes_total),
+        budget_(options.max_bytes_in_flight) {}
+
+  // Takes blocks until there are none or something failed.
+  void Work() {
+    AlignedBuffer buffer;
+    while (!stopped_.load(std::memory_order_relaxed)) {
+      const int64_t index = next_.fetch_add(1);
+      if (index >= sink_.num_blocks()) {
+        return;
+      }
+      if (options_.cancelled && options_.cancelled()) {
+        Fail(absl::CancelledError("the transfer was cancelled"));
+        return;
+      }
+      const absl::Status status = Move(index, buffer);
+      if (!status.ok()) {
+        Fail(status);
+        return;
+      }
+    }
+  }
+
+  absl::Status status() {
+    absl::MutexLock lock(&mutex_);
+    return status_;
+  }
+  int64_t bytes_done() {
+    absl::MutexLock lock(&mutex_);
+    return bytes_done_;
+  }
+  int64_t peak_bytes() const { return budget_.peak_bytes(); }
+
+ private:
+  absl::Status Move(int64_t index, AlignedBuffer& buffer) {
+    const Block block = sink_.block(index);
+    absl::Span<char> memory = sink_.Destination(index);
+    const int64_t held = (memory.empty() ? block.bytes : 0) + source_.ScratchBytes(block.bytes);
+    budget_.Acquire(held);
+    if (memory.empty()) {
+      buffer.Reserve(block.bytes);
+      memory = buffer.span().subspan(0, block.bytes);
+    }
+    std::vector<ReadRequest> requests;
+    requests.reserve(block.pieces.size());
+    for (const Piece& piece : block.pieces) {
+      ReadRequest request;
+      request.tensor = source_index_[piece.tensor];
+      request.box = piece.box;
+      const DType dtype = sink_.manifest()[piece.tensor].dtype;
+      char* to = memory.data() + piece.offset_bytes;
+      if (DTypeBytes(dtype) == 0) {
+        const int64_t bytes = piece.box.num_elements() * DTypeBits(dtype) / 8;
+        request.to = StridedSpan::Contiguous(to, 1, {bytes});
+      } else {
+        request.to = StridedSpan::Contiguous(to, DTypeBytes(dtype), piece.box.sizes);
+      }
+      requests.push_back(std::move(request));
+    }
+    absl::Status status = source_.Read(requests);
+    if (status.ok()) {
+      status = sink_.Write(index, memory);
+    }
+    budget_.Release(held);
+    if (status.ok()) {
+      absl::MutexLock lock(&mutex_);
+      bytes_done_ += block.bytes;
+      if (options_.progress) {
+        options_.progress({bytes_done_, bytes_total_});
+      }
+    }
+    return status;
+  }
+
+  void Fail(const absl::Status& status) {
+    stopped_.store(true, std::memory_order_relaxed);
+    absl::MutexLock lock(&mutex_);
+    status_.Update(status);  // keeps the first
+  }
+
+  TensorSource& source_;
+  TensorSink& sink_;
+  const TransferOptions& options_;
+  const std::vector<int64_t> source_index_;
+  const int64_t bytes_total_;
+  ByteBudget budget_;
+  std::atomic<int64_t> next_{0};
+  std::atomic<bool> stopped_{false};
+  absl::Mutex mutex_;
+  absl::Status status_ ABSL_GUARDED_BY(mutex_);
+  int64_t bytes_done_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace
+
+absl::StatusOr<TransferStats> Transfer(TensorSource& source, TensorSink& sink, const TransferOptions& options) {
+  WAYPOINT_ASSIGN_OR_RETURN(std::vector<int64_t> indices, MatchTensors(source.manifest(), sink.manifest()));
+  int64_t bytes_total = 0;
+  int64_t largest = 1;
+  for (int64_t i = 0; i < sink.num_blocks(); ++i) {
+    const int64_t bytes = sink.block(i).bytes;
+    bytes_total += bytes;
+    largest = std::max(largest, bytes);
+  }
+  // Every thread keeps its block's memory between blocks, so the budget bounds the number of threads.
+  const int64_t per_thread = largest + source.ScratchBytes(largest);
+  const int64_t threads = std::max<int64_t>(
+      1, std::min({int64_t{options.threads}, options.max_bytes_in_flight / per_thread, sink.num_blocks()}));
+
+  Job job(source, sink, options, std::move(indices), bytes_total);
+  std::vector<std::thread> workers;
+  for (int64_t i = 1; i < threads; ++i) {
+    workers.emplace_back([&job] { job.Work(); });
+  }
+  job.Work();
+  for (std::thread& worker : workers) {
+    worker.join();
+  }
+  WAYPOINT_RETURN_IF_ERROR(job.status());
+  WAYPOINT_RETURN_IF_ERROR(sink.Finish());
+
+  TransferStats stats;
+  stats.bytes = job.bytes_done();
+  stats.blocks = sink.num_blocks();
+  stats.peak_bytes_in_flight = job.peak_bytes();
+  return stats;
+}
+
+}  // namespace waypoint
