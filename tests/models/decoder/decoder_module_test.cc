@@ -286,6 +286,21 @@ TEST(CheckComputableTest, NamesAllPartsTogether) {
                                    HasSubstr("router_input_scale is 2"), HasSubstr("moe.expert.pre_norm"))));
 }
 
+TEST(DecoderModuleTest, CreateRefusesOtherDtypes) {
+  EXPECT_THAT(DecoderModule::Create(TinyConfig(), at::kLong), IsKind(ErrorKind::kRequest, HasSubstr("Long")));
+}
+
+TEST(DecoderModuleTest, CreateReportsMissingMemory) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers end the program when an allocation fails";
+#endif
+  DecoderConfig config = TinyConfig();
+  config.set_hidden_size(int64_t{1} << 28);
+  config.set_vocab_size(int64_t{1} << 26);
+
+  EXPECT_THAT(DecoderModule::Create(config, at::kFloat), IsKind(ErrorKind::kLimit, HasSubstr("allocate")));
+}
+
 TEST(CheckComputableTest, InvalidConfigIsAConfigError) {
   EXPECT_THAT(DecoderModule::CheckComputable(DecoderConfig()), IsKind(ErrorKind::kConfig));
 }
