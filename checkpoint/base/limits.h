@@ -30,7 +30,8 @@ struct Limits {
   int64_t tensor_rank = 64;
   // Bytes of one tensor name.
   int64_t tensor_name_bytes = 65'536;
-  // Files that one index may name.
+  // Tensors and files that one index may name.
+  int64_t index_tensors = 2'000'000;
   int64_t shard_files = 100'000;
 };
 

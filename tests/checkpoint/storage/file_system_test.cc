@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "checkpoint/base/aligned_buffer.h"
 #include "checkpoint/base/error.h"
+#include "checkpoint/storage/memory_file_system.h"
 
 namespace waypoint {
 namespace {
@@ -386,7 +387,8 @@ TEST_P(FileSystemTest, SmallFileBeyondTheLimitIsRefused) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, FileSystemTest,
-                         testing::Values(Backend{"posix", nullptr, false}, Backend{"posix_direct", nullptr, true}),
+                         testing::Values(Backend{"posix", nullptr, false}, Backend{"posix_direct", nullptr, true},
+                                         Backend{"memory", [] { return std::make_unique<MemoryFileSystem>(); }, false}),
                          [](const testing::TestParamInfo<Backend>& info) { return info.param.name; });
 
 TEST(PathTest, JoinPathPutsOneSlash) {

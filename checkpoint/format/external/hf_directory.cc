@@ -1,0 +1,280 @@
+#include "checkpoint/format/external/hf_directory.h"
+
+#include <algorithm>
+#include <memory>
+#include <set>
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "checkpoint/base/error.h"
+#include "checkpoint/base/status_macros.h"
+#include "checkpoint/container/safetensors/index.h"
+#include "checkpoint/format/external/hf_assets.h"
+#include "checkpoint/storage/confined_directory.h"
+
+namespace waypoint {
+namespace {
+
+constexpr absl::string_view kConfigName = "config.json";
+constexpr absl::string_view kSingleName = "model.safetensors";
+constexpr absl::string_view kBinIndexName = "pytorch_model.bin.index.json";
+// Spelled out in one message.
+constexpr size_t kNamedItems = 10;
+
+// "a", "b" and 3 more
+std::string QuotedList(const std::vector<std::string>& items) {
+  const size_t shown = std::min(items.size(), kNamedItems);
+  std::string out = absl::StrJoin(items.begin(), items.begin() + shown, ", ",
+                                  [](std::string* s, const std::string& item) { s->append(Quoted(item)); });
+  if (shown < items.size()) {
+    absl::StrAppend(&out, " and ", items.size() - shown, " more");
+  }
+  return out;
+}
+
+bool IsBinFile(absl::string_view name) {
+  return absl::StartsWith(name, "pytorch_model") && absl::EndsWith(name, ".bin");
+}
+
+class Reader {
+ public:
+  Reader(FileSystem& fs, const ConfinedDirectory& files, const LoadOptions& options)
+      : fs_(fs), files_(files), options_(options) {}
+
+  absl::StatusOr<HfDirectory> Read() {
+    hf_.path = files_.path();
+    WAYPOINT_RETURN_IF_ERROR(ReadConfig());
+    WAYPOINT_RETURN_IF_ERROR(ReadWeights());
+    WAYPOINT_RETURN_IF_ERROR(ReadAssets());
+    WAYPOINT_RETURN_IF_ERROR(CheckCase());
+    return std::move(hf_);
+  }
+
+ private:
+  // A second possible answer: an error for those who want to be told, else a note.
+  absl::Status Ambiguous(std::string message) {
+    if (options_.strict) {
+      return MakeError(ErrorKind::kAmbiguous, absl::StrCat(Quoted(files_.path()), ": ", message));
+    }
+    hf_.notes.push_back(std::move(message));
+    return absl::OkStatus();
+  }
+
+  absl::Status ReadConfig() {
+    WAYPOINT_ASSIGN_OR_RETURN(const std::string path, files_.Resolve(kConfigName));
+    WAYPOINT_ASSIGN_OR_RETURN(hf_.config_text,
+                              ReadSmallFile(fs_, path, options_.limits.json_file_bytes, "json_file_bytes"));
+    const std::string shown = Quoted(JoinPath(files_.path(), kConfigName));
+    WAYPOINT_ASSIGN_OR_RETURN(hf_.config, ParseJson(hf_.config_text, shown, options_.limits));
+    if (!hf_.config.is_object()) {
+      return MakeError(ErrorKind::kSchema, absl::StrCat(shown, ": is ", hf_.config.type_name(), ", must be an object"));
+    }
+    used_.emplace(kConfigName);
+    return absl::OkStatus();
+  }
+
+  absl::Status ReadWeights() {
+    std::vector<std::string> bin_files;
+    std::vector<std::string> loose;
+    for (const DirectoryEntry& entry : files_.entries()) {
+      if (IsBinFile(entry.name)) {
+        bin_files.push_back(entry.name);
+      } else if (absl::EndsWith(entry.name, ".safetensors")) {
+        loose.push_back(entry.name);
+      }
+    }
+    if (files_.Has(kSingleName)) {
+      WAYPOINT_RETURN_IF_ERROR(ReadShard(std::string(kSingleName)));
+      WAYPOINT_RETURN_IF_ERROR(MapTensors());
+      if (files_.Has(kSafetensorsIndexName)) {
+        used_.emplace(kSafetensorsIndexName);
+        WAYPOINT_RETURN_IF_ERROR(Ambiguous(
+            absl::StrCat("took ", Quoted(kSingleName), ", not the files of ", Quoted(kSafetensorsIndexName))));
+      }
+    } else if (files_.Has(kSafetensorsIndexName)) {
+      WAYPOINT_RETURN_IF_ERROR(ReadIndexed());
+    } else if (!bin_files.empty()) {
+      used_.insert(bin_files.begin(), bin_files.end());
+      used_.emplace(kBinIndexName);
+      hf_.bin_files = std::move(bin_files);
+      return absl::OkStatus();
+    } else {
+      return MakeError(
+          ErrorKind::kMissing,
+          absl::StrCat(Quoted(files_.path()), ": has neither ", kSingleName, " nor ", kSafetensorsIndexName,
+                       " nor pytorch_model*.bin",
+                       loose.empty() ? "" : absl::StrCat("; files that nothing refers to: ", QuotedList(loose))));
+    }
+    if (!bin_files.empty()) {
+      used_.insert(bin_files.begin(), bin_files.end());
+      used_.emplace(kBinIndexName);
+      return Ambiguous(absl::StrCat("took safetensors, not ", QuotedList(bin_files)));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status ReadIndexed() {
+    const std::string shown = JoinPath(files_.path(), kSafetensorsIndexName);
+    WAYPOINT_ASSIGN_OR_RETURN(const std::string path, files_.Resolve(kSafetensorsIndexName));
+    SafetensorsIndex index;
+    {
+      WAYPOINT_ASSIGN_OR_RETURN(const std::string text,
+                                ReadSmallFile(fs_, path, options_.limits.index_file_bytes, "index_file_bytes"));
+      WAYPOINT_ASSIGN_OR_RETURN(index, ParseSafetensorsIndex(text, shown, options_.limits));
+    }
+    used_.emplace(kSafetensorsIndexName);
+
+    // All of them, before the first is opened: an index may name very many.
+    std::vector<std::string> missing;
+    for (const std::string& file : index.files) {
+      if (!files_.Has(file)) {
+        missing.push_back(file);
+      }
+    }
+    if (!missing.empty()) {
+      return MakeError(ErrorKind::kMissing, absl::StrCat(Quoted(shown), ": of ", index.files.size(), " files ",
+                                                         missing.size(), " are absent: ", QuotedList(missing)));
+    }
+    for (const std::string& file : index.files) {
+      WAYPOINT_RETURN_IF_ERROR(ReadShard(file));
+    }
+    WAYPOINT_RETURN_IF_ERROR(MapTensors());
+    return CheckIndex(index, shown);
+  }
+
+  absl::Status ReadShard(const std::string& name) {
+    HfShard shard;
+    shard.name = name;
+    WAYPOINT_ASSIGN_OR_RETURN(shard.path, files_.Resolve(name));
+    WAYPOINT_ASSIGN_OR_RETURN(const std::unique_ptr<ReadableFile> file, fs_.OpenForRead(shard.path, OpenOptions()));
+    WAYPOINT_ASSIGN_OR_RETURN(shard.header, ReadSafetensorsHeader(*file, options_.limits));
+    used_.insert(name);
+    hf_.shards.push_back(std::move(shard));
+    return absl::OkStatus();
+  }
+
+  // Fills shard_of_; its keys are the names in the headers.
+  absl::Status MapTensors() {
+    for (size_t shard = 0; shard < hf_.shards.size(); ++shard) {
+      for (const SafetensorsEntry& entry : hf_.shards[shard].header.entries) {
+        const auto [it, inserted] = shard_of_.try_emplace(entry.name, shard);
+        if (!inserted) {
+          return MakeError(ErrorKind::kDupKey, absl::StrCat(Quoted(files_.path()), ": tensor ", Quoted(entry.name),
+                                                            " is in ", Quoted(hf_.shards[it->second].name), " and in ",
+                                                            Quoted(hf_.shards[shard].name)));
+        }
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckIndex(const SafetensorsIndex& index, const std::string& shown) {
+    std::vector<std::string> missing;
+    size_t found = 0;
+    for (const SafetensorsIndex::Place& place : index.places) {
+      const auto it = shard_of_.find(place.tensor);
+      if (it == shard_of_.end() || static_cast<int>(it->second) != place.file) {
+        missing.push_back(absl::StrCat(place.tensor, " in ", index.files[place.file],
+                                       it == shard_of_.end() ? "" : ", but in " + hf_.shards[it->second].name));
+      } else {
+        ++found;
+      }
+    }
+    if (!missing.empty()) {
+      return MakeError(ErrorKind::kMissing, absl::StrCat(Quoted(shown), ": ", missing.size(),
+                                                         " tensors are not where it says: ", QuotedList(missing)));
+    }
+    if (found < shard_of_.size()) {
+      absl::flat_hash_set<absl::string_view> listed;
+      for (const SafetensorsIndex::Place& place : index.places) {
+        listed.insert(place.tensor);
+      }
+      std::vector<std::string> extra;
+      for (const HfShard& shard : hf_.shards) {
+        for (const SafetensorsEntry& entry : shard.header.entries) {
+          if (!listed.contains(entry.name)) {
+            extra.push_back(absl::StrCat(entry.name, " in ", shard.name));
+          }
+        }
+      }
+      return MakeError(ErrorKind::kExtra, absl::StrCat(Quoted(shown), ": does not list ", extra.size(),
+                                                       " tensors of its files: ", QuotedList(extra)));
+    }
+    if (options_.strict && index.total_bytes.has_value()) {
+      int64_t total = 0;  // fits: each summand is at most the size of a file
+      for (const HfShard& shard : hf_.shards) {
+        total += shard.header.file_bytes - shard.header.data_begin;
+      }
+      if (total != *index.total_bytes) {
+        return MakeError(ErrorKind::kSizeMismatch, absl::StrCat(Quoted(shown), ": total_size is ", *index.total_bytes,
+                                                                ", the tensors have ", total, " bytes"));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status ReadAssets() {
+    std::vector<std::string> left_behind;
+    for (const DirectoryEntry& entry : files_.entries()) {
+      if (used_.count(entry.name) > 0) {
+        continue;
+      }
+      if (!IsHfAsset(entry.name) || entry.type == FileType::kDirectory) {
+        left_behind.push_back(entry.name);
+        continue;
+      }
+      Asset asset;
+      asset.name = entry.name;
+      WAYPOINT_ASSIGN_OR_RETURN(asset.path, files_.Resolve(entry.name));
+      WAYPOINT_ASSIGN_OR_RETURN(const FileInfo info, fs_.Stat(asset.path));
+      asset.size_bytes = info.size_bytes;
+      WAYPOINT_RETURN_IF_ERROR(CheckHfAsset(fs_, asset, options_.limits));
+      used_.insert(entry.name);
+      hf_.assets.push_back(std::move(asset));
+    }
+    if (!left_behind.empty()) {
+      hf_.notes.push_back(absl::StrCat("left behind, not known to belong to a model: ", QuotedList(left_behind)));
+    }
+    return absl::OkStatus();
+  }
+
+  // Where case does not count, one of two such files would be lost.
+  absl::Status CheckCase() {
+    std::map<std::string, const std::string*> lower;
+    for (const DirectoryEntry& entry : files_.entries()) {
+      const auto [it, inserted] = lower.emplace(absl::AsciiStrToLower(entry.name), &entry.name);
+      if (!inserted && (used_.count(entry.name) > 0 || used_.count(*it->second) > 0)) {
+        WAYPOINT_RETURN_IF_ERROR(
+            Ambiguous(absl::StrCat(Quoted(*it->second), " and ", Quoted(entry.name), " differ only by case")));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  FileSystem& fs_;
+  const ConfinedDirectory& files_;
+  const LoadOptions& options_;
+  HfDirectory hf_;
+  std::set<std::string> used_;  // names that are accounted for
+  absl::flat_hash_map<absl::string_view, size_t> shard_of_;
+};
+
+}  // namespace
+
+std::string HfDirectory::BinFilesMessage() const {
+  return absl::StrCat(Quoted(path), ": the weights are PyTorch pickles (", QuotedList(bin_files),
+                      "), which are not read; convert them to safetensors first, for example with transformers' "
+                      "save_pretrained(..., safe_serialization=True)");
+}
+
+absl::StatusOr<HfDirectory> ReadHfDirectory(FileSystem& fs, const std::string& directory, const LoadOptions& options) {
+  WAYPOINT_ASSIGN_OR_RETURN(const ConfinedDirectory files, ConfinedDirectory::Open(fs, directory));
+  return Reader(fs, files, options).Read();
+}
+
+}  // namespace waypoint

@@ -1,0 +1,59 @@
+#include "checkpoint/storage/confined_directory.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "checkpoint/base/error.h"
+#include "checkpoint/base/status_macros.h"
+
+namespace waypoint {
+namespace {
+
+using EntryIterator = std::vector<DirectoryEntry>::const_iterator;
+
+EntryIterator Find(const std::vector<DirectoryEntry>& entries, absl::string_view name) {
+  const auto it = std::lower_bound(entries.begin(), entries.end(), name,
+                                   [](const DirectoryEntry& entry, absl::string_view n) { return entry.name < n; });
+  return it != entries.end() && it->name == name ? it : entries.end();
+}
+
+}  // namespace
+
+absl::StatusOr<ConfinedDirectory> ConfinedDirectory::Open(FileSystem& fs, const std::string& directory) {
+  WAYPOINT_ASSIGN_OR_RETURN(std::string root, fs.RealPath(directory));
+  WAYPOINT_ASSIGN_OR_RETURN(std::vector<DirectoryEntry> entries, fs.List(root));
+  return ConfinedDirectory(fs, directory, std::move(root), std::move(entries));
+}
+
+bool ConfinedDirectory::Has(absl::string_view name) const { return Find(entries_, name) != entries_.end(); }
+
+absl::StatusOr<std::string> ConfinedDirectory::Resolve(absl::string_view name) const {
+  const std::string path = JoinPath(path_, name);
+  const EntryIterator entry = Find(entries_, name);
+  if (entry == entries_.end()) {
+    return MakeError(ErrorKind::kIo, absl::StrCat("\"", path, "\" does not exist"));
+  }
+  if (entry->type == FileType::kFile) {
+    return path;
+  }
+  if (entry->type != FileType::kSymlink) {
+    return MakeError(ErrorKind::kIo, absl::StrCat("\"", path, "\" is no regular file"));
+  }
+
+  WAYPOINT_ASSIGN_OR_RETURN(std::string target, fs_->RealPath(path));
+  const std::string snapshots = DirName(root_);
+  const bool in_blobs = BaseName(snapshots) == "snapshots" && DirName(target) == JoinPath(DirName(snapshots), "blobs");
+  if (!in_blobs && target != root_ && !absl::StartsWith(target, absl::StrCat(root_ == "/" ? "" : root_, "/"))) {
+    return MakeError(ErrorKind::kPath, absl::StrCat("\"", path, "\" is a link to \"", target,
+                                                    "\", outside of the directory; copy the file into it"));
+  }
+  WAYPOINT_ASSIGN_OR_RETURN(const FileInfo info, fs_->Stat(target));
+  if (info.type != FileType::kFile) {
+    return MakeError(ErrorKind::kIo, absl::StrCat("\"", path, "\" is a link to \"", target, "\", no regular file"));
+  }
+  return target;
+}
+
+}  // namespace waypoint
