@@ -37,7 +37,9 @@ struct ExpressionBuilder {
   static Expr Concat(std::vector<Expr> inputs, int dim, int64_t size) {
     Dims shape = inputs[0]->shape();
     shape[dim] = size;
-    auto expression = New(Expression::Kind::kConcat, inputs[0]->dtype(), std::move(shape), std::move(inputs));
+    // Before the inputs are moved from: arguments are evaluated in any order.
+    const DType dtype = inputs[0]->dtype();
+    auto expression = New(Expression::Kind::kConcat, dtype, std::move(shape), std::move(inputs));
     expression->dim_ = dim;
     return expression;
   }
