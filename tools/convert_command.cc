@@ -64,6 +64,7 @@ class Conversion {
     WAYPOINT_ASSIGN_OR_RETURN(split_, SplitMemory(request_.max_memory_bytes, request_.threads));
     WAYPOINT_ASSIGN_OR_RETURN(CheckpointFormat * from, FindFormat(fs, request_.source, request_.from));
     load_.carry_unknown = request_.carry_unknown;
+    load_.window_bytes = split_.block_bytes;
     WAYPOINT_ASSIGN_OR_RETURN(source_, from->Open(fs, request_.source, load_));
     WAYPOINT_ASSIGN_OR_RETURN(to_, FindTargetFormat(*from, source_.metadata, request_.to));
     WAYPOINT_RETURN_IF_ERROR(CheckTargetPath(fs, request_.source, request_.target, request_.overwrite));
@@ -149,7 +150,8 @@ class Conversion {
     if (request_.verify == VerifyMode::kDigest) {
       status = VerifyDigests(environment_.fs, *to_, staged_path, source_, options);
     } else if (request_.verify == VerifyMode::kLogits) {
-      status = VerifyLogits(environment_.fs, *to_, staged_path, source_, options);
+      options.logits_program = environment_.logits_program;
+      status = VerifyLogits(environment_.fs, *to_, staged_path, request_.source, report_.from, source_, options);
     }
     report_.verify_duration = absl::Now() - start;
     if (status.ok() && Interrupted()) {

@@ -3,9 +3,11 @@
 
 // `convert SRC DST`: finds the formats, plans, transfers within the memory bound, verifies, publishes, reports.
 //
-// The formats that are linked in are the ones it knows.  One thread; interruption as command_line.h.
+// The formats that are linked in are the ones it knows.  Does not link libtorch.  One thread; interruption as
+// command_line.h.
 
 #include <ostream>
+#include <string>
 
 #include "absl/status/status.h"
 #include "checkpoint/storage/file_system.h"
@@ -20,6 +22,8 @@ struct ConvertEnvironment {
   std::ostream& err;
   // Show progress on `err`.
   bool progress = false;
+  // For --verify logits, see run_logits.h.
+  std::string logits_program;
 };
 
 // OK means that the output is published (or, with dry_run, that it could be).  After a failure the target is as it was.

@@ -53,6 +53,9 @@ std::string InspectText(const InspectReport& report) {
   if (!metadata.producer().empty()) {
     absl::StrAppend(&text, "  written by ", metadata.producer(), "\n");
   }
+  if (!checkpoint.opened.sha256.empty()) {
+    absl::StrAppend(&text, "  sha256 ", checkpoint.opened.sha256, "\n");
+  }
   if (report.verified) {
     absl::StrAppend(&text, "  verified: everything was read back\n");
   }
@@ -106,6 +109,9 @@ nlohmann::ordered_json InspectJson(const InspectReport& report) {
   }
   json["external_format"] = metadata.external_format();
   json["producer"] = metadata.producer();
+  if (!checkpoint.opened.sha256.empty()) {
+    json["sha256"] = checkpoint.opened.sha256;
+  }
   if (metadata.has_model_config()) {
     std::string config;
     google::protobuf::util::JsonPrintOptions options;

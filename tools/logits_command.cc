@@ -111,7 +111,7 @@ absl::Status Logits(const LogitsRequest& request, const LogitsEnvironment& envir
   WAYPOINT_ASSIGN_OR_RETURN(OpenedCheckpoint opened, format->Open(fs, request.directory, load));
   TransferOptions transfer;
   transfer.cancelled = Interrupted;
-  WAYPOINT_ASSIGN_OR_RETURN(const auto model, LoadFloat32Decoder(opened, transfer, DType::kInvalid));
+  WAYPOINT_ASSIGN_OR_RETURN(const auto model, LoadFloat32Decoder(opened, transfer, request.round_to));
   WAYPOINT_ASSIGN_OR_RETURN(const at::Tensor logits, ComputeLogits(*model, tokens));
   WAYPOINT_RETURN_IF_ERROR(WriteLogits(fs, request.output, logits));
 
@@ -145,6 +145,7 @@ absl::Status Logits(const LogitsRequest& request, const LogitsEnvironment& envir
 
 ExitCode LogitsMain(int argc, const char* const* argv, const LogitsEnvironment& environment) {
   LogitsRequest request;
+  std::string round_to;
   CLI::App app("Computes float32 logits of a checkpoint.", "logits");
   app.add_option("DIR", request.directory, "checkpoint directory of any format")->required();
   app.add_option("--tokens", request.tokens,
@@ -153,6 +154,8 @@ ExitCode LogitsMain(int argc, const char* const* argv, const LogitsEnvironment& 
   app.add_option("--output", request.output, "safetensors file to write: logits, float32 [batch, length, vocabulary]")
       ->required();
   app.add_option("--from", request.format, "format of DIR; auto looks at the directory");
+  app.add_option("--round-to", round_to, "round the weights to this dtype before they are used in float32")
+      ->check(CLI::IsMember({"float16", "bfloat16", "float32"}));
   app.add_flag("--carry-unknown", request.carry_unknown, "accept config keys that the format does not declare");
   app.add_flag("--json", request.json, "report on stdout as JSON");
   app.footer(std::string(ExitCodesHelp()));
@@ -166,6 +169,7 @@ ExitCode LogitsMain(int argc, const char* const* argv, const LogitsEnvironment& 
     return ReportError(MakeError(ErrorKind::kRequest, absl::StrCat(error.what(), " (--help lists the flags)")), json,
                        environment.out, environment.err);
   }
+  request.round_to = DTypeFromTorchName(round_to);
   request.directory = ResolvePath(request.directory);
   request.output = ResolvePath(request.output);
   if (!LooksLikeIds(request.tokens)) {

@@ -10,6 +10,7 @@
 #include "ATen/core/Tensor.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "checkpoint/base/dtype.h"
 #include "checkpoint/storage/file_system.h"
 #include "tools/exit_codes.h"
 
@@ -21,6 +22,8 @@ struct LogitsRequest {
   std::string tokens;
   std::string output;  // resolved
   std::string format = "auto";
+  // Round the weights to this before they are used in float32; kInvalid: do not.
+  DType round_to = DType::kInvalid;
   bool carry_unknown = false;
   bool json = false;
 };

@@ -46,14 +46,4 @@ absl::StatusOr<at::Tensor> ComputeLogits(models::DecoderModule& model, const at:
   return logits.to(at::kFloat).contiguous();
 }
 
-at::Tensor SampleTokens(int64_t vocab_size) {
-  at::Tensor tokens = at::empty({2, 8}, at::kLong);
-  int64_t* ids = tokens.data_ptr<int64_t>();
-  for (int64_t i = 0; i < tokens.numel(); ++i) {
-    // 7919 is prime, so that the ids differ for any vocabulary that is no multiple of it.
-    ids[i] = (i * 7919 + 13) % vocab_size;
-  }
-  return tokens;
-}
-
 }  // namespace waypoint

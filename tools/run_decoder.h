@@ -28,9 +28,6 @@ absl::StatusOr<std::unique_ptr<models::DecoderModule>> LoadFloat32Decoder(Opened
 // [batch, length, vocabulary], float32, without gradients.  Errors: E_REQUEST as DecoderModule::Forward.
 absl::StatusOr<at::Tensor> ComputeLogits(models::DecoderModule& model, const at::Tensor& input_ids);
 
-// A fixed batch, [2, 8], of ids spread over the vocabulary.
-at::Tensor SampleTokens(int64_t vocab_size);
-
 }  // namespace waypoint
 
 #endif  // TOOLS_RUN_DECODER_H_

@@ -4,7 +4,7 @@
 // Is a checkpoint that was just written the same model as the one that it came from?
 //
 // Both checks read what is on disk through its own format, that is, through the inverse of the conversion that wrote
-// it, and compare in native names.  Thread-safe as far as the source is.
+// it, and compare in native names.  Does not link libtorch.  Thread-safe as far as the source is.
 
 #include <string>
 
@@ -23,6 +23,8 @@ struct VerifyOptions {
   LoadOptions load;
   TransferOptions transfer;
   int64_t block_bytes = int64_t{8} << 20;
+  // For VerifyLogits, see run_logits.h.
+  std::string logits_program;
 };
 
 // Config and every tensor, bit for bit; where weights were cast, against the source's rounded ones.  Stored digests are
@@ -31,10 +33,11 @@ struct VerifyOptions {
 absl::Status VerifyDigests(FileSystem& fs, CheckpointFormat& format, const std::string& path, OpenedCheckpoint& source,
                            const VerifyOptions& options);
 
-// VerifyDigests, then float32 logits of both models on a fixed small batch, at most 1e-4 apart.  Where weights were
-// cast, the source's are rounded first.  Memory: both models in float32.
-// Errors: also E_UNSUPPORTED for a model that cannot be computed.
-absl::Status VerifyLogits(FileSystem& fs, CheckpointFormat& format, const std::string& path, OpenedCheckpoint& source,
+// VerifyDigests, then float32 logits of both models on a few fixed tokens, at most 1e-4 apart.  Where weights were
+// cast, the source's are rounded first.  Another process holds one model at a time in float32. Errors: also E_VERIFY
+// when logits cannot be computed, with the reason.
+absl::Status VerifyLogits(FileSystem& fs, CheckpointFormat& format, const std::string& path,
+                          const std::string& source_path, const std::string& source_format, OpenedCheckpoint& source,
                           const VerifyOptions& options);
 
 }  // namespace waypoint

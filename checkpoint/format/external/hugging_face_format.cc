@@ -76,7 +76,11 @@ class HuggingFaceFormat : public CheckpointFormat {
     if (hf.shards.empty()) {
       return annotate(MakeError(ErrorKind::kUnsupported, hf.BinFilesMessage()));
     }
-    auto model = family_->Import(hf.config, options.carry_unknown);
+    int64_t tensors_present = 0;
+    for (const HfShard& shard : hf.shards) {
+      tensors_present += static_cast<int64_t>(shard.header.entries.size());
+    }
+    auto model = family_->Import(hf.config, options.carry_unknown, tensors_present);
     if (!model.ok()) {
       return Annotate(model.status(), absl::StrCat("\"", JoinPath(directory, "config.json"), "\""));
     }
