@@ -314,6 +314,12 @@ std::string Quoted(absl::string_view text) {
   return cut ? absl::StrCat(out, "... (", text.size(), " bytes)") : out;
 }
 
+std::string QuotedPath(absl::string_view path) {
+  std::string out;
+  AppendJsonString(path, &out);
+  return out;
+}
+
 absl::StatusOr<Json> ParseJson(absl::string_view text, absl::string_view what, const Limits& limits) {
   JsonTreeBuilder builder;
   const absl::Status status = ParseJsonEvents(text, what, limits, builder);

@@ -92,6 +92,9 @@ std::string DumpJson(const Json& value);
 // A name from a file for a message: in quotes, control characters escaped, cut at 120 bytes with its length behind it.
 std::string Quoted(absl::string_view text);
 
+// The same for a path of the caller's, which is never cut: its end matters most.
+std::string QuotedPath(absl::string_view path);
+
 // Appends `text` (UTF-8) as a JSON string with its quotes; escapes only what JSON demands.
 void AppendJsonString(absl::string_view text, std::string* out);
 
