@@ -85,6 +85,25 @@ TEST(JsonTest, RefusesWhatIsNotJson) {
       "\xEF\xBB\xBF{}",
       "[1e999]",
       "[-1e999]",
+      "[1e]",
+      "[1e+]",
+      "[,1]",
+      "{,}",
+      "{\"a\"}",
+      "{\"a\":}",
+      "[1}",
+      "{\"a\":1]",
+      "]",
+      "[\"\\u12g4\"]",
+      "[\"\\ud800\\n\"]",
+      "[\"\\ud800\\u0041\"]",
+      "[\"\\",
+      "[\"\\\"",
+      "[nul]",
+      "[truex]",
+      "[\"\\u\"]",
+      "[0x1]",
+      "[--1]",
       std::string("{}\0\0", 4),
       std::string("[\"\0\"]", 5),
       Repeat("9", 10000),
@@ -96,7 +115,30 @@ TEST(JsonTest, RefusesWhatIsNotJson) {
 
 TEST(JsonTest, NamesTheByteOfASyntaxError) {
   EXPECT_THAT(Parse("{\"a\": 1, x}"), IsKind(ErrorKind::kJson, HasSubstr("(byte 9)")));
-  EXPECT_THAT(Parse(std::string("{}\0", 3)), IsKind(ErrorKind::kJson, HasSubstr("NUL at byte 2")));
+  EXPECT_THAT(Parse(std::string("{}\0", 3)), IsKind(ErrorKind::kJson, HasSubstr("(byte 2)")));
+}
+
+TEST(JsonTest, EveryCutIsAnError) {
+  const std::string text = R"({"a\"\u00e9\ud83d\ude00":[1,-2.5e+3,true,false,null,{"b":"c"}],"d":{}})";
+  ASSERT_OK(Parse(text));
+  for (size_t length = 0; length < text.size(); ++length) {
+    EXPECT_THAT(Parse(text.substr(0, length)), IsKind(ErrorKind::kJson)) << length;
+  }
+}
+
+TEST(JsonTest, TinyNumbersAreZero) {
+  EXPECT_EQ(Parse("1e-400").value(), 0.0);
+  EXPECT_EQ(Parse("-0.0").value(), 0.0);
+  EXPECT_EQ(Parse("5e-324").value(), 5e-324);
+  EXPECT_EQ(Parse("1.7976931348623157e308").value(), 1.7976931348623157e308);
+}
+
+TEST(JsonTest, KeysAreLimited) {
+  Limits limits;
+  limits.json_keys = 3;
+  EXPECT_OK(ParseJson(R"([{"a":1,"b":2,"c":3},{"a":1,"b":2,"c":3}])", "x", limits));
+  EXPECT_THAT(ParseJson(R"({"a":1,"b":{"c":2,"d":3}})", "x", limits),
+              IsKind(ErrorKind::kLimit, HasSubstr("json_keys")));
 }
 
 TEST(JsonTest, NamesAMarkOfUtf16) {
@@ -117,6 +159,11 @@ TEST(JsonTest, RefusesRepeatedKeysOfOneObject) {
   EXPECT_THAT(Parse(R"([{"x": {"a": 1, "a": 1}}])"), IsKind(ErrorKind::kDupKey));
   EXPECT_OK(Parse(R"({"a": {"a": {"a": 1}}, "b": [{"a": 1}, {"a": 1}]})"));
   EXPECT_OK(Parse(R"({"a": 1, "aa": 2, "": 3, "ba": 4})"));
+  const std::string many = R"({"a":0,"b":0,"c":0,"d":0,"e":0,"f":0,"g":0,"h":0,"i":0,"j":0,)";
+  EXPECT_OK(Parse(many + R"("k":0})"));
+  for (const char* key : {"a", "g", "h", "i", "j"}) {
+    EXPECT_THAT(Parse(absl::StrCat(many, "\"", key, "\":0}")), IsKind(ErrorKind::kDupKey)) << key;
+  }
 }
 
 TEST(JsonTest, DepthEndsAtTheLimit) {
