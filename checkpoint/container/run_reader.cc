@@ -34,7 +34,8 @@ absl::StatusOr<const ReadableFile*> RunReader::OpenFile(int64_t file) {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (open_files_[file] == nullptr) {
     const RunFile& description = files_[file];
-    WAYPOINT_ASSIGN_OR_RETURN(auto opened, fs_.OpenForRead(description.path, {.direct = true}));
+    WAYPOINT_ASSIGN_OR_RETURN(
+        auto opened, description.open ? description.open() : fs_.OpenForRead(description.path, {.direct = true}));
     if (opened->size_bytes() != description.file_bytes) {
       return MakeError(ErrorKind::kTruncated,
                        absl::StrCat("\"", description.path, "\" has ", opened->size_bytes(), " bytes, had ",

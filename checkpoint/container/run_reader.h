@@ -41,6 +41,8 @@ struct RunFile {
   int64_t file_bytes = 0;
   // Windows begin at multiples of this, and end at one or at the end of the file.
   int64_t grain_bytes = kDirectAlignment;
+  // Empty: the file at `path`, past the page cache.
+  std::function<absl::StatusOr<std::unique_ptr<ReadableFile>>()> open;
 };
 
 struct RunReaderOptions {

@@ -30,13 +30,13 @@ absl::StatusOr<std::unique_ptr<SafetensorsSource>> SafetensorsSource::Create(Fil
     // Digests are of whole chunks.
     const bool checked = !description.digests.digests.empty();
     run_files.push_back({description.path, description.header.file_bytes,
-                         checked ? description.digests.chunk_bytes : kDirectAlignment});
+                         checked ? description.digests.chunk_bytes : kDirectAlignment, nullptr});
   }
-  source->reader_ = std::make_unique<RunReader>(
-      fs, std::move(run_files), options,
-      [source = source.get()](int64_t file, int64_t begin, absl::Span<const char> data) {
-        return source->CheckDigests(file, begin, data);
-      });
+  source->reader_ =
+      std::make_unique<RunReader>(fs, std::move(run_files), options,
+                                  [source = source.get()](int64_t file, int64_t begin, absl::Span<const char> data) {
+                                    return source->CheckDigests(file, begin, data);
+                                  });
   return source;
 }
 
@@ -73,12 +73,12 @@ absl::Status SafetensorsSource::CheckDigests(int64_t file, int64_t begin, absl::
           absl::StrAppend(&tensors, tensors.empty() ? "" : ", ", "\"", entry.name, "\"");
         }
       }
-      return MakeError(ErrorKind::kChecksum,
-                       absl::StrCat("\"", files_[file].path, "\": chunk ", chunk, " at ", begin + offset,
-                                    " has digest ", DigestHex(found), ", the manifest says ",
-                                    chunk < digests.digests.size() ? DigestHex(digests.digests[chunk]) : "nothing",
-                                    " (tensors ", tensors.empty() ? "none, the header" : tensors,
-                                    "); the file was damaged after it was written"));
+      return MakeError(
+          ErrorKind::kChecksum,
+          absl::StrCat("\"", files_[file].path, "\": chunk ", chunk, " at ", begin + offset, " has digest ",
+                       DigestHex(found), ", the manifest says ",
+                       chunk < digests.digests.size() ? DigestHex(digests.digests[chunk]) : "nothing", " (tensors ",
+                       tensors.empty() ? "none, the header" : tensors, "); the file was damaged after it was written"));
     }
   }
   return absl::OkStatus();

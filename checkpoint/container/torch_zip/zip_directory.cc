@@ -138,8 +138,8 @@ class ZipDirectoryReader {
     const int64_t offset = end_.directory_end - static_cast<int64_t>(rest->size());
     const absl::string_view fixed = *rest;
     if (rest->size() < static_cast<size_t>(kZipCentralBytes) || ZipU32(fixed, 0) != kZipCentralSignature) {
-      return Error(absl::StrCat("no directory entry at ", offset, "; ", entries_.size(), " of ", end_.entries,
-                                " were read"));
+      return Error(
+          absl::StrCat("no directory entry at ", offset, "; ", entries_.size(), " of ", end_.entries, " were read"));
     }
     const size_t name_bytes = ZipU16(fixed, 28);
     const size_t extra_bytes = ZipU16(fixed, 30);
@@ -180,8 +180,8 @@ class ZipDirectoryReader {
     }
     if (!CheckedToInt64(values[0], &entry.bytes) || !CheckedToInt64(values[1], &entry.stored_bytes) ||
         !CheckedToInt64(values[2], &entry.local_begin)) {
-      return Error(entry, absl::StrCat("sizes ", values[0], " and ", values[1], " or offset ", values[2],
-                                       " is beyond 63 bits"));
+      return Error(
+          entry, absl::StrCat("sizes ", values[0], " and ", values[1], " or offset ", values[2], " is beyond 63 bits"));
     }
     if (ZipU16(fixed, 34) != 0) {
       return Error(entry, "lies in another part of the archive");
@@ -204,10 +204,10 @@ class ZipDirectoryReader {
       int64_t allowed = 0;
       if (CheckedMul(entry.stored_bytes, limits_.expand_factor, &allowed) &&
           entry.bytes > std::max(allowed, limits_.expand_bytes)) {
-        return MakeError(ErrorKind::kLimit,
-                         absl::StrCat(QuotedPath(file_.path()), ": entry ", Quoted(entry.name), " unfolds from ",
-                                      entry.stored_bytes, " to ", entry.bytes, " bytes, over expand_bytes = ",
-                                      limits_.expand_bytes, " and expand_factor = ", limits_.expand_factor));
+        return MakeError(ErrorKind::kLimit, absl::StrCat(QuotedPath(file_.path()), ": entry ", Quoted(entry.name),
+                                                         " unfolds from ", entry.stored_bytes, " to ", entry.bytes,
+                                                         " bytes, over expand_bytes = ", limits_.expand_bytes,
+                                                         " and expand_factor = ", limits_.expand_factor));
       }
     } else {
       return Error(entry, absl::StrCat("compression method ", entry.method,
@@ -336,9 +336,9 @@ class ZipDirectoryReader {
     const uint32_t stored_bytes = ZipU32(local, 18);
     if (!(agrees(bytes, entry.bytes) || (has_sizes && bytes == kZipIn64)) ||
         !(agrees(stored_bytes, entry.stored_bytes) || (has_sizes && stored_bytes == kZipIn64))) {
-      return Error(entry, absl::StrCat("has sizes ", bytes, " and ", stored_bytes,
-                                       " in its local header, the directory says ", entry.bytes, " and ",
-                                       entry.stored_bytes));
+      return Error(entry,
+                   absl::StrCat("has sizes ", bytes, " and ", stored_bytes, " in its local header, the directory says ",
+                                entry.bytes, " and ", entry.stored_bytes));
     }
     return absl::OkStatus();
   }
@@ -373,8 +373,8 @@ class ZipDirectoryReader {
         continue;
       }
       position[i] = static_cast<uint32_t>(directory.entries_.size());
-      directory.entries_.push_back({entry.name.substr(top_.size() + 1), entry.method == kZipMethodDeflated,
-                                    entry.crc32, entry.data_begin, entry.stored_bytes, entry.bytes});
+      directory.entries_.push_back({entry.name.substr(top_.size() + 1), entry.method == kZipMethodDeflated, entry.crc32,
+                                    entry.data_begin, entry.stored_bytes, entry.bytes});
     }
     for (const uint32_t i : by_name_) {
       if (position[i] != UINT32_MAX) {
@@ -406,9 +406,9 @@ absl::StatusOr<ZipDirectory> ZipDirectory::Read(const ReadableFile& file, const 
 }
 
 const ZipEntry* ZipDirectory::Find(absl::string_view name) const {
-  const auto it = std::lower_bound(by_name_.begin(), by_name_.end(), name, [this](uint32_t i, absl::string_view wanted) {
-    return CompareNames(entries_[i].name, wanted) < 0;
-  });
+  const auto it = std::lower_bound(
+      by_name_.begin(), by_name_.end(), name,
+      [this](uint32_t i, absl::string_view wanted) { return CompareNames(entries_[i].name, wanted) < 0; });
   return it != by_name_.end() && entries_[*it].name == name ? &entries_[*it] : nullptr;
 }
 

@@ -10,11 +10,10 @@
 //
 // Two readers must not see two archives: entries fill the file up to the directory without a gap, no name occurs twice
 // (case not counting), local header, descriptor and directory agree, and the end records agree.  What torch.save writes
-// is accepted as it is: CRC and sizes 0 in the local header, descriptors of 16 bytes, or of 24 where the local header has
-// a 64-bit field whose second size is 0, a 64-bit end record even in small files.  Names are valid UTF-8 and relative,
-// and all lie in one top folder.
-// Sources: PKWARE APPNOTE 6.3.9, sections 4.3 to 4.5; for torch.save, caffe2/serialize/inline_container.cc and miniz.
-// Thread-compatible: const methods may run concurrently.
+// is accepted as it is: CRC and sizes 0 in the local header, descriptors of 16 bytes, or of 24 where the local header
+// has a 64-bit field whose second size is 0, a 64-bit end record even in small files.  Names are valid UTF-8 and
+// relative, and all lie in one top folder. Sources: PKWARE APPNOTE 6.3.9, sections 4.3 to 4.5; for torch.save,
+// caffe2/serialize/inline_container.cc and miniz. Thread-compatible: const methods may run concurrently.
 
 #include <cstdint>
 #include <memory>

@@ -31,8 +31,8 @@ absl::StatusOr<int64_t> FindEnd(const Place& place, absl::string_view tail, int6
     if (tail.size() - at >= static_cast<size_t>(kZipEndBytes) &&
         at + kZipEndBytes + ZipU16(tail, at + 20) == tail.size()) {
       if (found != absl::string_view::npos) {
-        return place.Error(absl::StrCat("two end records close the archive, at ", tail_begin + found, " and at ",
-                                        tail_begin + at));
+        return place.Error(
+            absl::StrCat("two end records close the archive, at ", tail_begin + found, " and at ", tail_begin + at));
       }
       found = at;
     }
@@ -72,8 +72,8 @@ absl::StatusOr<ZipEnd> ReadZipEnd(const ReadableFile& file) {
 
   ZipEnd end;
   const int64_t locator_offset = end_offset - kZipLocator64Bytes;
-  const bool has_64 = locator_offset >= tail_begin &&
-                      ZipU32(tail, locator_offset - tail_begin) == kZipLocator64Signature;
+  const bool has_64 =
+      locator_offset >= tail_begin && ZipU32(tail, locator_offset - tail_begin) == kZipLocator64Signature;
   if (!has_64) {
     if (ZipU16(classic, 4) != 0 || ZipU16(classic, 6) != 0 || entries == kZipIn64Short || bytes == kZipIn64 ||
         begin == kZipIn64) {
@@ -92,15 +92,14 @@ absl::StatusOr<ZipEnd> ReadZipEnd(const ReadableFile& file) {
   const absl::string_view locator = absl::string_view(tail).substr(locator_offset - tail_begin);
   const int64_t end64_offset = locator_offset - kZipEnd64Bytes;
   if (end64_offset < tail_begin || ZipU32(tail, end64_offset - tail_begin) != kZipEnd64Signature ||
-      ZipU64(locator, 8) != static_cast<uint64_t>(end64_offset) || ZipU32(locator, 4) != 0 ||
-      ZipU32(locator, 16) > 1) {
+      ZipU64(locator, 8) != static_cast<uint64_t>(end64_offset) || ZipU32(locator, 4) != 0 || ZipU32(locator, 16) > 1) {
     return place.Error(absl::StrCat("the locator at ", locator_offset, " points to ", ZipU64(locator, 8),
                                     "; a 64-bit end record must stand right before it, at ", end64_offset));
   }
   const absl::string_view end64 = absl::string_view(tail).substr(end64_offset - tail_begin);
   if (ZipU64(end64, 4) != static_cast<uint64_t>(kZipEnd64Bytes - 12)) {
-    return place.Error(absl::StrCat("the 64-bit end record has ", ZipU64(end64, 4), " bytes, must have ",
-                                    kZipEnd64Bytes - 12));
+    return place.Error(
+        absl::StrCat("the 64-bit end record has ", ZipU64(end64, 4), " bytes, must have ", kZipEnd64Bytes - 12));
   }
   if (ZipU32(end64, 16) != 0 || ZipU32(end64, 20) != 0) {
     return place.Error("the archive is in several parts");

@@ -16,9 +16,9 @@ struct ZipEnd {
   int64_t entries = 0;
 };
 
-// The end record closes the file, but for its comment, and nothing else could be taken for one.  A 64-bit record is used
-// where its locator stands right before the end record; then each field of the classic one repeats it or points to it.
-// Errors: E_ZIP, E_IO.
+// The end record closes the file, but for its comment, and nothing else could be taken for one.  A 64-bit record is
+// used where its locator stands right before the end record; then each field of the classic one repeats it or points to
+// it. Errors: E_ZIP, E_IO.
 absl::StatusOr<ZipEnd> ReadZipEnd(const ReadableFile& file);
 
 }  // namespace waypoint

@@ -71,7 +71,7 @@ absl::Status ZipEntryStream::Skip(int64_t bytes) {
 
 absl::Status ZipEntryStream::Inflate(absl::Span<char> out) {
   if (!inflater_->ready) {
-    return MakeError(ErrorKind::kUnknown, "zlib cannot be started");
+    return absl::InternalError("zlib cannot be started");
   }
   z_stream& stream = inflater_->stream;
   while (!out.empty()) {
@@ -95,8 +95,8 @@ absl::Status ZipEntryStream::Inflate(absl::Span<char> out) {
     inflater_->ended = result == Z_STREAM_END;
     // Z_BUF_ERROR: nothing could be done, so the data is over before its end mark.
     if (result != Z_OK && result != Z_STREAM_END) {
-      return Error(absl::StrCat("compressed data is broken after ", stream.total_in, " bytes: ",
-                                stream.msg == nullptr ? "it is cut short" : stream.msg));
+      return Error(absl::StrCat("compressed data is broken after ", stream.total_in,
+                                " bytes: ", stream.msg == nullptr ? "it is cut short" : stream.msg));
     }
   }
   return absl::OkStatus();

@@ -33,8 +33,8 @@ class ZipEntryStream {
   // Bytes of the entry that were passed.
   int64_t position() const { return position_; }
 
-  // Fills `out`.  With the last byte of the entry comes the comparison of its CRC, where it has one, and that compressed
-  // data ends there too.  Errors: E_CHECKSUM, E_ZIP (broken compressed data), E_REQUEST past the end, E_IO.
+  // Fills `out`.  With the last byte of the entry comes the comparison of its CRC, where it has one, and that
+  // compressed data ends there too.  Errors: E_CHECKSUM, E_ZIP (broken compressed data), E_REQUEST past the end, E_IO.
   absl::Status Read(absl::Span<char> out);
   absl::Status Skip(int64_t bytes);
 
