@@ -38,6 +38,10 @@ struct TorchSource::Record {
   absl::Status status ABSL_GUARDED_BY(mutex);
 };
 
+TorchSource::TorchSource(std::vector<TorchContents> files) : files_(std::move(files)) {}
+
+TorchSource::~TorchSource() = default;
+
 absl::StatusOr<std::unique_ptr<TorchSource>> TorchSource::Create(FileSystem& fs, std::vector<TorchContents> files,
                                                                  const TorchSourceOptions& options) {
   auto source = std::unique_ptr<TorchSource>(new TorchSource(std::move(files)));

@@ -38,6 +38,7 @@ class TorchSource : public TensorSource {
   // The contents must be those of ReadTorchFile.  E_DUP_KEY when two files hold a tensor of the same name.
   static absl::StatusOr<std::unique_ptr<TorchSource>> Create(FileSystem& fs, std::vector<TorchContents> files,
                                                              const TorchSourceOptions& options);
+  ~TorchSource() override;
 
   // In the order of files and of the data in them.
   const Manifest& manifest() const override { return manifest_; }
@@ -56,7 +57,7 @@ class TorchSource : public TensorSource {
     Dims strides;
   };
 
-  explicit TorchSource(std::vector<TorchContents> files) : files_(std::move(files)) {}
+  explicit TorchSource(std::vector<TorchContents> files);
 
   absl::Status AddTensors(size_t file, size_t first_record);
   // Sees what was read of a file.
