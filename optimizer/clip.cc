@@ -19,7 +19,8 @@ absl::StatusOr<double> ClipGradientNorm(const std::vector<std::pair<std::string,
   for (const auto& [name, parameter] : parameters) {
     const at::Tensor gradient = parameter.grad();
     if (gradient.defined()) {
-      const double norm = at::linalg_vector_norm(gradient, 2, c10::nullopt, false, at::kFloat).item<double>();
+      const double norm =
+          at::linalg_vector_norm(gradient, 2, at::OptionalIntArrayRef(), false, at::kFloat).item<double>();
       sum_of_squares += norm * norm;
     }
   }

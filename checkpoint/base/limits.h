@@ -16,6 +16,8 @@ struct Limits {
   int64_t safetensors_metadata_entries = 100'000;
   // Nesting of JSON arrays and objects.
   int64_t json_depth = 64;
+  // Keys of the JSON objects that are open at one place of a text.
+  int64_t json_keys = 2'500'000;
   // config.json, generation_config.json, tokenizer_config.json and their like.
   int64_t json_file_bytes = int64_t{16} << 20;
   // tokenizer.json, vocab.json and their like; they are checked in memory, one at a time.

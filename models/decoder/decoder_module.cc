@@ -4,8 +4,8 @@
 #include <exception>
 #include <utility>
 
-#include "ATen/CPUGeneratorImpl.h"
 #include "ATen/ATen.h"
+#include "ATen/CPUGeneratorImpl.h"
 #include "absl/strings/str_cat.h"
 #include "c10/core/GradMode.h"
 #include "checkpoint/base/error.h"
@@ -144,8 +144,9 @@ DecoderModule::DecoderModule(const DecoderConfig& config, std::vector<std::pair<
 absl::StatusOr<std::unique_ptr<DecoderModule>> DecoderModule::Create(const DecoderConfig& config,
                                                                      at::ScalarType dtype) {
   WAYPOINT_RETURN_IF_ERROR(CheckComputable(config));
-  if (!at::isFloatingType(dtype)) {
-    return MakeError(ErrorKind::kRequest, absl::StrCat("parameters cannot be ", c10::toString(dtype)));
+  if (dtype != at::kFloat && dtype != at::kDouble && dtype != at::kBFloat16 && dtype != at::kHalf) {
+    return MakeError(ErrorKind::kRequest, absl::StrCat("parameters cannot be ", c10::toString(dtype),
+                                                       ", must be float16, bfloat16, float32 or float64"));
   }
   const BlockParameters all = ListParameters(config);
   try {

@@ -26,7 +26,8 @@ namespace waypoint::models {
 class DecoderModule {
  public:
   // Uninitialised parameters of the given dtype on the CPU, requires_grad set.
-  // Errors: E_CONFIG; E_UNSUPPORTED naming each part of the config that the module cannot compute.
+  // Errors: E_CONFIG; E_UNSUPPORTED naming each part of the config that the module cannot compute; E_REQUEST for a
+  // dtype other than float16, bfloat16, float32 and float64; E_LIMIT when there is not the memory.
   static absl::StatusOr<std::unique_ptr<DecoderModule>> Create(const DecoderConfig& config, at::ScalarType dtype);
 
   // Everything that Create would refuse as not computable, without allocating.

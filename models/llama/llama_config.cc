@@ -218,7 +218,7 @@ absl::StatusOr<ImportedConfig> ImportLlamaConfig(const Json& config, bool carry_
   ConfigImportOptions options;
   options.carry_unknown = carry_unknown;
   WAYPOINT_ASSIGN_OR_RETURN(ImportReport report, Converter().Import(config, options, &imported.config));
-  WAYPOINT_RETURN_IF_ERROR(ValidateConfig(imported.config));
+  WAYPOINT_RETURN_IF_ERROR(Converter().NameExternalKeys(ValidateConfig(imported.config)));
   imported.notes = std::move(report.notes);
   imported.carried = std::move(report.carried);
   return imported;
@@ -240,6 +240,13 @@ absl::StatusOr<Json> ExportLlamaConfig(const DecoderConfig& config, const Json* 
   }
   WAYPOINT_RETURN_IF_ERROR(ValidateConfig(config));
   const DecoderConfig normal = NormalForm(config);
+  if (normal.decoder().has_pattern()) {
+    // Said at once: every declaration of the one block would complain of its absence.
+    return MakeError(
+        ErrorKind::kConfig,
+        absl::StrCat("config cannot be exported: the ", normal.decoder().pattern().blocks_size(),
+                     " blocks of \"decoder.pattern\" differ, and Llama has the same block at every layer"));
+  }
 
   // The length goes in before the conversion: some rotary embeddings depend on it.
   Json base = original != nullptr ? *original : Json::object();

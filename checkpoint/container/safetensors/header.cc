@@ -76,25 +76,25 @@ absl::StatusOr<int64_t> CheckPrefix(absl::string_view start, int64_t file_bytes,
                                     const Limits& limits) {
   const auto is_space = [](char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; };
   if (start.size() < kPrefixBytes) {
-    return MakeError(ErrorKind::kTruncated, absl::StrCat(Quoted(path), ": file has ", file_bytes,
+    return MakeError(ErrorKind::kTruncated, absl::StrCat(QuotedPath(path), ": file has ", file_bytes,
                                                          " bytes, the length of a safetensors header alone has 8"));
   }
   const uint64_t declared = ReadLittleEndian(start);
   const bool over_limit = declared > static_cast<uint64_t>(limits.safetensors_header_bytes);
   if (over_limit || (start.size() > kPrefixBytes && start[kPrefixBytes] != '{' && !is_space(start[kPrefixBytes]))) {
     if (const absl::string_view kind = OtherKind(start); !kind.empty()) {
-      return MakeError(ErrorKind::kHeader, absl::StrCat(Quoted(path), ": no safetensors file but ", kind));
+      return MakeError(ErrorKind::kHeader, absl::StrCat(QuotedPath(path), ": no safetensors file but ", kind));
     }
   }
   if (over_limit) {
     return MakeError(ErrorKind::kLimit,
-                     absl::StrCat(Quoted(path), ": header length at offset 0 is ", declared,
+                     absl::StrCat(QuotedPath(path), ": header length at offset 0 is ", declared,
                                   ", over safetensors_header_bytes = ", limits.safetensors_header_bytes));
   }
   const int64_t header_bytes = static_cast<int64_t>(declared);
   if (header_bytes > file_bytes - kPrefixBytes) {
     return MakeError(ErrorKind::kTruncated,
-                     absl::StrCat(Quoted(path), ": header should end at ", kPrefixBytes + header_bytes,
+                     absl::StrCat(QuotedPath(path), ": header should end at ", kPrefixBytes + header_bytes,
                                   ", the file has ", file_bytes, " bytes"));
   }
   return header_bytes;
@@ -129,7 +129,7 @@ class HeaderEvents final : public JsonEvents {
       return absl::OkStatus();
     }
     if (at_ == At::kRoot && static_cast<int64_t>(key.size()) > limits_.tensor_name_bytes) {
-      return MakeError(ErrorKind::kLimit, absl::StrCat(Quoted(path_), ": tensor name ", Quoted(key),
+      return MakeError(ErrorKind::kLimit, absl::StrCat(QuotedPath(path_), ": tensor name ", Quoted(key),
                                                        " is over tensor_name_bytes = ", limits_.tensor_name_bytes));
     }
     if (at_ == At::kEntry) {
@@ -184,7 +184,7 @@ class HeaderEvents final : public JsonEvents {
     if (at_ == At::kMetadata) {
       if (static_cast<int64_t>(header_->metadata.size()) >= limits_.safetensors_metadata_entries) {
         return MakeError(ErrorKind::kLimit,
-                         absl::StrCat(Quoted(path_), ": more metadata than safetensors_metadata_entries = ",
+                         absl::StrCat(QuotedPath(path_), ": more metadata than safetensors_metadata_entries = ",
                                       limits_.safetensors_metadata_entries));
       }
       header_->metadata.emplace(std::move(key_), std::move(value));
@@ -248,7 +248,7 @@ class HeaderEvents final : public JsonEvents {
   enum class Field { kUnknown = 0, kDType = 1, kShape = 2, kOffsets = 4 };
   static constexpr int kAllFields = 7;
 
-  std::string Tensor() const { return absl::StrCat(Quoted(path_), ": tensor ", Quoted(member_), ": "); }
+  std::string Tensor() const { return absl::StrCat(QuotedPath(path_), ": tensor ", Quoted(member_), ": "); }
 
   void SchemaError(absl::string_view message) {
     if (schema_.ok()) {
@@ -270,13 +270,14 @@ class HeaderEvents final : public JsonEvents {
     }
     switch (at_) {
       case At::kStart:
-        SchemaError(absl::StrCat(Quoted(path_), ": header is ", got, ", must be an object"));
+        SchemaError(absl::StrCat(QuotedPath(path_), ": header is ", got, ", must be an object"));
         break;
       case At::kRoot:
         SchemaError(absl::StrCat(Tensor(), "is ", got, ", must be an object"));
         break;
       case At::kMetadata:
-        SchemaError(absl::StrCat(Quoted(path_), ": __metadata__ ", Quoted(key_), " is ", got, ", must be a string"));
+        SchemaError(
+            absl::StrCat(QuotedPath(path_), ": __metadata__ ", Quoted(key_), " is ", got, ", must be a string"));
         break;
       case At::kEntry:
         if (field_ != Field::kUnknown) {
@@ -305,7 +306,7 @@ class HeaderEvents final : public JsonEvents {
     if (static_cast<int64_t>(header_->entries.size()) >= limits_.safetensors_tensors) {
       return MakeError(
           ErrorKind::kLimit,
-          absl::StrCat(Quoted(path_), ": more tensors than safetensors_tensors = ", limits_.safetensors_tensors));
+          absl::StrCat(QuotedPath(path_), ": more tensors than safetensors_tensors = ", limits_.safetensors_tensors));
     }
     if (member_.find('\0') != std::string::npos) {
       SchemaError(absl::StrCat(Tensor(), "the name holds a NUL"));
@@ -373,7 +374,7 @@ absl::Status CheckEntries(absl::string_view path, int64_t data_bytes, Safetensor
     std::sort(entries.begin(), entries.end(), before);
   }
   const auto tensor = [path](const SafetensorsEntry& entry) {
-    return absl::StrCat(Quoted(path), ": tensor ", Quoted(entry.name));
+    return absl::StrCat(QuotedPath(path), ": tensor ", Quoted(entry.name));
   };
 
   absl::Status size_mismatch;
@@ -420,7 +421,7 @@ absl::Status CheckEntries(absl::string_view path, int64_t data_bytes, Safetensor
   }
   if (end < data_bytes) {
     return MakeError(ErrorKind::kTrailing,
-                     absl::StrCat(Quoted(path), ": ", data_bytes - end, " bytes behind the last tensor, at offset ",
+                     absl::StrCat(QuotedPath(path), ": ", data_bytes - end, " bytes behind the last tensor, at offset ",
                                   header->data_begin + end));
   }
   for (SafetensorsEntry& entry : entries) {
@@ -436,7 +437,7 @@ absl::StatusOr<SafetensorsHeader> ParseHeader(absl::string_view json, int64_t fi
   header.data_begin = kPrefixBytes + static_cast<int64_t>(json.size());
   header.file_bytes = file_bytes;
   HeaderEvents events(path, limits, &header);
-  WAYPOINT_RETURN_IF_ERROR(ParseJsonEvents(json, absl::StrCat(Quoted(path), " header"), limits, events));
+  WAYPOINT_RETURN_IF_ERROR(ParseJsonEvents(json, absl::StrCat(QuotedPath(path), " header"), limits, events));
   WAYPOINT_RETURN_IF_ERROR(events.FirstError());
   WAYPOINT_RETURN_IF_ERROR(CheckEntries(path, file_bytes - header.data_begin, &header));
   return header;
@@ -462,8 +463,8 @@ absl::StatusOr<SafetensorsHeader> ParseSafetensorsHeader(absl::string_view prefi
                             CheckPrefix(prefix.substr(0, kSignatureBytes), file_bytes, path, limits));
   if (header_bytes > present - kPrefixBytes) {
     return MakeError(ErrorKind::kTruncated,
-                     absl::StrCat(Quoted(path), ": header should end at ", kPrefixBytes + header_bytes, ", ", present,
-                                  " bytes are here"));
+                     absl::StrCat(QuotedPath(path), ": header should end at ", kPrefixBytes + header_bytes, ", ",
+                                  present, " bytes are here"));
   }
   return ParseHeader(prefix.substr(kPrefixBytes, header_bytes), file_bytes, path, limits);
 }

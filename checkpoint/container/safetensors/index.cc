@@ -30,7 +30,7 @@ class IndexEvents final : public JsonEvents {
   absl::Status Finish() {
     WAYPOINT_RETURN_IF_ERROR(schema_);
     if (!has_map_) {
-      return MakeError(ErrorKind::kSchema, absl::StrCat(Quoted(path_), ": has no weight_map"));
+      return MakeError(ErrorKind::kSchema, absl::StrCat(QuotedPath(path_), ": has no weight_map"));
     }
     if (metadata_.complete()) {
       index_->metadata = metadata_.Take();
@@ -38,7 +38,7 @@ class IndexEvents final : public JsonEvents {
     WAYPOINT_RETURN_IF_ERROR(ReadTotal());
     WAYPOINT_RETURN_IF_ERROR(name_);
     if (index_->places.empty()) {
-      return MakeError(ErrorKind::kMissing, absl::StrCat(Quoted(path_), ": weight_map names no tensor"));
+      return MakeError(ErrorKind::kMissing, absl::StrCat(QuotedPath(path_), ": weight_map names no tensor"));
     }
     return absl::OkStatus();
   }
@@ -73,7 +73,7 @@ class IndexEvents final : public JsonEvents {
       return absl::OkStatus();
     }
     if (at_ == At::kMap && static_cast<int64_t>(key.size()) > limits_.tensor_name_bytes) {
-      return MakeError(ErrorKind::kLimit, absl::StrCat(Quoted(path_), ": tensor name ", Quoted(key),
+      return MakeError(ErrorKind::kLimit, absl::StrCat(QuotedPath(path_), ": tensor name ", Quoted(key),
                                                        " is over tensor_name_bytes = ", limits_.tensor_name_bytes));
     }
     key_ = std::move(key);
@@ -118,7 +118,7 @@ class IndexEvents final : public JsonEvents {
     return at_ == At::kMetadata ? metadata_.Unsigned(value) : WrongType("a number");
   }
   absl::Status Float(double value, const std::string& text) override {
-    return at_ == At::kMetadata ? Annotate(metadata_.Float(value, text), Quoted(path_)) : WrongType("a number");
+    return at_ == At::kMetadata ? Annotate(metadata_.Float(value, text), QuotedPath(path_)) : WrongType("a number");
   }
   absl::Status Bool(bool value) override {
     return at_ == At::kMetadata ? metadata_.Bool(value) : WrongType("a boolean");
@@ -146,7 +146,7 @@ class IndexEvents final : public JsonEvents {
       problem = absl::StrCat("weight_map: tensor ", Quoted(key_), " is ", got, ", must be a file name");
     }
     if (!problem.empty() && schema_.ok()) {
-      schema_ = MakeError(ErrorKind::kSchema, absl::StrCat(Quoted(path_), ": ", problem));
+      schema_ = MakeError(ErrorKind::kSchema, absl::StrCat(QuotedPath(path_), ": ", problem));
     }
     return absl::OkStatus();
   }
@@ -154,17 +154,17 @@ class IndexEvents final : public JsonEvents {
   absl::Status AddPlace(std::string& file) {
     if (static_cast<int64_t>(index_->places.size()) >= limits_.index_tensors) {
       return MakeError(ErrorKind::kLimit,
-                       absl::StrCat(Quoted(path_), ": more tensors than index_tensors = ", limits_.index_tensors));
+                       absl::StrCat(QuotedPath(path_), ": more tensors than index_tensors = ", limits_.index_tensors));
     }
     const auto [it, inserted] = file_numbers_.try_emplace(std::move(file), static_cast<int>(index_->files.size()));
     if (inserted) {
       if (static_cast<int64_t>(index_->files.size()) >= limits_.shard_files) {
         return MakeError(ErrorKind::kLimit,
-                         absl::StrCat(Quoted(path_), ": more files than shard_files = ", limits_.shard_files));
+                         absl::StrCat(QuotedPath(path_), ": more files than shard_files = ", limits_.shard_files));
       }
       if (name_.ok() && !(IsPlainFileName(it->first) && absl::EndsWith(it->first, ".safetensors"))) {
         name_ = MakeError(ErrorKind::kPath,
-                          absl::StrCat(Quoted(path_), ": tensor ", Quoted(key_), " is said to be in ",
+                          absl::StrCat(QuotedPath(path_), ": tensor ", Quoted(key_), " is said to be in ",
                                        Quoted(it->first), ", which is no plain file name that ends in .safetensors"));
       }
       index_->files.push_back(it->first);
@@ -189,7 +189,7 @@ class IndexEvents final : public JsonEvents {
       bytes = whole ? static_cast<int64_t>(value) : 0;
     }
     if (!whole) {
-      return MakeError(ErrorKind::kSchema, absl::StrCat(Quoted(path_), ": total_size is ",
+      return MakeError(ErrorKind::kSchema, absl::StrCat(QuotedPath(path_), ": total_size is ",
                                                         Quoted(total->is_structured() ? "a structure" : total->dump()),
                                                         ", must be a number of bytes"));
     }
@@ -262,7 +262,7 @@ absl::StatusOr<SafetensorsIndex> ParseSafetensorsIndex(absl::string_view text, a
                                                        const Limits& limits) {
   SafetensorsIndex index;
   IndexEvents events(path, limits, &index);
-  WAYPOINT_RETURN_IF_ERROR(ParseJsonEvents(text, Quoted(path), limits, events));
+  WAYPOINT_RETURN_IF_ERROR(ParseJsonEvents(text, QuotedPath(path), limits, events));
   WAYPOINT_RETURN_IF_ERROR(events.Finish());
   return index;
 }

@@ -75,7 +75,7 @@ Block SafetensorsSink::block(int64_t index) const {
 }
 
 absl::StatusOr<WritableFile*> SafetensorsSink::OpenFile(File& file) {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard<std::mutex> lock(mutex_);
   if (file.open == nullptr) {
     CreateOptions options;
     options.direct = true;

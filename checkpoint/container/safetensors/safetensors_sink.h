@@ -9,12 +9,12 @@
 
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "checkpoint/container/chunk_digests.h"
 #include "checkpoint/container/safetensors/header.h"
 #include "checkpoint/storage/file_system.h"
@@ -78,7 +78,7 @@ class SafetensorsSink : public TensorSink {
   const Manifest manifest_;
   std::vector<File> files_;
   std::vector<Range> blocks_;
-  absl::Mutex mutex_;  // guards File::open while files are created
+  std::mutex mutex_;  // guards File::open while files are created
 };
 
 // Distributes tensors over files as Hugging Face does: in order, a new file when the next tensor would exceed

@@ -44,7 +44,7 @@ absl::StatusOr<std::unique_ptr<SafetensorsSource>> SafetensorsSource::Create(Fil
 }
 
 int64_t SafetensorsSource::bytes_read() const {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard<std::mutex> lock(mutex_);
   return bytes_read_;
 }
 
@@ -54,7 +54,7 @@ int64_t SafetensorsSource::ScratchBytes(int64_t block_bytes) const {
 }
 
 absl::StatusOr<const ReadableFile*> SafetensorsSource::OpenFile(int64_t file) {
-  absl::MutexLock lock(&mutex_);
+  const std::lock_guard<std::mutex> lock(mutex_);
   if (open_files_[file] == nullptr) {
     const SafetensorsFile& description = files_[file];
     WAYPOINT_ASSIGN_OR_RETURN(auto opened, fs_.OpenForRead(description.path, {.direct = true}));
@@ -133,7 +133,7 @@ absl::Status SafetensorsSource::ReadWindow(absl::Span<const Run> runs, int64_t b
   const absl::Span<char> data = lease.span().subspan(0, read_end - read_begin);
   WAYPOINT_RETURN_IF_ERROR(readable->Read(read_begin, data));
   {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     bytes_read_ += read_end - read_begin;
   }
   if (checked) {

@@ -7,12 +7,12 @@
 // cache; the caller's elements are then copied out of them.  Where a file has digests, whole chunks are read and checked.  Thread-safe.
 
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "checkpoint/base/aligned_buffer.h"
 #include "checkpoint/container/chunk_digests.h"
 #include "checkpoint/container/safetensors/header.h"
@@ -70,7 +70,7 @@ class SafetensorsSource : public TensorSource {
   Manifest manifest_;
   std::vector<Place> places_;  // by tensor
   BufferPool scratch_;
-  mutable absl::Mutex mutex_;
+  mutable std::mutex mutex_;
   std::vector<std::unique_ptr<ReadableFile>> open_files_ ABSL_GUARDED_BY(mutex_);
   int64_t bytes_read_ ABSL_GUARDED_BY(mutex_) = 0;
 };

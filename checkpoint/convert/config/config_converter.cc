@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/convert/config/field_path.h"
@@ -125,6 +126,22 @@ absl::StatusOr<ImportReport> ConfigConverter::Import(const Json& document, const
   ImportReport report;
   WAYPOINT_RETURN_IF_ERROR(Run(document, options, message, &log, &report));
   return report;
+}
+
+absl::Status ConfigConverter::NameExternalKeys(const absl::Status& status) const {
+  if (status.ok()) {
+    return status;
+  }
+  std::vector<std::pair<std::string, std::string>> replacements;
+  for (const Declaration& declaration : section_.declarations()) {
+    const std::vector<NativeClaim> native = declaration.primitive->native_claims();
+    const std::vector<std::string> external = declaration.primitive->external_claims();
+    if (native.size() == 1 && external.size() == 1 && native[0].path != external[0]) {
+      replacements.emplace_back(absl::StrCat(native[0].path, " is "),
+                                absl::StrCat("\"", external[0], "\" (", native[0].path, ") is "));
+    }
+  }
+  return MakeError(GetErrorKind(status), absl::StrReplaceAll(status.message(), replacements));
 }
 
 absl::StatusOr<Json> ConfigConverter::Export(const Message& message, const Json* original,

@@ -67,6 +67,10 @@ class ConfigConverter {
   absl::StatusOr<Json> Export(const google::protobuf::Message& message, const Json* original,
                               const ConfigExportOptions& options) const;
 
+  // The same status with the external key named where a check of the native config named the field ("PATH is ..."), so
+  // that a user finds it in the document.
+  absl::Status NameExternalKeys(const absl::Status& status) const;
+
   const Section& section() const { return section_; }
 
  private:

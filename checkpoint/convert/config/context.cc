@@ -23,7 +23,10 @@ bool IsUnder(absl::string_view path, const std::vector<std::string>& roots) {
 void Problems::Add(ErrorKind kind, std::string message) {
   internal_ = internal_ || kind == ErrorKind::kUnknown;
   unsupported_ = unsupported_ || kind == ErrorKind::kUnsupported;
-  messages_.push_back(std::move(message));
+  // Two declarations that read one key see the same mistake.
+  if (messages_.empty() || messages_.back() != message) {
+    messages_.push_back(std::move(message));
+  }
 }
 
 void Problems::Add(const absl::Status& status, absl::string_view context) {

@@ -26,10 +26,10 @@ absl::Status WrongType(const Json& value, absl::string_view wanted) {
 
 // [minimum, maximum] as the field's type has it; unsigned maxima beyond int64 are cut, no config needs them.
 absl::StatusOr<int64_t> IntegerOf(const Json& value, int64_t minimum, int64_t maximum) {
-  const std::string wanted = absl::StrCat("an integer from ", minimum, " to ", maximum);
   if (!value.is_number_integer()) {
-    return WrongType(value, wanted);
+    return WrongType(value, "an integer");
   }
+  const std::string wanted = absl::StrCat("an integer from ", minimum, " to ", maximum);
   if (value.is_number_unsigned() &&
       value.get<uint64_t>() > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
     return WrongType(value, wanted);
@@ -246,6 +246,13 @@ absl::StatusOr<Message*> FieldPath::MutableMessage(Message* root) const {
 }
 
 bool FieldPath::Equal(const Message& a, const Message& b) const {
+  // The differencer looks at values only, and an unset field has one.
+  if (IsSet(a) != IsSet(b)) {
+    return false;
+  }
+  if (!IsSet(a)) {
+    return true;
+  }
   google::protobuf::util::MessageDifferencer differencer;
   return differencer.CompareWithFields(Parent(a), Parent(b), {&leaf()}, {&leaf()});
 }

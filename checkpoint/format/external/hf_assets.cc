@@ -56,7 +56,7 @@ bool IsHfAsset(absl::string_view name) {
 
 absl::Status CheckHfAsset(FileSystem& fs, const Asset& asset, const Limits& limits) {
   if (asset.size_bytes > limits.asset_file_bytes) {
-    return MakeError(ErrorKind::kLimit, absl::StrCat(Quoted(asset.path), " has ", asset.size_bytes,
+    return MakeError(ErrorKind::kLimit, absl::StrCat(QuotedPath(asset.path), " has ", asset.size_bytes,
                                                      " bytes, limit asset_file_bytes is ", limits.asset_file_bytes));
   }
   if (!absl::EndsWith(asset.name, ".json")) {
@@ -74,10 +74,10 @@ absl::Status CheckHfAsset(FileSystem& fs, const Asset& asset, const Limits& limi
                                            : TokenizerFile::kSettings,
                               text, asset.path, limits);
   }
-  WAYPOINT_ASSIGN_OR_RETURN(const Json json, ParseJson(text, Quoted(asset.path), limits));
+  WAYPOINT_ASSIGN_OR_RETURN(const Json json, ParseJson(text, QuotedPath(asset.path), limits));
   if (!json.is_object()) {
     return MakeError(ErrorKind::kSchema,
-                     absl::StrCat(Quoted(asset.path), ": is ", json.type_name(), ", must be an object"));
+                     absl::StrCat(QuotedPath(asset.path), ": is ", json.type_name(), ", must be an object"));
   }
   return absl::OkStatus();
 }

@@ -59,7 +59,7 @@ class Reader {
   // A second possible answer: an error for those who want to be told, else a note.
   absl::Status Ambiguous(std::string message) {
     if (options_.strict) {
-      return MakeError(ErrorKind::kAmbiguous, absl::StrCat(Quoted(files_.path()), ": ", message));
+      return MakeError(ErrorKind::kAmbiguous, absl::StrCat(QuotedPath(files_.path()), ": ", message));
     }
     hf_.notes.push_back(std::move(message));
     return absl::OkStatus();
@@ -69,7 +69,7 @@ class Reader {
     WAYPOINT_ASSIGN_OR_RETURN(const std::string path, files_.Resolve(kConfigName));
     WAYPOINT_ASSIGN_OR_RETURN(hf_.config_text,
                               ReadSmallFile(fs_, path, options_.limits.json_file_bytes, "json_file_bytes"));
-    const std::string shown = Quoted(JoinPath(files_.path(), kConfigName));
+    const std::string shown = QuotedPath(JoinPath(files_.path(), kConfigName));
     WAYPOINT_ASSIGN_OR_RETURN(hf_.config, ParseJson(hf_.config_text, shown, options_.limits));
     if (!hf_.config.is_object()) {
       return MakeError(ErrorKind::kSchema, absl::StrCat(shown, ": is ", hf_.config.type_name(), ", must be an object"));
@@ -106,7 +106,7 @@ class Reader {
     } else {
       return MakeError(
           ErrorKind::kMissing,
-          absl::StrCat(Quoted(files_.path()), ": has neither ", kSingleName, " nor ", kSafetensorsIndexName,
+          absl::StrCat(QuotedPath(files_.path()), ": has neither ", kSingleName, " nor ", kSafetensorsIndexName,
                        " nor pytorch_model*.bin",
                        loose.empty() ? "" : absl::StrCat("; files that nothing refers to: ", QuotedList(loose))));
     }
@@ -137,7 +137,7 @@ class Reader {
       }
     }
     if (!missing.empty()) {
-      return MakeError(ErrorKind::kMissing, absl::StrCat(Quoted(shown), ": of ", index.files.size(), " files ",
+      return MakeError(ErrorKind::kMissing, absl::StrCat(QuotedPath(shown), ": of ", index.files.size(), " files ",
                                                          missing.size(), " are absent: ", QuotedList(missing)));
     }
     for (const std::string& file : index.files) {
@@ -164,7 +164,7 @@ class Reader {
       for (const SafetensorsEntry& entry : hf_.shards[shard].header.entries) {
         const auto [it, inserted] = shard_of_.try_emplace(entry.name, shard);
         if (!inserted) {
-          return MakeError(ErrorKind::kDupKey, absl::StrCat(Quoted(files_.path()), ": tensor ", Quoted(entry.name),
+          return MakeError(ErrorKind::kDupKey, absl::StrCat(QuotedPath(files_.path()), ": tensor ", Quoted(entry.name),
                                                             " is in ", Quoted(hf_.shards[it->second].name), " and in ",
                                                             Quoted(hf_.shards[shard].name)));
         }
@@ -186,7 +186,7 @@ class Reader {
       }
     }
     if (!missing.empty()) {
-      return MakeError(ErrorKind::kMissing, absl::StrCat(Quoted(shown), ": ", missing.size(),
+      return MakeError(ErrorKind::kMissing, absl::StrCat(QuotedPath(shown), ": ", missing.size(),
                                                          " tensors are not where it says: ", QuotedList(missing)));
     }
     if (found < shard_of_.size()) {
@@ -202,7 +202,7 @@ class Reader {
           }
         }
       }
-      return MakeError(ErrorKind::kExtra, absl::StrCat(Quoted(shown), ": does not list ", extra.size(),
+      return MakeError(ErrorKind::kExtra, absl::StrCat(QuotedPath(shown), ": does not list ", extra.size(),
                                                        " tensors of its files: ", QuotedList(extra)));
     }
     if (options_.strict && index.total_bytes.has_value()) {
@@ -211,8 +211,9 @@ class Reader {
         total += shard.header.file_bytes - shard.header.data_begin;
       }
       if (total != *index.total_bytes) {
-        return MakeError(ErrorKind::kSizeMismatch, absl::StrCat(Quoted(shown), ": total_size is ", *index.total_bytes,
-                                                                ", the tensors have ", total, " bytes"));
+        return MakeError(ErrorKind::kSizeMismatch,
+                         absl::StrCat(QuotedPath(shown), ": total_size is ", *index.total_bytes, ", the tensors have ",
+                                      total, " bytes"));
       }
     }
     return absl::OkStatus();
@@ -267,7 +268,7 @@ class Reader {
 }  // namespace
 
 std::string HfDirectory::BinFilesMessage() const {
-  return absl::StrCat(Quoted(path), ": the weights are PyTorch pickles (", QuotedList(bin_files),
+  return absl::StrCat(QuotedPath(path), ": the weights are PyTorch pickles (", QuotedList(bin_files),
                       "), which are not read; convert them to safetensors first, for example with transformers' "
                       "save_pretrained(..., safe_serialization=True)");
 }

@@ -35,7 +35,7 @@ class TokenizerEvents final : public JsonEvents {
   // After the parse.
   absl::Status FirstError() const {
     if (error_.ok() && file_ == TokenizerFile::kTokenizer && !has_model_) {
-      return MakeError(ErrorKind::kTokenizer, absl::StrCat(Quoted(path_), ": has no \"model\""));
+      return MakeError(ErrorKind::kTokenizer, absl::StrCat(QuotedPath(path_), ": has no \"model\""));
     }
     return error_;
   }
@@ -66,7 +66,7 @@ class TokenizerEvents final : public JsonEvents {
   // Does not stop the parse: the rest must still be JSON within the limits.
   absl::Status Bad(absl::string_view message) {
     if (error_.ok()) {
-      error_ = MakeError(ErrorKind::kTokenizer, absl::StrCat(Quoted(path_), ": ", message));
+      error_ = MakeError(ErrorKind::kTokenizer, absl::StrCat(QuotedPath(path_), ": ", message));
     }
     return absl::OkStatus();
   }
@@ -117,7 +117,7 @@ class TokenizerEvents final : public JsonEvents {
   // A value, or the start of one, in the innermost open container.
   absl::Status See(Kind kind, absl::string_view shown) {
     if (levels_.empty()) {
-      return kind == Kind::kObject ? absl::OkStatus() : Bad(absl::StrCat("is no JSON object but ", Quoted(shown)));
+      return kind == Kind::kObject ? absl::OkStatus() : Bad(absl::StrCat("is no JSON object but ", QuotedPath(shown)));
     }
     Level& level = levels_.back();
     const int64_t element = level.elements++;
@@ -141,7 +141,7 @@ class TokenizerEvents final : public JsonEvents {
       case Place::kVocabulary:
         if (kind != Kind::kId) {
           return Bad(
-              absl::StrCat("id of token ", Quoted(key_), " is ", Quoted(shown), ", must be an integer of 32 bits"));
+              absl::StrCat("id of token ", Quoted(key_), " is ", QuotedPath(shown), ", must be an integer of 32 bits"));
         }
         break;
       case Place::kScores:
@@ -170,7 +170,7 @@ class TokenizerEvents final : public JsonEvents {
       case Place::kAddedToken:
         if ((key_ == "id" && kind != Kind::kId) || (key_ == "content" && kind != Kind::kString)) {
           return Bad(absl::StrCat("added token ", levels_[levels_.size() - 2].elements - 1, ": ", Quoted(key_), " is ",
-                                  Quoted(shown)));
+                                  QuotedPath(shown)));
         }
         break;
       case Place::kOther:
@@ -202,7 +202,7 @@ class TokenizerEvents final : public JsonEvents {
 absl::Status CheckTokenizerFile(TokenizerFile kind, absl::string_view text, absl::string_view path,
                                 const Limits& limits) {
   TokenizerEvents events(kind, path);
-  const absl::Status status = ParseJsonEvents(text, Quoted(path), limits, events);
+  const absl::Status status = ParseJsonEvents(text, QuotedPath(path), limits, events);
   if (!status.ok() && GetErrorKind(status) != ErrorKind::kLimit) {
     // What the file is matters more to the reader than which rule of JSON it breaks; the message has that too.
     return MakeError(ErrorKind::kTokenizer, status.message());

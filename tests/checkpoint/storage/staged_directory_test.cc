@@ -137,11 +137,10 @@ TEST(StagedDirectoryTest, StaleStagesAreRemovedAndOthersKept) {
 TEST(StagedDirectoryTest, MissingExchangeIsReportedBeforeAnythingIsWritten) {
   MemoryFileSystem memory;
   ASSERT_TRUE(MakeDirectories(memory, "out/model").ok());
-  FaultFileSystem fs(memory, Fault::kExchangeMissing, 0);
   const int64_t exchange_call = 3;  // lock, stage, probe, exchange
-  FaultFileSystem without(memory, Fault::kExchangeMissing, exchange_call);
+  FaultFileSystem fs(memory, Fault::kExchangeMissing, exchange_call);
 
-  const auto staged = StagedDirectory::Create(without, "out/model", Overwrite());
+  const auto staged = StagedDirectory::Create(fs, "out/model", Overwrite());
 
   EXPECT_EQ(GetErrorKind(staged.status()), ErrorKind::kUnsupported);
   EXPECT_TRUE(absl::StrContains(staged.status().message(), "write to another directory")) << staged.status();

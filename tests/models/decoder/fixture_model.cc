@@ -1,14 +1,12 @@
 #include "tests/models/decoder/fixture_model.h"
 
 #include <algorithm>
-#include <cmath>
 #include <fstream>
 #include <iterator>
 #include <stdexcept>
 #include <vector>
 
 #include "ATen/ATen.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "c10/core/GradMode.h"
 #include "nlohmann/json.hpp"
@@ -59,7 +57,9 @@ Rotary RotaryOf(const json& root) {
 }
 
 DecoderConfig ConfigOf(const json& root) {
-  const std::string family = root["model_type"];
+  if (root["model_type"] != "llama") {
+    throw std::runtime_error("model_type " + root["model_type"].get<std::string>());
+  }
   DecoderConfig config;
   config.set_hidden_size(root["hidden_size"]);
   config.set_vocab_size(root["vocab_size"]);
@@ -78,36 +78,11 @@ DecoderConfig ConfigOf(const json& root) {
   attention.set_add_linear_biases(ValueOr(root, "attention_bias", false));
   attention.set_causal(true);
   attention.set_softmax_scale_power(0.5);
-  if (family == "qwen2") {
-    attention.set_add_linear_biases(true);
-    attention.set_dense_bias(false);
-  }
-  if (family == "qwen3") {
-    *attention.mutable_query_norm() = block.normalization();
-    *attention.mutable_key_norm() = block.normalization();
-  }
-  if (family == "mistral" && !root["sliding_window"].is_null()) {
-    attention.set_window_size(root["sliding_window"]);
-  }
 
-  DenseMlp& mlp = family == "mixtral" ? *block.mutable_mlp()->mutable_moe()->mutable_expert()
-                                      : *block.mutable_mlp()->mutable_dense();
+  DenseMlp& mlp = *block.mutable_mlp()->mutable_dense();
   mlp.set_intermediate_size(root["intermediate_size"]);
   mlp.set_gated(true);
   mlp.set_activation(SILU);
-  if (family == "gemma") {
-    block.mutable_normalization()->set_zero_centered(true);
-    config.mutable_embeddings()->set_embedding_scale(std::sqrt(static_cast<double>(config.hidden_size())));
-    mlp.set_activation(GELU_TANH);
-    config.set_tied_embedding_weight(true);
-  }
-  if (family == "mixtral") {
-    MoeMlp& moe = *block.mutable_mlp()->mutable_moe();
-    moe.set_experts(root["num_local_experts"]);
-    moe.set_experts_per_token(root["num_experts_per_tok"]);
-    moe.set_routing(MoeMlp::SOFTMAX_TOP_K_NORMALIZED);
-    moe.set_router_input_scale(1);
-  }
 
   Head& head = *config.mutable_head();
   *head.mutable_normalization() = block.normalization();
@@ -142,26 +117,10 @@ class NameMap {
 
   at::Tensor Layer(const std::string& layer, const std::string& part, const std::string& kind) const {
     static const std::map<std::string, std::vector<std::string>> kParts = {
-        {"norm_1", {"input_layernorm"}},
-        {"norm_2", {"post_attention_layernorm"}},
-        {"mixer.query", {"self_attn.q_proj"}},
-        {"mixer.key_value", {"self_attn.k_proj", "self_attn.v_proj"}},
-        {"mixer.query_norm", {"self_attn.q_norm"}},
-        {"mixer.key_norm", {"self_attn.k_norm"}},
-        {"mixer.dense", {"self_attn.o_proj"}},
-        {"mlp.layer_1", {"mlp.gate_proj", "mlp.up_proj"}},
-        {"mlp.layer_2", {"mlp.down_proj"}},
-        {"mlp.router", {"block_sparse_moe.gate"}}};
-    const std::string experts = absl::StrCat(layer, "block_sparse_moe.experts.");
-    if (fixture_.weights.count(absl::StrCat(experts, "0.w1.weight")) > 0 && absl::StartsWith(part, "mlp.layer_")) {
-      std::vector<at::Tensor> stacked;
-      for (int64_t e = 0; e < fixture_.config.decoder().fixed().mlp().moe().experts(); ++e) {
-        const std::string expert = absl::StrCat(experts, e, ".");
-        stacked.push_back(part == "mlp.layer_1" ? at::cat({Weight(expert + "w1.weight"), Weight(expert + "w3.weight")})
-                                                : Weight(expert + "w2.weight"));
-      }
-      return at::stack(stacked);
-    }
+        {"norm_1", {"input_layernorm"}},       {"norm_2", {"post_attention_layernorm"}},
+        {"mixer.query", {"self_attn.q_proj"}}, {"mixer.key_value", {"self_attn.k_proj", "self_attn.v_proj"}},
+        {"mixer.dense", {"self_attn.o_proj"}}, {"mlp.layer_1", {"mlp.gate_proj", "mlp.up_proj"}},
+        {"mlp.layer_2", {"mlp.down_proj"}}};
     std::vector<at::Tensor> parts;
     for (const std::string& source : kParts.at(part)) {
       parts.push_back(Weight(absl::StrCat(layer, source, kind)));
