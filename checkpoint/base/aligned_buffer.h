@@ -7,11 +7,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <mutex>
 #include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
 
 namespace waypoint {
@@ -84,7 +84,7 @@ class BufferPool {
   Lease Get(size_t bytes) {
     AlignedBuffer buffer;
     {
-      absl::MutexLock lock(&mutex_);
+      const std::lock_guard<std::mutex> lock(mutex_);
       // The smallest that fits, else the largest: it is replaced rather than kept beside a larger one.
       auto best = free_.end();
       for (auto it = free_.begin(); it != free_.end(); ++it) {
@@ -105,11 +105,11 @@ class BufferPool {
 
  private:
   void Return(AlignedBuffer buffer) {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     free_.push_back(std::move(buffer));
   }
 
-  absl::Mutex mutex_;
+  std::mutex mutex_;
   std::vector<AlignedBuffer> free_ ABSL_GUARDED_BY(mutex_);
 };
 

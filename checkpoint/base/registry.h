@@ -11,13 +11,13 @@
 
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/string_view.h"
-#include "absl/synchronization/mutex.h"
 
 namespace waypoint {
 
@@ -33,13 +33,13 @@ class Registry {
 
   // False, and no change, when the name is taken.
   bool Register(absl::string_view name, Factory factory) {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     return entries_.emplace(std::string(name), Entry{factory, nullptr}).second;
   }
 
   // The one instance of that name, made at the first call; null when there is none.  Lives as long as the registry.
   T* Find(absl::string_view name) {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     const auto it = entries_.find(std::string(name));
     if (it == entries_.end()) {
       return nullptr;
@@ -52,7 +52,7 @@ class Registry {
 
   // Sorted.
   std::vector<std::string> Names() {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     std::vector<std::string> names;
     for (const auto& [name, entry] : entries_) {
       names.push_back(name);
@@ -66,7 +66,7 @@ class Registry {
     std::unique_ptr<T> instance;
   };
 
-  absl::Mutex mutex_;
+  std::mutex mutex_;
   std::map<std::string, Entry> entries_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -11,7 +11,9 @@
 //
 // One thread, one writer per root: the root is locked while a save runs.
 
+#include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -96,6 +98,8 @@ struct WriteOptions {
   bool overwrite = false;
   SaveOptions save;
   TransferOptions transfer;
+  // Called with the staging directory when everything is written and synced; an error keeps it from being published.
+  std::function<absl::Status(const std::string& staged_path)> before_publish;
 };
 absl::StatusOr<TransferStats> WriteCheckpoint(FileSystem& fs, const std::string& target, const WriteOptions& options,
                                               const CheckpointMetadata& metadata, TensorSource& state,

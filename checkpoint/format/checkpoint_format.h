@@ -22,6 +22,7 @@
 #include "absl/types/optional.h"
 #include "checkpoint/base/dtype.h"
 #include "checkpoint/base/limits.h"
+#include "checkpoint/container/chunk_digests.h"
 #include "checkpoint/format/metadata.pb.h"
 #include "checkpoint/storage/file_system.h"
 #include "checkpoint/tensor/tensor_sink.h"
@@ -34,6 +35,8 @@ struct Asset {
   std::string name;  // plain file name in the external directory
   std::string path;  // where it is now
   int64_t size_bytes = 0;
+  // Checked when the file is copied; empty where nobody recorded any.
+  ChunkDigests digests;
 };
 
 struct LoadOptions {
@@ -44,6 +47,8 @@ struct LoadOptions {
   bool verify_digests = true;
   // Also check what only costs time: totals of the index, JSON of assets, rival weight files.
   bool strict = false;
+  // Largest single read of tensor data; two of them per thread are held at most.
+  int64_t window_bytes = int64_t{8} << 20;
 };
 
 struct SaveOptions {
@@ -63,6 +68,8 @@ struct OpenedCheckpoint {
   std::vector<Asset> assets;
   // What was left out on purpose, one line each with the reason: "ignored 32 tensors \"...rotary_emb.inv_freq\": recomputed".
   std::vector<std::string> notes;
+  // Identity: changes with every byte that belongs to the checkpoint.  Empty where the format keeps none.
+  std::string sha256;
 };
 
 // A checkpoint that is being written into a directory that nobody reads yet.
@@ -91,7 +98,9 @@ class CheckpointFormat {
   virtual bool external() const = 0;
   virtual bool supports_optimizer_state() const = 0;
 
-  // Does the directory look like this format?  Cheap (a few small files), never fails on odd contents: it answers false.
+  // Does the directory look like this format?  Cheap: a small file or two.  False where those files are not there or
+  // speak of something else; an error where they are there and broken, so that the user learns that instead of
+  // "unknown format".
   virtual absl::StatusOr<bool> Probe(FileSystem& fs, const std::string& directory) = 0;
 
   // Everything but tensor data is read and checked: missing, extra and misshapen tensors are errors here.

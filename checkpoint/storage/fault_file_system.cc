@@ -1,12 +1,12 @@
 #include "checkpoint/storage/fault_file_system.h"
 
 #include <cerrno>
+#include <mutex>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 
@@ -138,7 +138,7 @@ class FaultFileSystem::Injector {
   template <typename Call, typename Cut>
   absl::Status Run(Kind kind, const std::string& path, const std::string& to, size_t bytes, const Call& call,
                    const Cut& cut) {
-    absl::MutexLock lock(&mutex_);
+    std::lock_guard<std::mutex> lock(mutex_);
     if (killed_) {
       return KilledError();
     }
@@ -169,26 +169,26 @@ class FaultFileSystem::Injector {
   }
 
   absl::Status Alive() const {
-    absl::MutexLock lock(&mutex_);
+    std::lock_guard<std::mutex> lock(mutex_);
     return killed_ ? KilledError() : absl::OkStatus();
   }
   int64_t calls() const {
-    absl::MutexLock lock(&mutex_);
+    std::lock_guard<std::mutex> lock(mutex_);
     return calls_;
   }
   bool fired() const {
-    absl::MutexLock lock(&mutex_);
+    std::lock_guard<std::mutex> lock(mutex_);
     return fired_;
   }
   std::vector<FileCall> trace() const {
-    absl::MutexLock lock(&mutex_);
+    std::lock_guard<std::mutex> lock(mutex_);
     return trace_;
   }
 
  private:
   const Fault fault_;
   const int64_t at_call_;
-  mutable absl::Mutex mutex_;
+  mutable std::mutex mutex_;
   int64_t calls_ ABSL_GUARDED_BY(mutex_) = 0;
   bool killed_ ABSL_GUARDED_BY(mutex_) = false;
   bool fired_ ABSL_GUARDED_BY(mutex_) = false;

@@ -89,7 +89,7 @@ class FileSystem {
   // Fails with E_EXISTS when the path exists.
   virtual absl::StatusOr<std::unique_ptr<WritableFile>> Create(const std::string& path,
                                                                const CreateOptions& options) = 0;
-  // Follows links.  E_IO with "not found" when there is nothing; use Exists for a question.
+  // Follows links.  E_IO with absl::StatusCode::kNotFound when there is nothing; use Exists for a question.
   virtual absl::StatusOr<FileInfo> Stat(const std::string& path) = 0;
   // The path with all links resolved.
   virtual absl::StatusOr<std::string> RealPath(const std::string& path) = 0;
@@ -116,11 +116,11 @@ FileSystem& PosixFileSystem();
 
 // --- Conveniences over the interface -----------------------------------------------------------------------------
 
-// False when nothing is there; other failures are errors.
+// False when nothing is there, or only a link to nothing; other failures are errors.
 absl::StatusOr<bool> Exists(FileSystem& fs, const std::string& path);
-// mkdir -p.
+// mkdir -p; the new names are durable.
 absl::Status MakeDirectories(FileSystem& fs, const std::string& path);
-// rm -r; OK when nothing is there.  Never follows links.
+// rm -r; OK when nothing is there.  Never follows links.  E_REQUEST for "/", "." and "..".
 absl::Status RemoveTree(FileSystem& fs, const std::string& path);
 // A whole small file; E_LIMIT (naming `limit_name`) beyond max_bytes.
 absl::StatusOr<std::string> ReadSmallFile(FileSystem& fs, const std::string& path, int64_t max_bytes,

@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <cstring>
 #include <map>
+#include <mutex>
 #include <set>
 #include <utility>
 
@@ -72,7 +73,7 @@ struct MemoryFileSystem::Place {
 };
 
 struct MemoryFileSystem::Journal {
-  mutable absl::Mutex mutex;
+  mutable std::mutex mutex;
   Node::Ptr root ABSL_GUARDED_BY(mutex);
   std::vector<Operation> pending ABSL_GUARDED_BY(mutex);
 
@@ -190,7 +191,7 @@ class MemoryFileSystem::Reader : public ReadableFile {
   int64_t size_bytes() const override { return size_bytes_; }
 
   absl::Status Read(int64_t offset, absl::Span<char> out) const override {
-    absl::MutexLock lock(&journal_->mutex);
+    std::lock_guard<std::mutex> lock(journal_->mutex);
     const int64_t bytes = static_cast<int64_t>(out.size());
     if (offset < 0 || bytes > size_bytes_ || offset > size_bytes_ - bytes) {
       return ReadPastEndError(path_, offset, bytes, size_bytes_);
@@ -216,7 +217,7 @@ class MemoryFileSystem::Writer : public WritableFile {
     if (offset < 0 || offset > kCapacityBytes - static_cast<int64_t>(data.size())) {
       return ErrnoError(EFBIG, absl::StrCat("write at ", offset, " of \"", path_, "\""));
     }
-    absl::MutexLock lock(&journal_->mutex);
+    std::lock_guard<std::mutex> lock(journal_->mutex);
     Operation operation(Operation::kWrite, node_);
     operation.offset = offset;
     operation.data.assign(data.data(), data.size());
@@ -226,7 +227,7 @@ class MemoryFileSystem::Writer : public WritableFile {
   }
 
   absl::Status Sync() override {
-    absl::MutexLock lock(&journal_->mutex);
+    std::lock_guard<std::mutex> lock(journal_->mutex);
     journal_->SyncData(node_);
     return absl::OkStatus();
   }
@@ -243,7 +244,7 @@ class MemoryFileSystem::NodeLock : public FileLock {
  public:
   NodeLock(std::shared_ptr<Journal> journal, Node::Ptr node) : journal_(std::move(journal)), node_(std::move(node)) {}
   ~NodeLock() override {
-    absl::MutexLock lock(&journal_->mutex);
+    std::lock_guard<std::mutex> lock(journal_->mutex);
     node_->lock_holder.clear();
   }
 
@@ -253,7 +254,7 @@ class MemoryFileSystem::NodeLock : public FileLock {
 };
 
 MemoryFileSystem::MemoryFileSystem() : journal_(std::make_shared<Journal>()) {
-  absl::MutexLock lock(&journal_->mutex);
+  std::lock_guard<std::mutex> lock(journal_->mutex);
   journal_->root = std::make_shared<Node>();
   journal_->root->is_directory = true;
 }
@@ -262,7 +263,7 @@ MemoryFileSystem::~MemoryFileSystem() = default;
 
 absl::StatusOr<std::unique_ptr<ReadableFile>> MemoryFileSystem::OpenForRead(const std::string& path,
                                                                             const OpenOptions& /*options*/) {
-  absl::MutexLock lock(&journal_->mutex);
+  std::lock_guard<std::mutex> lock(journal_->mutex);
   const Place place = journal_->Find(path);
   if (place.node == nullptr) {
     return FileNotFoundError(path);
@@ -276,7 +277,7 @@ absl::StatusOr<std::unique_ptr<ReadableFile>> MemoryFileSystem::OpenForRead(cons
 
 absl::StatusOr<std::unique_ptr<WritableFile>> MemoryFileSystem::Create(const std::string& path,
                                                                        const CreateOptions& options) {
-  absl::MutexLock lock(&journal_->mutex);
+  std::lock_guard<std::mutex> lock(journal_->mutex);
   const Place place = journal_->Find(path);
   if (place.node != nullptr) {
     return FileExistsError(path);
@@ -291,7 +292,7 @@ absl::StatusOr<std::unique_ptr<WritableFile>> MemoryFileSystem::Create(const std
 }
 
 absl::StatusOr<FileInfo> MemoryFileSystem::Stat(const std::string& path) {
-  absl::MutexLock lock(&journal_->mutex);
+  std::lock_guard<std::mutex> lock(journal_->mutex);
   const Place place = journal_->Find(path);
   if (place.node == nullptr) {
     return FileNotFoundError(path);
@@ -310,7 +311,7 @@ absl::StatusOr<std::string> MemoryFileSystem::RealPath(const std::string& path) 
 }
 
 absl::StatusOr<std::vector<DirectoryEntry>> MemoryFileSystem::List(const std::string& path) {
-  absl::MutexLock lock(&journal_->mutex);
+  std::lock_guard<std::mutex> lock(journal_->mutex);
   const Place place = journal_->Find(path);
   if (place.node == nullptr || !place.node->is_directory) {
     return FileNotFoundError(path);
@@ -323,7 +324,7 @@ absl::StatusOr<std::vector<DirectoryEntry>> MemoryFileSystem::List(const std::st
 }
 
 absl::Status MemoryFileSystem::MakeDirectory(const std::string& path) {
-  absl::MutexLock lock(&journal_->mutex);
+  std::lock_guard<std::mutex> lock(journal_->mutex);
   const Place place = journal_->Find(path);
   if (place.node != nullptr) {
     return FileExistsError(path);
@@ -336,7 +337,7 @@ absl::Status MemoryFileSystem::MakeDirectory(const std::string& path) {
 }
 
 absl::Status MemoryFileSystem::Rename(const std::string& from, const std::string& to) {
-  absl::MutexLock lock(&journal_->mutex);
+  std::lock_guard<std::mutex> lock(journal_->mutex);
   const Place source = journal_->Find(from);
   const Place target = journal_->Find(to);
   if (source.node == nullptr || source.directory == nullptr) {
@@ -372,7 +373,7 @@ absl::Status MemoryFileSystem::Rename(const std::string& from, const std::string
 }
 
 absl::Status MemoryFileSystem::Exchange(const std::string& a, const std::string& b) {
-  absl::MutexLock lock(&journal_->mutex);
+  std::lock_guard<std::mutex> lock(journal_->mutex);
   const Place first = journal_->Find(a);
   const Place second = journal_->Find(b);
   if (first.node == nullptr || first.directory == nullptr) {
@@ -393,7 +394,7 @@ absl::Status MemoryFileSystem::Exchange(const std::string& a, const std::string&
 }
 
 absl::Status MemoryFileSystem::RemoveFile(const std::string& path) {
-  absl::MutexLock lock(&journal_->mutex);
+  std::lock_guard<std::mutex> lock(journal_->mutex);
   const Place place = journal_->Find(path);
   if (place.node == nullptr) {
     return FileNotFoundError(path);
@@ -406,7 +407,7 @@ absl::Status MemoryFileSystem::RemoveFile(const std::string& path) {
 }
 
 absl::Status MemoryFileSystem::RemoveDirectory(const std::string& path) {
-  absl::MutexLock lock(&journal_->mutex);
+  std::lock_guard<std::mutex> lock(journal_->mutex);
   const Place place = journal_->Find(path);
   if (place.node == nullptr) {
     return FileNotFoundError(path);
@@ -422,7 +423,7 @@ absl::Status MemoryFileSystem::RemoveDirectory(const std::string& path) {
 }
 
 absl::Status MemoryFileSystem::SyncDirectory(const std::string& path) {
-  absl::MutexLock lock(&journal_->mutex);
+  std::lock_guard<std::mutex> lock(journal_->mutex);
   const Place place = journal_->Find(path);
   if (place.node == nullptr || !place.node->is_directory) {
     return FileNotFoundError(path);
@@ -442,7 +443,7 @@ absl::Status MemoryFileSystem::SyncDirectory(const std::string& path) {
 }
 
 absl::StatusOr<std::unique_ptr<FileLock>> MemoryFileSystem::Lock(const std::string& path) {
-  absl::MutexLock lock(&journal_->mutex);
+  std::lock_guard<std::mutex> lock(journal_->mutex);
   const Place place = journal_->Find(path);
   if (place.node == nullptr && place.directory == nullptr) {
     return FileNotFoundError(path);
@@ -461,7 +462,7 @@ absl::StatusOr<int64_t> MemoryFileSystem::FreeBytes(const std::string& path) {
 }
 
 int MemoryFileSystem::CrashCount(DiskState state) const {
-  absl::MutexLock lock(&journal_->mutex);
+  std::lock_guard<std::mutex> lock(journal_->mutex);
   switch (state) {
     case DiskState::kOneFileDropped:
       return std::max<int>(1, static_cast<int>(journal_->UnsyncedFiles().size()));
@@ -475,7 +476,7 @@ int MemoryFileSystem::CrashCount(DiskState state) const {
 }
 
 std::unique_ptr<MemoryFileSystem> MemoryFileSystem::Crash(DiskState state, int index) const {
-  absl::MutexLock lock(&journal_->mutex);
+  std::lock_guard<std::mutex> lock(journal_->mutex);
   const std::vector<Operation>& pending = journal_->pending;
   const std::vector<const Node*> unsynced = journal_->UnsyncedFiles();
 
@@ -551,7 +552,7 @@ std::unique_ptr<MemoryFileSystem> MemoryFileSystem::Crash(DiskState state, int i
   }
 
   auto after = std::make_unique<MemoryFileSystem>();
-  absl::MutexLock after_lock(&after->journal_->mutex);
+  std::lock_guard<std::mutex> after_lock(after->journal_->mutex);
   after->journal_->root = root;
   for (const auto& copy : copies) {
     copy.second->durable_data = copy.second->data;

@@ -22,7 +22,6 @@
 #include <string>
 #include <vector>
 
-#include "absl/synchronization/mutex.h"
 #include "checkpoint/storage/file_system.h"
 
 namespace waypoint {

@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <mutex>
 
 #include "absl/strings/str_cat.h"
 #include "checkpoint/base/error.h"
@@ -220,7 +221,7 @@ class PosixWritableFile : public WritableFile {
     WAYPOINT_RETURN_IF_ERROR(FirstError());
     const int64_t end = offset + bytes;
     {
-      absl::MutexLock lock(&mutex_);
+      std::lock_guard<std::mutex> lock(mutex_);
       end_ = std::max(end_, end);
       file_bytes_ = std::max(file_bytes_, end);
     }
@@ -253,7 +254,7 @@ class PosixWritableFile : public WritableFile {
  private:
   // Keeps the first failure: what was lost then stays lost, whatever later calls say.
   absl::Status Fail(absl::Status status) {
-    absl::MutexLock lock(&mutex_);
+    std::lock_guard<std::mutex> lock(mutex_);
     if (first_error_.ok()) {
       first_error_ = std::move(status);
     }
@@ -261,7 +262,7 @@ class PosixWritableFile : public WritableFile {
   }
 
   absl::Status FirstError() {
-    absl::MutexLock lock(&mutex_);
+    std::lock_guard<std::mutex> lock(mutex_);
     return first_error_;
   }
 
@@ -278,7 +279,7 @@ class PosixWritableFile : public WritableFile {
     }
     {
       // Older bytes of the same pages are overwritten.
-      absl::MutexLock lock(&mutex_);
+      std::lock_guard<std::mutex> lock(mutex_);
       partial_.erase(partial_.lower_bound(offset), partial_.lower_bound(offset + static_cast<int64_t>(data.size())));
     }
     if (IsAligned(data.data())) {
@@ -328,7 +329,7 @@ class PosixWritableFile : public WritableFile {
       PartialPage ready;
       int64_t ready_page = -1;
       {
-        absl::MutexLock lock(&mutex_);
+        std::lock_guard<std::mutex> lock(mutex_);
         PartialPage& partial = partial_[page];
         partial.Add(offset - page, data.first(piece));
         if (partial.Complete()) {
@@ -368,7 +369,7 @@ class PosixWritableFile : public WritableFile {
     int64_t end = 0;
     bool resize = false;
     {
-      absl::MutexLock lock(&mutex_);
+      std::lock_guard<std::mutex> lock(mutex_);
       partial.swap(partial_);
       end = end_;
       resize = file_bytes_ != end_;
@@ -384,7 +385,7 @@ class PosixWritableFile : public WritableFile {
       if (result != 0) {
         return Fail(CallError(errno, "truncation", path_));
       }
-      absl::MutexLock lock(&mutex_);
+      std::lock_guard<std::mutex> lock(mutex_);
       file_bytes_ = end;
     }
     return absl::OkStatus();
@@ -394,7 +395,7 @@ class PosixWritableFile : public WritableFile {
   Descriptor plain_;
   Descriptor direct_;
   std::atomic<bool> use_direct_;
-  absl::Mutex mutex_;
+  std::mutex mutex_;
   absl::Status first_error_ ABSL_GUARDED_BY(mutex_);
   std::map<int64_t, PartialPage> partial_ ABSL_GUARDED_BY(mutex_);
   int64_t end_ ABSL_GUARDED_BY(mutex_) = 0;         // largest end written

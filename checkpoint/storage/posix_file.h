@@ -14,7 +14,6 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "checkpoint/base/aligned_buffer.h"
 #include "checkpoint/storage/file_system.h"
 

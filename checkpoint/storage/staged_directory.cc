@@ -67,7 +67,9 @@ absl::StatusOr<std::unique_ptr<StagedDirectory>> StagedDirectory::Create(FileSys
   if (name.empty() || name == "/" || name == "." || name == "..") {
     return MakeError(ErrorKind::kRequest, absl::StrCat("\"", target, "\" cannot be made or replaced by a rename"));
   }
-  resolved = JoinPath(DirName(resolved), name);  // without a final slash
+  while (resolved.back() == '/') {
+    resolved.pop_back();
+  }
   WAYPOINT_RETURN_IF_ERROR(MakeDirectories(fs, DirName(resolved)));
   std::unique_ptr<StagedDirectory> staged(new StagedDirectory(fs, resolved, "", options));
   WAYPOINT_RETURN_IF_ERROR(staged->Prepare());

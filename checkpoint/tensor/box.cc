@@ -187,6 +187,54 @@ StridedSpan StridedSpan::Transpose(absl::Span<const int> permutation) const {
   return result;
 }
 
+void ForEachRun(absl::Span<const int64_t> shape, const Box& box, const StridedSpan& span,
+                absl::FunctionRef<void(int64_t, int64_t, char*, int64_t)> visit) {
+  if (box.empty()) {
+    return;
+  }
+  const int rank = box.rank();
+  // Dimensions [first, rank) form a run: all behind the first are whole, and memory goes on evenly.  The stride of a
+  // dimension of size 1 means nothing.
+  int first = rank;
+  int64_t run_elements = 1;
+  int64_t run_stride = span.element_bytes;
+  bool run_started = false;
+  while (first > 0) {
+    const int d = first - 1;
+    const bool whole_behind = first == rank || box.sizes[first] == shape[first];
+    if (!whole_behind) {
+      break;
+    }
+    if (box.sizes[d] != 1) {
+      if (!run_started) {
+        run_stride = span.strides[d];
+        run_started = true;
+      } else if (span.strides[d] != run_stride * run_elements) {
+        break;
+      }
+    }
+    run_elements *= box.sizes[d];
+    first = d;
+  }
+  Dims index(rank, 0);
+  while (true) {
+    int64_t begin = 0;
+    char* data = span.data;
+    for (int d = 0; d < rank; ++d) {
+      begin = begin * shape[d] + box.offsets[d] + index[d];
+      data += index[d] * span.strides[d];
+    }
+    visit(begin, run_elements, data, run_stride);
+    int d = first - 1;
+    while (d >= 0 && ++index[d] == box.sizes[d]) {
+      index[d--] = 0;
+    }
+    if (d < 0) {
+      return;
+    }
+  }
+}
+
 void CopyStrided(const StridedSpan& from, const StridedSpan& to) {
   // Dimensions of size 1 do nothing; neighbours that are one run on both sides merge.
   absl::InlinedVector<Loop, 8> loops;

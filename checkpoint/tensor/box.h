@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/container/inlined_vector.h"
+#include "absl/functional/function_ref.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/optional.h"
 #include "absl/types/span.h"
@@ -65,6 +66,12 @@ struct StridedSpan {
   // Dimension d of the result is dimension permutation[d] of this.
   StridedSpan Transpose(absl::Span<const int> permutation) const;
 };
+
+// Cuts a box of a row-major tensor of `shape` into runs: elements that follow each other in the tensor and lie evenly,
+// `stride_bytes` apart, in `span` (span.sizes == box.sizes).  Runs are as long as possible and come in ascending order of
+// `begin`, the row-major index of their first element in the tensor.
+void ForEachRun(absl::Span<const int64_t> shape, const Box& box, const StridedSpan& span,
+                absl::FunctionRef<void(int64_t begin, int64_t elements, char* data, int64_t stride_bytes)> visit);
 
 // Copies elements between two spans of equal sizes and element_bytes.  The memory must not overlap.
 void CopyStrided(const StridedSpan& from, const StridedSpan& to);

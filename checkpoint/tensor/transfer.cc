@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <mutex>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -9,7 +10,6 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/synchronization/mutex.h"
 #include "checkpoint/base/aligned_buffer.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
@@ -87,11 +87,11 @@ class Job {
   }
 
   absl::Status status() {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     return status_;
   }
   int64_t bytes_done() {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     return bytes_done_;
   }
   int64_t peak_bytes() const { return budget_.peak_bytes(); }
@@ -128,7 +128,7 @@ class Job {
     }
     budget_.Release(held);
     if (status.ok()) {
-      absl::MutexLock lock(&mutex_);
+      const std::lock_guard<std::mutex> lock(mutex_);
       bytes_done_ += block.bytes;
       if (options_.progress) {
         options_.progress({bytes_done_, bytes_total_});
@@ -139,7 +139,7 @@ class Job {
 
   void Fail(const absl::Status& status) {
     stopped_.store(true, std::memory_order_relaxed);
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     status_.Update(status);  // keeps the first
   }
 
@@ -151,7 +151,7 @@ class Job {
   ByteBudget budget_;
   std::atomic<int64_t> next_{0};
   std::atomic<bool> stopped_{false};
-  absl::Mutex mutex_;
+  std::mutex mutex_;
   absl::Status status_ ABSL_GUARDED_BY(mutex_);
   int64_t bytes_done_ ABSL_GUARDED_BY(mutex_) = 0;
 };

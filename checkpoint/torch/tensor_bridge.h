@@ -28,8 +28,8 @@ struct LiveTensor {
   std::string name;
   at::Tensor tensor;
   // Unset: the tensor is whole.
-  Dims global_shape;
-  Box box;
+  Dims global_shape = {};
+  Box box = {};
 };
 
 using LiveState = std::vector<LiveTensor>;

@@ -13,6 +13,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "ATen/core/Tensor.h"
@@ -25,18 +26,24 @@ namespace waypoint::models {
 class DecoderModule {
  public:
   // Uninitialised parameters of the given dtype on the CPU, requires_grad set.
-  // Errors: E_CONFIG; E_UNSUPPORTED naming each part of the config that the module cannot compute.
+  // Errors: E_CONFIG; E_UNSUPPORTED naming each part of the config that the module cannot compute; E_REQUEST for a
+  // dtype other than float16, bfloat16, float32 and float64; E_LIMIT when there is not the memory.
   static absl::StatusOr<std::unique_ptr<DecoderModule>> Create(const DecoderConfig& config, at::ScalarType dtype);
 
   // Everything that Create would refuse as not computable, without allocating.
   static absl::Status CheckComputable(const DecoderConfig& config);
 
-  // Truncated-free normal(0, 0.02) weights, ones for norms, zeros for biases; a function of the seed and each
-  // parameter's name, not of their order.
+  // CheckComputable, and what Forward leaves out but training needs: dropout, router losses and jitter, stochastic
+  // mixers (the main one runs), further prediction heads (the first one runs).  E_CONFIG, E_UNSUPPORTED.
+  static absl::Status CheckTrainable(const DecoderConfig& config);
+
+  // normal(0, 0.02) weights, not truncated; ones for norms (zeros for zero-centred ones), zeros for biases; a function
+  // of the seed and each parameter's name, not of their order.
   void Initialize(uint64_t seed);
 
-  // input_ids: int64 [batch, length].  Logits of the first prediction head: [batch, length, vocab_size], in the parameters' dtype.
-  // Errors: E_REQUEST for a wrong dtype, rank, or an id outside the vocabulary (the first one named).
+  // input_ids: int64 [batch, length].  Logits of the first prediction head: [batch, length, vocab_size], in the
+  // parameters' dtype. Errors: E_REQUEST for a wrong dtype, rank, or an id outside the vocabulary (the first one
+  // named).
   absl::StatusOr<at::Tensor> Forward(const at::Tensor& input_ids);
 
   // Parameters by name, in the order of parameters.h.
@@ -45,8 +52,6 @@ class DecoderModule {
 
  private:
   DecoderModule(const DecoderConfig& config, std::vector<std::pair<std::string, at::Tensor>> parameters);
-
-  const at::Tensor& Parameter(const std::string& name) const;
 
   DecoderConfig config_;
   std::vector<std::pair<std::string, at::Tensor>> parameters_;

@@ -13,11 +13,17 @@
 //   decoder.{i}.mlp.layer_1.weight                  (2I, H) gated: gate rows, then up rows; (I, H) plain
 //   decoder.{i}.mlp.layer_2.weight                  (H, I)
 //   head.final_norm.weight, head.output_weights     (H), (V, H); output_weights only when not tied
-//   MoE: mlp.router.weight (E, H), mlp.layer_1.weight (E, 2I, H), mlp.layer_2.weight (E, H, I)
+//   Biases: one number for each row of the weight beside them (.bias).  A key_value.bias of which only keys or only
+//     values have one has their half of the rows; shared_key_value: key_value has only one half, with the key's bias.
+//   MoE: mlp.router.weight (E, H), mlp.layer_1.weight (E, 2I, H), mlp.layer_2.weight (E, H, I), biases (E, rows)
+//   Where the config has them: embeddings.position_embeddings_weight (positions, H);
+//     mixer.query_norm, .key_norm, .value_norm (head_size); post_mixer_norm, post_mlp_norm, mlp.pre_norm, mlp.post_norm
+//     (H); output_scale (1); stochastic mixers: mixer.mixers.{name}.query.weight and so on
 //   multi_token_prediction.blocks.{j}.*, .heads.{j}.final_norm.weight, j = 0..prediction_heads - 2
 //
 // Thread-safe.
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -29,7 +35,8 @@
 namespace waypoint::models {
 
 // Checks every number of a config: positive sizes, divisible heads, finite positive epsilons and theta, products that
-// fit 63 bits.  All problems in one E_CONFIG error, each with its field path and value.
+// fit 63 bits; at most 65,536 blocks, so that a loop over the layers of a validated config is short.  All problems in
+// one E_CONFIG error, each with its field path and value.
 absl::Status ValidateConfig(const DecoderConfig& config);
 
 // The block at layer `index` (0 <= index < num_blocks) of a validated config.
@@ -47,7 +54,8 @@ bool Layer2HasBias(const DenseMlp& mlp);
 // Errors: E_CONFIG as ValidateConfig; E_UNSUPPORTED for parts whose parameters are not defined yet.
 absl::StatusOr<Manifest> ParameterManifest(const DecoderConfig& config, DType dtype);
 
-// Paths and values of the architecture fields in which two configs differ, "head.prediction_heads: 1 != 2".  Empty when they agree.
+// Paths and values of the architecture fields in which two configs differ, "head.prediction_heads: 1 != 2".  Empty when
+// they agree.
 std::vector<std::string> CompareArchitecture(const DecoderConfig& a, const DecoderConfig& b);
 
 }  // namespace waypoint::models

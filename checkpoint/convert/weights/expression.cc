@@ -37,7 +37,9 @@ struct ExpressionBuilder {
   static Expr Concat(std::vector<Expr> inputs, int dim, int64_t size) {
     Dims shape = inputs[0]->shape();
     shape[dim] = size;
-    auto expression = New(Expression::Kind::kConcat, inputs[0]->dtype(), std::move(shape), std::move(inputs));
+    // Before the inputs are moved from: arguments are evaluated in any order.
+    const DType dtype = inputs[0]->dtype();
+    auto expression = New(Expression::Kind::kConcat, dtype, std::move(shape), std::move(inputs));
     expression->dim_ = dim;
     return expression;
   }
@@ -88,15 +90,23 @@ int DimThroughReshape(const Expression& reshape, int dim) {
   return found;
 }
 
-// a[start:...] directly followed by b along dim, of one input.
-bool IsAdjacent(const Expression& a, const Expression& b, int dim) {
-  return a.kind() == Kind::kNarrow && b.kind() == Kind::kNarrow && a.dim() == dim && b.dim() == dim &&
-         a.input() == b.input() && a.start() + a.shape()[dim] == b.start();
+// The same tree.
+bool IsEqual(const Expr& a, const Expr& b) {
+  if (a == b) {
+    return true;
+  }
+  if (a->kind() != b->kind() || a->dtype() != b->dtype() || a->shape() != b->shape() || a->dim() != b->dim() ||
+      a->start() != b->start() || a->permutation() != b->permutation() || a->tensor() != b->tensor() ||
+      a->name() != b->name() || a->inputs().size() != b->inputs().size()) {
+    return false;
+  }
+  return std::equal(a->inputs().begin(), a->inputs().end(), b->inputs().begin(), IsEqual);
 }
 
-// References are shared where the same leaf is used; compare by tensor where they are not.
-bool IsSameRef(const Expr& a, const Expr& b) {
-  return a == b || (IsRef(a) && IsRef(b) && a->tensor() == b->tensor() && a->name() == b->name());
+// b begins along dim where a ends, in one input.
+bool IsAdjacent(const Expr& a, const Expr& b, int dim) {
+  return a->kind() == Kind::kNarrow && b->kind() == Kind::kNarrow && a->dim() == dim && b->dim() == dim &&
+         a->start() + a->shape()[dim] == b->start() && IsEqual(a->input(), b->input());
 }
 
 std::string Operand(const Expr& expression) { return absl::StrCat(expression->ToString(), " ", ShapeString(expression->shape())); }
@@ -218,10 +228,7 @@ absl::StatusOr<Expr> Concat(std::vector<Expr> inputs, int dim) {
     // Flatten, and rejoin neighbours that were one tensor.
     const bool nested = input->kind() == Kind::kConcat && input->dim() == dim;
     for (const Expr& part : nested ? input->inputs() : std::vector<Expr>{input}) {
-      if (!parts.empty() && part->kind() == Kind::kNarrow && parts.back()->kind() == Kind::kNarrow &&
-          (IsAdjacent(*parts.back(), *part, dim) ||
-           (parts.back()->dim() == dim && part->dim() == dim && IsSameRef(parts.back()->input(), part->input()) &&
-            parts.back()->start() + parts.back()->shape()[dim] == part->start()))) {
+      if (!parts.empty() && IsAdjacent(parts.back(), part, dim)) {
         WAYPOINT_ASSIGN_OR_RETURN(Expr joined,
                                   Narrow(part->input(), dim, parts.back()->start(),
                                          parts.back()->shape()[dim] + part->shape()[dim]));
@@ -233,6 +240,29 @@ absl::StatusOr<Expr> Concat(std::vector<Expr> inputs, int dim) {
   }
   if (parts.size() == 1) {
     return parts[0];
+  }
+  // Parts that only add or drop ones are concatenated before that, where they may rejoin.
+  const int inner_dim = parts[0]->kind() == Kind::kReshape ? DimThroughReshape(*parts[0], dim) : -1;
+  const auto is_squeezed = [&parts, dim, inner_dim](const Expr& part) {
+    if (part->kind() != Kind::kReshape || DimThroughReshape(*part, dim) != inner_dim) {
+      return false;
+    }
+    Dims shape = part->input()->shape();
+    Dims first = parts[0]->input()->shape();
+    if (shape.size() != first.size()) {
+      return false;
+    }
+    shape[inner_dim] = first[inner_dim] = 0;
+    return shape == first;
+  };
+  if (inner_dim >= 0 && std::all_of(parts.begin(), parts.end(), is_squeezed)) {
+    Dims shape = parts[0]->shape();
+    shape[dim] = total;
+    for (Expr& part : parts) {
+      part = Expr(part->input());
+    }
+    WAYPOINT_ASSIGN_OR_RETURN(Expr whole, Concat(std::move(parts), inner_dim));
+    return Reshape(whole, shape);
   }
   // One cast behind the concatenation instead of one per part, where all parts had one type before.
   const auto is_cast = [&parts](const Expr& part) {

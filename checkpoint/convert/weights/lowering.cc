@@ -83,51 +83,12 @@ void Lowering::AddConcat(const Expression& concat, const Box& box, const Strided
   }
 }
 
-// The box is cut into runs that are contiguous in row-major order on the outer side and evenly strided in memory; each
-// run is at most 2 * rank - 1 boxes on the inner side.
+// Each run of the outer side is at most 2 * rank - 1 boxes on the inner side.
 void Lowering::AddReshape(const Expression& reshape, const Box& box, const StridedSpan& to) {
-  const Dims& outer = reshape.shape();
   const Dims& inner = reshape.input()->shape();
-  const int rank = box.rank();
-  // Trailing dimensions [first, rank) form a run: all but the first of them are whole, and memory goes on evenly.
-  int first = rank;
-  int64_t run_elements = 1;
-  int64_t run_stride = to.element_bytes;
-  for (int d = rank - 1; d >= 0; --d) {
-    const bool whole_behind = first == rank || box.sizes[first] == outer[first];
-    const bool even = first == rank || box.sizes[d] == 1 || to.strides[d] == run_stride * run_elements;
-    if (!whole_behind || !even) {
-      break;
-    }
-    if (first == rank) {
-      run_stride = to.strides[d];
-    }
-    run_elements *= box.sizes[d];
-    first = d;
-  }
-  // A run of leading ones does not change the stride of what follows; strides of size-1 dimensions mean nothing.
-  if (run_elements > 1) {
-    for (int d = rank - 1; d >= first; --d) {
-      if (box.sizes[d] != 1) {
-        run_stride = to.strides[d];
-        break;
-      }
-    }
-  }
-  int64_t runs = 1;
-  for (int d = 0; d < first; ++d) {
-    runs *= box.sizes[d];
-  }
-  Dims index(rank, 0);
-  for (int64_t run = 0; run < runs; ++run) {
-    int64_t flat = 0;
-    char* data = to.data;
-    for (int d = 0; d < rank; ++d) {
-      flat = flat * outer[d] + box.offsets[d] + index[d];
-      data += index[d] * to.strides[d];
-    }
+  ForEachRun(reshape.shape(), box, to, [&](int64_t begin, int64_t elements, char* data, int64_t run_stride) {
     int64_t done = 0;
-    for (const Box& part : FlatRangeToBoxes(inner, flat, flat + run_elements)) {
+    for (const Box& part : FlatRangeToBoxes(inner, begin, begin + elements)) {
       StridedSpan span;
       span.data = data + done * run_stride;
       span.element_bytes = to.element_bytes;
@@ -141,13 +102,7 @@ void Lowering::AddReshape(const Expression& reshape, const Box& box, const Strid
       Add(reshape.input(), part, span);
       done += part.num_elements();
     }
-    for (int d = first - 1; d >= 0; --d) {
-      if (++index[d] < box.sizes[d]) {
-        break;
-      }
-      index[d] = 0;
-    }
-  }
+  });
 }
 
 void Lowering::AddCast(const Expression& cast, const Box& box, const StridedSpan& to) {

@@ -1,0 +1,107 @@
+#include "checkpoint/checkpointer/checkpointer.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "checkpoint/base/error.h"
+#include "checkpoint/base/registry.h"
+#include "checkpoint/base/status_macros.h"
+#include "checkpoint/convert/weights/converted_source.h"
+#include "checkpoint/storage/staged_directory.h"
+
+namespace waypoint {
+namespace {
+
+std::string KnownFormats() {
+  return absl::StrCat("formats that are linked: ", absl::StrJoin(Registry<CheckpointFormat>::Global().Names(), ", "));
+}
+
+}  // namespace
+
+absl::StatusOr<CheckpointFormat*> DetectFormat(FileSystem& fs, const std::string& directory) {
+  WAYPOINT_ASSIGN_OR_RETURN(const FileInfo info, fs.Stat(directory));
+  if (info.type != FileType::kDirectory) {
+    return MakeError(ErrorKind::kIo, absl::StrCat("\"", directory, "\" is no directory"));
+  }
+  Registry<CheckpointFormat>& registry = Registry<CheckpointFormat>::Global();
+  std::vector<CheckpointFormat*> fitting;
+  absl::Status broken;
+  for (const std::string& name : registry.Names()) {
+    CheckpointFormat* format = registry.Find(name);
+    const auto fits = format->Probe(fs, directory);
+    if (!fits.ok()) {
+      broken.Update(fits.status());
+    } else if (*fits) {
+      fitting.push_back(format);
+    }
+  }
+  if (fitting.size() == 1) {
+    return fitting[0];
+  }
+  if (fitting.empty()) {
+    WAYPOINT_RETURN_IF_ERROR(broken);
+    return MakeError(ErrorKind::kUnsupported,
+                     absl::StrCat("\"", directory, "\" looks like no format that this program knows; ", KnownFormats()));
+  }
+  std::vector<std::string> names;
+  for (const CheckpointFormat* format : fitting) {
+    names.push_back(format->name());
+  }
+  return MakeError(ErrorKind::kAmbiguous, absl::StrCat("\"", directory, "\" could be ", absl::StrJoin(names, " or "),
+                                                       "; say which with --from"));
+}
+
+absl::StatusOr<CheckpointFormat*> FindFormat(FileSystem& fs, const std::string& directory, const std::string& format) {
+  if (format.empty() || format == "auto") {
+    return DetectFormat(fs, directory);
+  }
+  CheckpointFormat* found = Registry<CheckpointFormat>::Global().Find(format);
+  if (found == nullptr) {
+    return MakeError(ErrorKind::kRequest, absl::StrCat("there is no format \"", format, "\"; ", KnownFormats()));
+  }
+  return found;
+}
+
+absl::StatusOr<TransferStats> Restore(OpenedCheckpoint& checkpoint, TensorSink& sink, const RestoreOptions& options) {
+  const Manifest& stored = checkpoint.tensors->manifest();
+  std::vector<ConvertedTensor> tensors;
+  for (const TensorMeta& wanted : sink.manifest().tensors()) {
+    const int64_t index = stored.Find(wanted.name);
+    if (index < 0) {
+      continue;  // Transfer reports all that are missing together
+    }
+    Expr expression = Ref(stored[index], index);
+    if (options.cast && stored[index].dtype != wanted.dtype) {
+      WAYPOINT_ASSIGN_OR_RETURN(expression, Cast(expression, wanted.dtype));
+    }
+    tensors.push_back({wanted.name, std::move(expression)});
+  }
+  WAYPOINT_ASSIGN_OR_RETURN(auto source, ConvertedSource::Create(checkpoint.tensors.get(), std::move(tensors)));
+  return Transfer(*source, sink, options.transfer);
+}
+
+absl::StatusOr<TransferStats> WriteCheckpoint(FileSystem& fs, const std::string& target, const WriteOptions& options,
+                                              const CheckpointMetadata& metadata, TensorSource& state,
+                                              const std::vector<Asset>& assets) {
+  CheckpointFormat* format = Registry<CheckpointFormat>::Global().Find(options.format);
+  if (format == nullptr) {
+    return MakeError(ErrorKind::kRequest, absl::StrCat("there is no format \"", options.format, "\"; ", KnownFormats()));
+  }
+  // Planned before anything is created, so that a wrong request leaves no trace.
+  WAYPOINT_RETURN_IF_ERROR(format->Create(fs, "", metadata, state, assets, options.save).status());
+  StageOptions stage;
+  stage.overwrite = options.overwrite;
+  WAYPOINT_ASSIGN_OR_RETURN(auto staged, StagedDirectory::Create(fs, target, stage));
+  WAYPOINT_ASSIGN_OR_RETURN(auto writer,
+                            format->Create(fs, staged->path(), metadata, state, assets, options.save));
+  WAYPOINT_ASSIGN_OR_RETURN(const TransferStats stats, Transfer(writer->source(), writer->sink(), options.transfer));
+  WAYPOINT_RETURN_IF_ERROR(writer->Finish());
+  if (options.before_publish) {
+    WAYPOINT_RETURN_IF_ERROR(options.before_publish(staged->path()));
+  }
+  WAYPOINT_RETURN_IF_ERROR(staged->Publish());
+  return stats;
+}
+
+}  // namespace waypoint

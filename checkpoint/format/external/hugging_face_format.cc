@@ -1,0 +1,141 @@
+#include "checkpoint/format/external/hugging_face_format.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "checkpoint/base/aligned_buffer.h"
+#include "checkpoint/base/error.h"
+#include "checkpoint/base/status_macros.h"
+#include "checkpoint/container/safetensors/safetensors_source.h"
+#include "checkpoint/convert/weights/converted_source.h"
+#include "checkpoint/format/external/hf_directory.h"
+#include "checkpoint/format/external/hugging_face_writer.h"
+
+namespace waypoint {
+namespace {
+
+constexpr int64_t kCompareBytes = int64_t{1} << 20;
+
+// Byte for byte, in pieces.
+absl::StatusOr<bool> AreEqual(TensorSource& source, int64_t a, int64_t b) {
+  const TensorMeta& meta = source.manifest()[a];
+  const int element_bytes = DTypeBytes(meta.dtype);
+  const int64_t step = kCompareBytes / element_bytes;
+  AlignedBuffer left(kCompareBytes);
+  AlignedBuffer right(kCompareBytes);
+  for (int64_t begin = 0; begin < meta.num_elements(); begin += step) {
+    const int64_t end = std::min(begin + step, meta.num_elements());
+    std::vector<ReadRequest> requests;
+    int64_t offset = 0;
+    for (const Box& box : FlatRangeToBoxes(meta.shape, begin, end)) {
+      requests.push_back({a, box, StridedSpan::Contiguous(left.data() + offset, element_bytes, box.sizes)});
+      requests.push_back({b, box, StridedSpan::Contiguous(right.data() + offset, element_bytes, box.sizes)});
+      offset += box.num_elements() * element_bytes;
+    }
+    WAYPOINT_RETURN_IF_ERROR(source.Read(requests));
+    if (std::memcmp(left.data(), right.data(), offset) != 0) {
+      return false;
+    }
+  }
+  return true;
+}
+
+class HuggingFaceFormat : public CheckpointFormat {
+ public:
+  explicit HuggingFaceFormat(std::unique_ptr<HuggingFaceFamily> family) : family_(std::move(family)) {}
+
+  std::string name() const override { return family_->name(); }
+  std::string description() const override { return family_->description(); }
+  bool external() const override { return true; }
+  bool supports_optimizer_state() const override { return false; }
+
+  absl::StatusOr<bool> Probe(FileSystem& fs, const std::string& directory) override {
+    const std::string path = JoinPath(directory, "config.json");
+    WAYPOINT_ASSIGN_OR_RETURN(const bool exists, Exists(fs, path));
+    if (!exists) {
+      return false;
+    }
+    const Limits limits;
+    WAYPOINT_ASSIGN_OR_RETURN(const std::string text,
+                              ReadSmallFile(fs, path, limits.json_file_bytes, "json_file_bytes"));
+    WAYPOINT_ASSIGN_OR_RETURN(const Json config, ParseJson(text, absl::StrCat("\"", path, "\""), limits));
+    if (!config.is_object()) {
+      return MakeError(ErrorKind::kSchema, absl::StrCat("\"", path, "\" is no JSON object"));
+    }
+    return family_->Recognises(config);
+  }
+
+  absl::StatusOr<OpenedCheckpoint> Open(FileSystem& fs, const std::string& directory,
+                                        const LoadOptions& options) override {
+    WAYPOINT_ASSIGN_OR_RETURN(HfDirectory hf, ReadHfDirectory(fs, directory, options));
+    const auto annotate = [&directory](const absl::Status& status) {
+      return Annotate(status, absl::StrCat("\"", directory, "\""));
+    };
+    if (hf.shards.empty()) {
+      return annotate(MakeError(ErrorKind::kUnsupported, hf.BinFilesMessage()));
+    }
+    int64_t tensors_present = 0;
+    for (const HfShard& shard : hf.shards) {
+      tensors_present += static_cast<int64_t>(shard.header.entries.size());
+    }
+    auto model = family_->Import(hf.config, options.carry_unknown, tensors_present);
+    if (!model.ok()) {
+      return Annotate(model.status(), absl::StrCat("\"", JoinPath(directory, "config.json"), "\""));
+    }
+    std::vector<SafetensorsFile> files;
+    for (HfShard& shard : hf.shards) {
+      files.push_back({shard.path, std::move(shard.header), {}});
+    }
+    SafetensorsSourceOptions source_options;
+    source_options.window_bytes = options.window_bytes;
+    WAYPOINT_ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsSource> source,
+                              SafetensorsSource::Create(fs, std::move(files), source_options));
+    auto plan = PlanImport(model->rules, model->parameters, source->manifest());
+    if (!plan.ok()) {
+      return annotate(plan.status());
+    }
+
+    OpenedCheckpoint opened;
+    for (const ConvertedTensor& copy : plan->copies) {
+      const int64_t index = source->manifest().Find(copy.name);
+      WAYPOINT_ASSIGN_OR_RETURN(const bool equal, AreEqual(*source, index, copy.expression->tensor()));
+      if (!equal) {
+        return annotate(MakeError(ErrorKind::kConfig,
+                                  absl::StrCat("the config ties \"", copy.name, "\" to \"", copy.expression->name(),
+                                               "\", but the file holds different values for them; set "
+                                               "tie_word_embeddings to false to use both")));
+      }
+      opened.metadata.add_stored_copies(copy.name);
+    }
+    *opened.metadata.mutable_model_config() = model->config;
+    opened.metadata.set_external_format(family_->name());
+    (*opened.metadata.mutable_external_configs())["config.json"] = hf.config_text;
+    opened.assets = std::move(hf.assets);
+    for (std::vector<std::string>* notes : {&hf.notes, &model->notes, &plan->notes}) {
+      opened.notes.insert(opened.notes.end(), notes->begin(), notes->end());
+    }
+    WAYPOINT_ASSIGN_OR_RETURN(opened.tensors, ConvertedSource::Create(std::unique_ptr<TensorSource>(std::move(source)),
+                                                                      std::move(plan->tensors)));
+    return opened;
+  }
+
+  absl::StatusOr<std::unique_ptr<CheckpointWriter>> Create(FileSystem& fs, const std::string& directory,
+                                                           const CheckpointMetadata& metadata, TensorSource& state,
+                                                           const std::vector<Asset>& assets,
+                                                           const SaveOptions& options) override {
+    return HuggingFaceWriter::Create(*family_, fs, directory, metadata, state, assets, options);
+  }
+
+ private:
+  const std::unique_ptr<HuggingFaceFamily> family_;
+};
+
+}  // namespace
+
+std::unique_ptr<CheckpointFormat> NewHuggingFaceFormat(std::unique_ptr<HuggingFaceFamily> family) {
+  return std::make_unique<HuggingFaceFormat>(std::move(family));
+}
+
+}  // namespace waypoint

@@ -1,0 +1,47 @@
+#ifndef CHECKPOINT_FORMAT_EXTERNAL_HUGGING_FACE_WRITER_H_
+#define CHECKPOINT_FORMAT_EXTERNAL_HUGGING_FACE_WRITER_H_
+
+// Writes a Hugging Face directory.  One thread; the sink as TensorSink says.
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "checkpoint/container/safetensors/safetensors_sink.h"
+#include "checkpoint/convert/weights/converted_source.h"
+#include "checkpoint/format/checkpoint_format.h"
+#include "checkpoint/format/external/hugging_face_family.h"
+
+namespace waypoint {
+
+class HuggingFaceWriter : public CheckpointWriter {
+ public:
+  static absl::StatusOr<std::unique_ptr<CheckpointWriter>> Create(const HuggingFaceFamily& family, FileSystem& fs,
+                                                                  const std::string& directory,
+                                                                  const CheckpointMetadata& metadata,
+                                                                  TensorSource& state,
+                                                                  const std::vector<Asset>& assets,
+                                                                  const SaveOptions& options);
+
+  TensorSource& source() override { return *source_; }
+  TensorSink& sink() override { return *sink_; }
+  std::vector<std::string> PlanLines() const override;
+  absl::Status Finish() override;
+  std::vector<std::string> notes() const override { return notes_; }
+
+ private:
+  HuggingFaceWriter(FileSystem& fs, std::string directory, std::vector<Asset> assets)
+      : fs_(fs), directory_(std::move(directory)), assets_(std::move(assets)) {}
+
+  FileSystem& fs_;
+  const std::string directory_;
+  const std::vector<Asset> assets_;
+  std::string config_text_;
+  std::unique_ptr<ConvertedSource> source_;
+  std::unique_ptr<SafetensorsSink> sink_;
+  std::vector<std::string> notes_;
+};
+
+}  // namespace waypoint
+
+#endif  // CHECKPOINT_FORMAT_EXTERNAL_HUGGING_FACE_WRITER_H_

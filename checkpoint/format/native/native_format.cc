@@ -1,0 +1,136 @@
+#include "checkpoint/format/native/native_format.h"
+
+#include <cstring>
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/str_cat.h"
+#include "checkpoint/base/error.h"
+#include "checkpoint/base/status_macros.h"
+#include "checkpoint/container/safetensors/safetensors_source.h"
+#include "checkpoint/format/native/manifest_file.h"
+#include "checkpoint/format/native/native_writer.h"
+
+namespace waypoint {
+namespace {
+
+ChunkDigests DigestsOf(const FileRecord& file) {
+  ChunkDigests digests;
+  digests.chunk_bytes = file.chunk_bytes();
+  digests.digests.resize(file.chunk_digests().size() / 8);
+  std::memcpy(digests.digests.data(), file.chunk_digests().data(), digests.digests.size() * 8);
+  return digests;
+}
+
+// The header on disk must say what the sealed manifest says.
+absl::Status CompareHeader(const NativeManifest& manifest, int file_index, const SafetensorsHeader& header) {
+  const std::string& file_name = manifest.files(file_index).name();
+  absl::flat_hash_map<absl::string_view, const SafetensorsEntry*> entries;
+  for (const SafetensorsEntry& entry : header.entries) {
+    entries.emplace(entry.name, &entry);
+  }
+  size_t records = 0;
+  for (const TensorRecord& record : manifest.tensors()) {
+    if (record.file() != file_index) {
+      continue;
+    }
+    ++records;
+    const auto it = entries.find(record.name());
+    if (it == entries.end()) {
+      return MakeError(ErrorKind::kMissing, absl::StrCat("tensor \"", record.name(), "\" is not in \"", file_name,
+                                                         "\", where the manifest puts it"));
+    }
+    const SafetensorsEntry& entry = *it->second;
+    if (static_cast<int32_t>(entry.dtype) != record.dtype() || entry.begin != record.begin() ||
+        entry.end != record.end() || entry.shape != Dims(record.shape().begin(), record.shape().end())) {
+      return MakeError(ErrorKind::kChecksum, absl::StrCat("tensor \"", record.name(), "\" of \"", file_name,
+                                                          "\" is described otherwise than in the manifest"));
+    }
+  }
+  if (records != header.entries.size()) {
+    return MakeError(ErrorKind::kExtra, absl::StrCat("\"", file_name, "\" holds ", header.entries.size(),
+                                                     " tensors, the manifest knows ", records));
+  }
+  return absl::OkStatus();
+}
+
+class NativeFormat : public CheckpointFormat {
+ public:
+  std::string name() const override { return "native"; }
+  std::string description() const override {
+    return "Waypoint's own directory: safetensors with native names, sealed manifest, optimizer state";
+  }
+  bool external() const override { return false; }
+  bool supports_optimizer_state() const override { return true; }
+
+  absl::StatusOr<bool> Probe(FileSystem& fs, const std::string& directory) override {
+    return Exists(fs, JoinPath(directory, kManifestFileName));
+  }
+
+  absl::StatusOr<OpenedCheckpoint> Open(FileSystem& fs, const std::string& directory,
+                                        const LoadOptions& options) override {
+    const std::string manifest_path = JoinPath(directory, kManifestFileName);
+    WAYPOINT_ASSIGN_OR_RETURN(const bool sealed_exists, Exists(fs, manifest_path));
+    if (!sealed_exists) {
+      return MakeError(ErrorKind::kMissing, absl::StrCat("\"", directory, "\" has no ", kManifestFileName,
+                                                         ": no native checkpoint, or one whose save did not finish"));
+    }
+    WAYPOINT_ASSIGN_OR_RETURN(
+        const std::string bytes,
+        ReadSmallFile(fs, manifest_path, options.limits.manifest_file_bytes, "manifest_file_bytes"));
+    WAYPOINT_ASSIGN_OR_RETURN(SealedManifest sealed, ParseManifest(bytes, manifest_path, options.limits));
+    const NativeManifest& manifest = sealed.manifest;
+
+    OpenedCheckpoint opened;
+    opened.metadata = manifest.metadata();
+    opened.sha256 = sealed.sha256;
+    std::vector<SafetensorsFile> files;
+    for (int i = 0; i < manifest.files_size(); ++i) {
+      const FileRecord& record = manifest.files(i);
+      const std::string path = JoinPath(directory, record.name());
+      WAYPOINT_ASSIGN_OR_RETURN(auto file, OpenRecorded(fs, path, record));
+      if (record.kind() == FileRecord::ASSET) {
+        opened.assets.push_back({BaseName(record.name()), path, record.size_bytes(), DigestsOf(record)});
+        continue;
+      }
+      WAYPOINT_ASSIGN_OR_RETURN(SafetensorsHeader header, ReadSafetensorsHeader(*file, options.limits));
+      WAYPOINT_RETURN_IF_ERROR(Annotate(CompareHeader(manifest, i, header), absl::StrCat("\"", directory, "\"")));
+      files.push_back({path, std::move(header), options.verify_digests ? DigestsOf(record) : ChunkDigests()});
+    }
+    SafetensorsSourceOptions source_options;
+    source_options.window_bytes = options.window_bytes;
+    WAYPOINT_ASSIGN_OR_RETURN(opened.tensors, SafetensorsSource::Create(fs, std::move(files), source_options));
+    return opened;
+  }
+
+  absl::StatusOr<std::unique_ptr<CheckpointWriter>> Create(FileSystem& fs, const std::string& directory,
+                                                           const CheckpointMetadata& metadata, TensorSource& state,
+                                                           const std::vector<Asset>& assets,
+                                                           const SaveOptions& options) override {
+    return NativeWriter::Create(fs, directory, metadata, state, assets, options);
+  }
+
+ private:
+  static absl::StatusOr<std::unique_ptr<ReadableFile>> OpenRecorded(FileSystem& fs, const std::string& path,
+                                                                    const FileRecord& record) {
+    WAYPOINT_ASSIGN_OR_RETURN(const bool exists, Exists(fs, path));
+    if (!exists) {
+      return MakeError(ErrorKind::kMissing, absl::StrCat("\"", path, "\" is missing; the manifest lists it"));
+    }
+    OpenOptions no_follow;
+    no_follow.no_follow = true;
+    WAYPOINT_ASSIGN_OR_RETURN(auto file, fs.OpenForRead(path, no_follow));
+    if (file->size_bytes() != record.size_bytes()) {
+      return MakeError(file->size_bytes() < record.size_bytes() ? ErrorKind::kTruncated : ErrorKind::kTrailing,
+                       absl::StrCat("\"", path, "\" has ", file->size_bytes(), " bytes, the manifest says ",
+                                    record.size_bytes()));
+    }
+    return file;
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<CheckpointFormat> NewNativeFormat() { return std::make_unique<NativeFormat>(); }
+
+}  // namespace waypoint

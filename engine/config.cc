@@ -1,0 +1,235 @@
+#include "engine/config.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
+#include "checkpoint/base/dtype.h"
+#include "checkpoint/base/error.h"
+#include "google/protobuf/util/message_differencer.h"
+
+namespace waypoint::engine {
+namespace {
+
+// Collects what is wrong, so that a user sees all of it at once.
+class Problems {
+ public:
+  template <typename Value>
+  void Check(bool fine, absl::string_view field, Value value, absl::string_view wanted) {
+    if (!fine) {
+      problems_.push_back(absl::StrCat(field, ": got ", value, ", wanted ", wanted));
+    }
+  }
+  void Required(bool set, absl::string_view field) {
+    if (!set) {
+      problems_.push_back(absl::StrCat(field, ": must be set"));
+    }
+  }
+
+  absl::Status status() const {
+    if (problems_.empty()) {
+      return absl::OkStatus();
+    }
+    return MakeError(ErrorKind::kRequest,
+                     absl::StrCat("config has ", problems_.size(), " problem", problems_.size() == 1 ? "" : "s",
+                                  ":\n  ", absl::StrJoin(problems_, "\n  ")));
+  }
+
+ private:
+  std::vector<std::string> problems_;
+};
+
+template <typename Message>
+void FillSchedule(Message& schedule, int64_t keep) {
+  if (!schedule.has_interval()) {
+    schedule.set_interval(0);
+  }
+  if (!schedule.has_keep()) {
+    schedule.set_keep(keep);
+  }
+  if (!schedule.has_keep_every()) {
+    schedule.set_keep_every(0);
+  }
+}
+
+void FillPretrained(Pretrained& pretrained) {
+  if (!pretrained.has_format()) {
+    pretrained.set_format("auto");
+  }
+  if (!pretrained.has_load_config()) {
+    pretrained.set_load_config(Pretrained::MODEL);
+  }
+  if (!pretrained.has_model_weights()) {
+    pretrained.set_model_weights(true);
+  }
+  if (!pretrained.has_optimizer_state()) {
+    pretrained.set_optimizer_state(false);
+  }
+  if (!pretrained.has_carry_unknown()) {
+    pretrained.set_carry_unknown(false);
+  }
+}
+
+void FillData(Dataset& data, uint64_t seed) {
+  if (!data.has_batch_size()) {
+    data.set_batch_size(8);
+  }
+  if (!data.has_sequence_length()) {
+    data.set_sequence_length(128);
+  }
+  if (!data.has_seed()) {
+    data.set_seed(seed);
+  }
+}
+
+void FillOptimizer(AdamWConfig& optimizer) {
+  if (!optimizer.has_lr()) {
+    optimizer.set_lr(3e-4);
+  }
+  if (optimizer.betas().empty()) {
+    optimizer.add_betas(0.9);
+    optimizer.add_betas(0.95);
+  }
+  if (!optimizer.has_eps()) {
+    optimizer.set_eps(1e-8);
+  }
+  if (!optimizer.has_weight_decay()) {
+    optimizer.set_weight_decay(0.1);
+  }
+  if (!optimizer.has_clip_norm()) {
+    optimizer.set_clip_norm(1.0);
+  }
+}
+
+void FillDefaults(TrainConfig& config) {
+  if (!config.has_dtype()) {
+    config.set_dtype("float32");
+  }
+  if (!config.has_seed()) {
+    config.set_seed(0);
+  }
+  if (!config.has_log_interval()) {
+    config.set_log_interval(1);
+  }
+  if (!config.has_threads()) {
+    config.set_threads(0);
+  }
+  if (config.has_pretrained()) {
+    FillPretrained(*config.mutable_pretrained());
+  }
+  FillData(*config.mutable_data(), config.seed());
+  FillOptimizer(*config.mutable_optimizer());
+  ScheduleConfig& schedule = *config.mutable_schedule();
+  if (!schedule.has_warmup_steps()) {
+    schedule.set_warmup_steps(0);
+  }
+  if (!schedule.has_decay_steps()) {
+    schedule.set_decay_steps(std::max({int64_t{1}, config.steps(), schedule.warmup_steps()}));
+  }
+  if (!schedule.has_min_ratio()) {
+    schedule.set_min_ratio(0.1);
+  }
+  FillSchedule(*config.mutable_checkpoint(), 5);
+  if (config.has_export_()) {
+    FillSchedule(*config.mutable_export_(), 0);
+    if (!config.export_().has_dtype()) {
+      config.mutable_export_()->set_dtype("keep");
+    }
+  }
+}
+
+template <typename Message>
+void CheckSchedule(const Message& schedule, const std::string& name, Problems& problems) {
+  problems.Check(schedule.interval() >= 0, name + ".interval", schedule.interval(), "0 or more");
+  problems.Check(schedule.keep() >= 0, name + ".keep", schedule.keep(), "0 (all) or more");
+  problems.Check(schedule.keep_every() >= 0, name + ".keep_every", schedule.keep_every(), "0 (none) or more");
+}
+
+bool InRange(double value, double low, double high) { return value >= low && value < high; }
+
+void CheckOptimizer(const TrainConfig& config, Problems& problems) {
+  const AdamWConfig& optimizer = config.optimizer();
+  const auto finite_positive = [](double value) { return std::isfinite(value) && value > 0; };
+  const auto finite_not_negative = [](double value) { return std::isfinite(value) && value >= 0; };
+  problems.Check(finite_positive(optimizer.lr()), "optimizer.lr", optimizer.lr(), "a positive number");
+  problems.Check(optimizer.betas_size() == 2 && InRange(optimizer.betas(0), 0, 1) && InRange(optimizer.betas(1), 0, 1),
+                 "optimizer.betas", absl::StrCat("[", absl::StrJoin(optimizer.betas(), ", "), "]"),
+                 "two numbers of at least 0 and below 1");
+  problems.Check(finite_positive(optimizer.eps()), "optimizer.eps", optimizer.eps(), "a positive number");
+  problems.Check(finite_not_negative(optimizer.weight_decay()), "optimizer.weight_decay", optimizer.weight_decay(),
+                 "0 or more");
+  problems.Check(finite_not_negative(optimizer.clip_norm()), "optimizer.clip_norm", optimizer.clip_norm(),
+                 "0 (never) or more");
+  const ScheduleConfig& schedule = config.schedule();
+  problems.Check(schedule.warmup_steps() >= 0, "schedule.warmup_steps", schedule.warmup_steps(), "0 or more");
+  problems.Check(schedule.decay_steps() >= 1 && schedule.decay_steps() >= schedule.warmup_steps(),
+                 "schedule.decay_steps", schedule.decay_steps(),
+                 absl::StrCat("1 or more, and at least schedule.warmup_steps, ", schedule.warmup_steps()));
+  problems.Check(schedule.min_ratio() >= 0 && schedule.min_ratio() <= 1, "schedule.min_ratio", schedule.min_ratio(),
+                 "0 to 1");
+}
+
+void CheckData(const Dataset& data, Problems& problems) {
+  problems.Required(!data.path().empty(), "data.path");
+  problems.Required(data.kind() != Dataset::KIND_UNSPECIFIED, "data.kind (TOKENS_U16, TOKENS_I32 or BYTES)");
+  // Bounds that keep batch_size * sequence_length far from overflow.
+  constexpr int64_t kLargest = int64_t{1} << 24;
+  problems.Check(data.batch_size() >= 1 && data.batch_size() <= kLargest, "data.batch_size", data.batch_size(),
+                 absl::StrCat("1 to ", kLargest));
+  problems.Check(data.sequence_length() >= 1 && data.sequence_length() <= kLargest, "data.sequence_length",
+                 data.sequence_length(), absl::StrCat("1 to ", kLargest));
+}
+
+}  // namespace
+
+absl::Status FillAndCheck(TrainConfig& config) {
+  FillDefaults(config);
+
+  Problems problems;
+  problems.Required(config.has_steps(), "steps");
+  problems.Check(config.steps() >= 0, "steps", config.steps(), "0 or more");
+  problems.Required(!config.output().empty(), "output");
+  problems.Check(config.dtype() == "float32" || config.dtype() == "bfloat16", "dtype", config.dtype(),
+                 "float32 or bfloat16");
+  problems.Check(config.log_interval() >= 1, "log_interval", config.log_interval(), "1 or more");
+  problems.Check(config.threads() >= 0, "threads", config.threads(), "0 (all cores) or more");
+  CheckData(config.data(), problems);
+  CheckOptimizer(config, problems);
+  CheckSchedule(config.checkpoint(), "checkpoint", problems);
+  if (config.has_export_()) {
+    CheckSchedule(config.export_(), "export", problems);
+    problems.Required(!config.export_().format().empty(), "export.format");
+    const std::string& dtype = config.export_().dtype();
+    problems.Check(dtype == "keep" || dtype == "float32" || dtype == "bfloat16" || dtype == "float16", "export.dtype",
+                   dtype, "keep, float32, bfloat16 or float16");
+  }
+  if (config.has_pretrained()) {
+    problems.Required(!config.pretrained().path().empty(), "pretrained.path");
+    problems.Required(config.pretrained().load_config() != Pretrained::LOAD_CONFIG_UNSPECIFIED,
+                      "pretrained.load_config (NONE, MODEL or FULL)");
+    problems.Check(config.pretrained().model_weights() || !config.pretrained().optimizer_state(),
+                   "pretrained.optimizer_state", "true", "model_weights as well");
+  }
+  return problems.status();
+}
+
+std::vector<std::string> CompareConfigs(const TrainConfig& before, const TrainConfig& now) {
+  TrainConfig a = before;
+  TrainConfig b = now;
+  a.clear_model();
+  b.clear_model();
+  std::string report;
+  google::protobuf::util::MessageDifferencer differencer;
+  differencer.ReportDifferencesToString(&report);
+  differencer.Compare(a, b);
+  std::vector<std::string> lines = absl::StrSplit(report, '\n', absl::SkipEmpty());
+  for (std::string& line : lines) {
+    line = absl::StrReplaceAll(line, {{"modified: ", ""}, {"added: ", "new "}, {"deleted: ", "no longer "}});
+  }
+  return lines;
+}
+
+}  // namespace waypoint::engine

@@ -1,0 +1,166 @@
+#include "engine/start.h"
+
+#include <algorithm>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "checkpoint/base/error.h"
+#include "checkpoint/base/registry.h"
+#include "checkpoint/base/status_macros.h"
+#include "checkpoint/checkpointer/checkpointer.h"
+#include "models/decoder/parameters.h"
+
+namespace waypoint::engine {
+namespace {
+
+absl::StatusOr<models::DecoderConfig> ModelOf(const CheckpointMetadata& metadata) {
+  models::DecoderConfig model;
+  if (!metadata.model_config().UnpackTo(&model)) {
+    return MakeError(ErrorKind::kUnsupported,
+                     absl::StrCat("its model config is a \"", metadata.model_config().type_url(),
+                                  "\", this trainer trains waypoint.models.DecoderConfig"));
+  }
+  return model;
+}
+
+absl::StatusOr<TrainConfig> TrainerConfigOf(const CheckpointMetadata& metadata) {
+  if (metadata.training().trainer_config().empty()) {
+    return MakeError(ErrorKind::kRequest, "it holds no trainer config; set pretrained.load_config to MODEL or NONE");
+  }
+  return ParsePrintedConfig(metadata.training().trainer_config(), "its trainer config");
+}
+
+absl::Status Finish(const ConfigLayers& layers, const TrainConfig& base, Start& start) {
+  start.config = layers.Merged(base);
+  WAYPOINT_RETURN_IF_ERROR(FillAndCheck(start.config));
+  if (!start.config.has_model()) {
+    return MakeError(ErrorKind::kRequest,
+                     "config names no model: set `model`, or `pretrained` with load_config MODEL or FULL");
+  }
+  if (start.config.threads() == 0) {
+    start.config.set_threads(std::max(1, static_cast<int>(std::thread::hardware_concurrency())));
+  }
+  Registry<CheckpointFormat>& formats = Registry<CheckpointFormat>::Global();
+  if (start.config.has_export_() && formats.Find(start.config.export_().format()) == nullptr) {
+    return MakeError(ErrorKind::kRequest, absl::StrCat("export.format: no format \"", start.config.export_().format(),
+                                                       "\" (linked: ", absl::StrJoin(formats.Names(), ", "), ")"));
+  }
+  return models::ValidateConfig(start.config.model());
+}
+
+absl::Status Resume(FileSystem& fs, const ConfigLayers& layers, const CheckpointRef& latest, bool full, Start& start) {
+  start.kind = StartKind::kResume;
+  start.path = latest.path;
+  WAYPOINT_ASSIGN_OR_RETURN(CheckpointFormat * format, FindFormat(fs, latest.path, "native"));
+  WAYPOINT_ASSIGN_OR_RETURN(start.checkpoint, format->Open(fs, latest.path, {}));
+  const CheckpointMetadata& metadata = start.checkpoint->metadata;
+  WAYPOINT_ASSIGN_OR_RETURN(const models::DecoderConfig model, ModelOf(metadata));
+  WAYPOINT_ASSIGN_OR_RETURN(TrainConfig stored, TrainerConfigOf(metadata));
+
+  TrainConfig base;
+  if (full) {
+    base = stored;
+  }
+  *base.mutable_model() = model;
+  WAYPOINT_RETURN_IF_ERROR(Finish(layers, base, start));
+
+  std::vector<std::string> differences = models::CompareArchitecture(model, start.config.model());
+  if (stored.dtype() != start.config.dtype()) {
+    differences.push_back(absl::StrCat("dtype: ", stored.dtype(), " != ", start.config.dtype()));
+  }
+  if (!differences.empty()) {
+    return MakeError(
+        ErrorKind::kConfig,
+        absl::StrCat("the run's checkpoint and the config describe different models (checkpoint != config):\n  ",
+                     absl::StrJoin(differences, "\n  "),
+                     "\nundo that, or start in another `output` with this checkpoint as pretrained.path"));
+  }
+  for (const std::string& difference : CompareConfigs(stored, start.config)) {
+    start.notes.push_back(absl::StrCat("differs from the run so far: ", difference));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status StartPretrained(FileSystem& fs, const ConfigLayers& layers, Pretrained options, Start& start) {
+  start.kind = StartKind::kPretrained;
+  start.path = options.path();
+  if (!options.has_load_config()) {
+    options.set_load_config(Pretrained::MODEL);
+  }
+  WAYPOINT_ASSIGN_OR_RETURN(CheckpointFormat * format, FindFormat(fs, options.path(), options.format()));
+  if (options.optimizer_state() && !format->supports_optimizer_state()) {
+    return MakeError(ErrorKind::kRequest, absl::StrCat("format \"", format->name(),
+                                                       "\" has no optimizer state; unset pretrained.optimizer_state"));
+  }
+  LoadOptions load;
+  load.carry_unknown = options.carry_unknown();
+  WAYPOINT_ASSIGN_OR_RETURN(start.checkpoint, format->Open(fs, options.path(), load));
+  start.notes = start.checkpoint->notes;
+  const CheckpointMetadata& metadata = start.checkpoint->metadata;
+  WAYPOINT_ASSIGN_OR_RETURN(const models::DecoderConfig model, ModelOf(metadata));
+
+  TrainConfig base;
+  if (options.load_config() == Pretrained::FULL) {
+    WAYPOINT_ASSIGN_OR_RETURN(base, TrainerConfigOf(metadata));
+    base.clear_pretrained();
+    base.clear_output();
+  }
+  if (options.load_config() != Pretrained::NONE) {
+    *base.mutable_model() = model;
+  }
+  WAYPOINT_RETURN_IF_ERROR(Finish(layers, base, start));
+  for (const std::string& difference : models::CompareArchitecture(model, start.config.model())) {
+    start.notes.push_back(absl::StrCat("model differs from pretrained (pretrained != config): ", difference));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::string_view StartKindName(StartKind kind) {
+  switch (kind) {
+    case StartKind::kRandom:
+      return "random weights";
+    case StartKind::kPretrained:
+      return "pretrained";
+    case StartKind::kResume:
+      return "resume";
+  }
+  return "";
+}
+
+std::string CheckpointDirectory(const TrainConfig& config) { return JoinPath(config.output(), "checkpoint"); }
+
+std::string ExportDirectory(const TrainConfig& config) {
+  return JoinPath(JoinPath(config.output(), "export"), config.export_().format());
+}
+
+absl::StatusOr<Start> ResolveStart(FileSystem& fs, const ConfigLayers& layers) {
+  // What the user says, whatever a checkpoint may add.
+  const TrainConfig own = layers.Merged({});
+  Start start;
+  if (!own.output().empty()) {
+    WAYPOINT_ASSIGN_OR_RETURN(const bool started, Exists(fs, CheckpointDirectory(own)));
+    if (started) {
+      CheckpointRoot root(fs, CheckpointDirectory(own));
+      WAYPOINT_ASSIGN_OR_RETURN(const absl::optional<CheckpointRef> latest, root.Latest());
+      if (latest.has_value()) {
+        const bool full = own.pretrained().load_config() == Pretrained::FULL;
+        WAYPOINT_RETURN_IF_ERROR(
+            Annotate(Resume(fs, layers, *latest, full, start), absl::StrCat("resume from \"", latest->path, "\"")));
+        return start;
+      }
+    }
+  }
+  if (!own.pretrained().path().empty()) {
+    WAYPOINT_RETURN_IF_ERROR(Annotate(StartPretrained(fs, layers, own.pretrained(), start),
+                                      absl::StrCat("start from \"", own.pretrained().path(), "\"")));
+    return start;
+  }
+  WAYPOINT_RETURN_IF_ERROR(Finish(layers, {}, start));
+  return start;
+}
+
+}  // namespace waypoint::engine

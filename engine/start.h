@@ -1,0 +1,54 @@
+#ifndef ENGINE_START_H_
+#define ENGINE_START_H_
+
+// Where a run begins, and the config that it runs with.
+//
+//   WAYPOINT_ASSIGN_OR_RETURN(Start start, ResolveStart(fs, layers));
+//
+// 1. The newest sealed checkpoint below <output>/checkpoint: the run continues.  Its model is the base of `model`; a
+//    config that asks for another architecture or dtype is refused (E_CONFIG, naming the fields), any other difference
+//    is a note.  `pretrained` is not looked at, so that it may be gone by then.
+// 2. Else `pretrained.path`: a run from step 0 with those weights; what of its config is the base says `load_config`.
+//    An architecture that then differs is a note: names and shapes decide when the weights are read.
+// 3. Else random weights of `model`.
+//
+// Reads small files only: tensors stay on disk until Trainer restores them.  Errors: E_REQUEST for the config, E_CONFIG
+// for the model, and those of CheckpointFormat::Open with the path.  Thread-compatible.
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/optional.h"
+#include "checkpoint/format/checkpoint_format.h"
+#include "checkpoint/storage/file_system.h"
+#include "engine/config.h"
+
+namespace waypoint::engine {
+
+enum class StartKind { kRandom, kPretrained, kResume };
+
+// "random weights", "pretrained", "resume".
+absl::string_view StartKindName(StartKind kind);
+
+struct Start {
+  StartKind kind = StartKind::kRandom;
+  // Complete and checked; `threads` is the real number.
+  TrainConfig config;
+  // Of the checkpoint; empty for kRandom.
+  std::string path;
+  // Set but for kRandom.
+  absl::optional<OpenedCheckpoint> checkpoint;
+  // Lines for the user.
+  std::vector<std::string> notes;
+};
+
+absl::StatusOr<Start> ResolveStart(FileSystem& fs, const ConfigLayers& layers);
+
+// The directories of a run.
+std::string CheckpointDirectory(const TrainConfig& config);
+std::string ExportDirectory(const TrainConfig& config);
+
+}  // namespace waypoint::engine
+
+#endif  // ENGINE_START_H_

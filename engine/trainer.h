@@ -1,0 +1,95 @@
+#ifndef ENGINE_TRAINER_H_
+#define ENGINE_TRAINER_H_
+
+// Trains a decoder on a file of tokens, and saves, exports and resumes on the way.
+//
+//   ConfigLayers layers;  ...
+//   WAYPOINT_ASSIGN_OR_RETURN(auto trainer, Trainer::Create(layers, {}));
+//   WAYPOINT_ASSIGN_OR_RETURN(TrainReport report, trainer->Run());
+//
+// A step is a function of the state before it, so that 10 steps give the same bits as 5 steps, a resume and 5 more
+// (with the same number of threads on the same machine).  One thread, one run per object.
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "checkpoint/coordination/coordinator.h"
+#include "checkpoint/storage/file_system.h"
+#include "engine/config.h"
+#include "engine/data.h"
+#include "engine/metrics_log.h"
+#include "engine/run_saver.h"
+#include "engine/start.h"
+#include "engine/train_state.h"
+
+namespace waypoint::engine {
+
+struct TrainerOptions {
+  // Checkpoints and exports go through it; data and metrics are ordinary files.
+  FileSystem* fs = &PosixFileSystem();
+  // Null: a job of one process.
+  Coordinator* coordinator = nullptr;
+  // Asked after every step; true on any rank saves a checkpoint and ends the run on all.
+  std::function<bool()> stop;
+  // After every step, before it is saved.
+  std::function<void(const StepMetrics&)> on_step;
+  // Gets lines for people.  Unset: they go to stderr.
+  std::function<void(const std::string&)> print;
+};
+
+struct TrainReport {
+  StartKind start = StartKind::kRandom;
+  std::string start_path;
+  int64_t first_step = 0;  // completed when this run began
+  int64_t last_step = 0;
+  double last_loss = 0;
+  bool stopped = false;                  // before config.steps, because `stop` said so
+  std::vector<std::string> checkpoints;  // saved by this run, in order; retention may have deleted some since
+  std::vector<std::string> exports;
+};
+
+class Trainer {
+ public:
+  // Resolves config and start (start.h), restores the state, opens the data, and checks that an export will be
+  // possible. Nothing is written yet.
+  static absl::StatusOr<std::unique_ptr<Trainer>> Create(const ConfigLayers& layers, const TrainerOptions& options);
+
+  // Steps until config.steps or until `stop`.  Errors: of data, of saving (the run ends: weights that cannot be saved
+  // are not worth computing), FailedPrecondition
+  // for a gradient that is not finite, Internal for what libtorch throws.
+  absl::StatusOr<TrainReport> Run();
+
+  const TrainConfig& config() const { return start_.config; }
+  TrainState& state() { return *state_; }
+
+ private:
+  Trainer(Start start, const TrainerOptions& options);
+
+  void Print(const std::string& line) const;
+  absl::StatusOr<StepMetrics> Step();
+  absl::Status UpdateWeights(StepMetrics& metrics);
+  absl::StatusOr<bool> StopRequested();
+  absl::Status SaveCheckpoint(TrainReport& report);
+  absl::Status Export(TrainReport& report);
+  void LogStep(const StepMetrics& metrics);
+
+  Start start_;
+  TrainerOptions options_;
+  LocalCoordinator local_;
+  std::unique_ptr<TrainState> state_;
+  std::unique_ptr<TokenFile> data_;
+  std::unique_ptr<RunSaver> saver_;
+  std::unique_ptr<MetricsLog> metrics_;
+  // Since the last line on stderr.
+  double logged_seconds_ = 0;
+  int64_t logged_tokens_ = 0;
+};
+
+}  // namespace waypoint::engine
+
+#endif  // ENGINE_TRAINER_H_

@@ -1,0 +1,17 @@
+#ifndef MODELS_DECODER_MLP_H_
+#define MODELS_DECODER_MLP_H_
+
+// Plain and gated MLPs, and mixtures of them.  Thread-safe.
+
+#include "ATen/core/Tensor.h"
+#include "models/decoder/config.pb.h"
+#include "models/decoder/parameter_view.h"
+
+namespace waypoint::models {
+
+// x: [batch, length, H]; the same shape back.
+at::Tensor RunMlp(const at::Tensor& x, const Mlp& mlp, const ParameterView& parameters);
+
+}  // namespace waypoint::models
+
+#endif  // MODELS_DECODER_MLP_H_

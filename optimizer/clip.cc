@@ -1,0 +1,40 @@
+#include "optimizer/clip.h"
+
+#include <cmath>
+
+#include "ATen/ATen.h"
+#include "absl/strings/str_cat.h"
+#include "c10/core/GradMode.h"
+#include "checkpoint/base/error.h"
+
+namespace waypoint {
+
+absl::StatusOr<double> ClipGradientNorm(const std::vector<std::pair<std::string, at::Tensor>>& parameters,
+                                        double max_norm) {
+  if (!(max_norm > 0)) {
+    return MakeError(ErrorKind::kRequest, absl::StrCat("max_norm is ", max_norm, ", must be above 0"));
+  }
+  const c10::NoGradGuard no_grad;
+  double sum_of_squares = 0;
+  for (const auto& [name, parameter] : parameters) {
+    const at::Tensor gradient = parameter.grad();
+    if (gradient.defined()) {
+      const double norm =
+          at::linalg_vector_norm(gradient, 2, at::OptionalIntArrayRef(), false, at::kFloat).item<double>();
+      sum_of_squares += norm * norm;
+    }
+  }
+  const double norm = std::sqrt(sum_of_squares);
+  if (!std::isfinite(norm) || norm <= max_norm) {
+    return norm;
+  }
+  for (const auto& [name, parameter] : parameters) {
+    const at::Tensor gradient = parameter.grad();
+    if (gradient.defined()) {
+      gradient.mul_(max_norm / (norm + 1e-6));
+    }
+  }
+  return norm;
+}
+
+}  // namespace waypoint

@@ -1,0 +1,160 @@
+#include "engine/data.h"
+
+#include <fstream>
+#include <set>
+
+#include "ATen/Functions.h"
+#include "checkpoint/base/error.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace waypoint::engine {
+namespace {
+
+using ::testing::HasSubstr;
+
+template <typename Token>
+Dataset FileOf(const std::string& name, const std::vector<Token>& tokens, Dataset::Kind kind) {
+  Dataset config;
+  config.set_path(::testing::TempDir() + "/" + name);
+  std::ofstream(config.path(), std::ios::binary)
+      .write(reinterpret_cast<const char*>(tokens.data()), static_cast<std::streamsize>(tokens.size() * sizeof(Token)));
+  config.set_kind(kind);
+  config.set_batch_size(2);
+  config.set_sequence_length(4);
+  config.set_seed(1);
+  return config;
+}
+
+std::vector<uint16_t> Counting(int count) {
+  std::vector<uint16_t> tokens(count);
+  for (int i = 0; i < count; ++i) {
+    tokens[i] = static_cast<uint16_t>(i);
+  }
+  return tokens;
+}
+
+std::vector<int64_t> FirstTokens(const TokenFile& file, int64_t position) {
+  const auto batch = file.BatchAt(position);
+  EXPECT_TRUE(batch.ok()) << batch.status();
+  std::vector<int64_t> first;
+  for (int64_t row = 0; row < batch->inputs.size(0); ++row) {
+    first.push_back(batch->inputs[row][0].item<int64_t>());
+  }
+  return first;
+}
+
+TEST(TokenFileTest, TargetsAreTheNextTokens) {
+  const Dataset config = FileOf("shift", Counting(41), Dataset::TOKENS_U16);
+  const auto file = TokenFile::Open(config, 41);
+  ASSERT_TRUE(file.ok()) << file.status();
+
+  const auto batch = (*file)->BatchAt(0);
+
+  ASSERT_TRUE(batch.ok()) << batch.status();
+  EXPECT_EQ(batch->inputs.sizes(), (std::vector<int64_t>{2, 4}));
+  EXPECT_TRUE(at::equal(batch->targets, batch->inputs.add(1)));
+}
+
+TEST(TokenFileTest, OnePassSeesEveryWindowOnce) {
+  const auto file = TokenFile::Open(FileOf("pass", Counting(41), Dataset::TOKENS_U16), 41);  // 10 windows
+  ASSERT_TRUE(file.ok()) << file.status();
+
+  std::set<int64_t> first_pass;
+  std::vector<int64_t> first_order;
+  std::vector<int64_t> second_order;
+  for (int step = 0; step < 10; ++step) {
+    for (const int64_t token : FirstTokens(**file, step * (*file)->tokens_per_batch())) {
+      (step < 5 ? first_order : second_order).push_back(token);
+    }
+  }
+  first_pass.insert(first_order.begin(), first_order.end());
+
+  EXPECT_EQ(first_pass, (std::set<int64_t>{0, 4, 8, 12, 16, 20, 24, 28, 32, 36}));
+  EXPECT_EQ(std::set<int64_t>(second_order.begin(), second_order.end()), first_pass);
+  EXPECT_NE(first_order, second_order);
+}
+
+TEST(TokenFileTest, BatchesAreAFunctionOfSeedAndPosition) {
+  Dataset config = FileOf("seeds", Counting(401), Dataset::TOKENS_U16);
+  const auto file = TokenFile::Open(config, 401);
+  const auto again = TokenFile::Open(config, 401);
+  config.set_seed(2);
+  const auto other = TokenFile::Open(config, 401);
+  ASSERT_TRUE(file.ok() && again.ok() && other.ok());
+
+  std::vector<int64_t> skipped = FirstTokens(**again, 80);
+  std::vector<int64_t> all;
+  std::vector<int64_t> all_other;
+  for (int step = 0; step < 20; ++step) {
+    const std::vector<int64_t> tokens = FirstTokens(**file, step * 8);
+    if (step == 10) {
+      EXPECT_EQ(tokens, skipped);
+    }
+    all.insert(all.end(), tokens.begin(), tokens.end());
+    const std::vector<int64_t> others = FirstTokens(**other, step * 8);
+    all_other.insert(all_other.end(), others.begin(), others.end());
+  }
+
+  EXPECT_NE(all, all_other);
+}
+
+TEST(TokenFileTest, PositionInsideAWindowCountsAsItsEnd) {
+  const auto file = TokenFile::Open(FileOf("inside", Counting(401), Dataset::TOKENS_U16), 401);
+  ASSERT_TRUE(file.ok());
+
+  EXPECT_EQ(FirstTokens(**file, 5), FirstTokens(**file, 8));
+}
+
+TEST(TokenFileTest, ReadsBytesAndInt32) {
+  const auto bytes = TokenFile::Open(FileOf<char>("bytes", {'\xff', 'b', 'c', 'd', 'e'}, Dataset::BYTES), 256);
+  const auto wide = TokenFile::Open(FileOf<int32_t>("wide", {100000, 1, 2, 3, 4}, Dataset::TOKENS_I32), 100001);
+  ASSERT_TRUE(bytes.ok()) << bytes.status();
+  ASSERT_TRUE(wide.ok()) << wide.status();
+
+  EXPECT_EQ(FirstTokens(**bytes, 0)[0], 255);
+  EXPECT_EQ(FirstTokens(**wide, 0)[0], 100000);
+}
+
+TEST(TokenFileTest, IdOutsideTheVocabularyIsNamed) {
+  const auto file = TokenFile::Open(FileOf<uint16_t>("vocab", {1, 2, 99, 4, 5}, Dataset::TOKENS_U16), 50);
+  const auto negative = TokenFile::Open(FileOf<int32_t>("negative", {1, 2, -3, 4, 5}, Dataset::TOKENS_I32), 50);
+  ASSERT_TRUE(file.ok() && negative.ok());
+
+  const absl::Status status = (*file)->BatchAt(0).status();
+
+  EXPECT_EQ(GetErrorKind(status), ErrorKind::kRequest);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("token 2 is 99, the model's vocabulary has 50"));
+  EXPECT_THAT(std::string((*negative)->BatchAt(0).status().message()), HasSubstr("token 2 is -3"));
+}
+
+TEST(TokenFileTest, UnusableFilesAreRefused) {
+  Dataset missing;
+  missing.set_path(::testing::TempDir() + "/none");
+  Dataset directory = missing;
+  directory.set_path(::testing::TempDir());
+
+  EXPECT_EQ(GetErrorKind(TokenFile::Open(missing, 9).status()), ErrorKind::kIo);
+  EXPECT_EQ(GetErrorKind(TokenFile::Open(directory, 9).status()), ErrorKind::kIo);
+  EXPECT_EQ(GetErrorKind(TokenFile::Open(FileOf<char>("odd", {1, 2, 3}, Dataset::TOKENS_U16), 9).status()),
+            ErrorKind::kSizeMismatch);
+  EXPECT_EQ(GetErrorKind(TokenFile::Open(FileOf<char>("short", {1, 2, 3, 4}, Dataset::BYTES), 9).status()),
+            ErrorKind::kRequest);
+  EXPECT_EQ(GetErrorKind(TokenFile::Open(FileOf<char>("empty", {}, Dataset::BYTES), 9).status()), ErrorKind::kRequest);
+}
+
+TEST(ShuffledTest, IsABijectionForEverySize) {
+  for (int64_t size = 1; size < 70; ++size) {
+    std::set<int64_t> seen;
+    for (int64_t i = 0; i < size; ++i) {
+      const int64_t to = Shuffled(i, size, 7);
+      EXPECT_GE(to, 0);
+      EXPECT_LT(to, size);
+      seen.insert(to);
+    }
+    EXPECT_EQ(static_cast<int64_t>(seen.size()), size);
+  }
+}
+
+}  // namespace
+}  // namespace waypoint::engine

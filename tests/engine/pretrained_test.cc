@@ -1,0 +1,205 @@
+// Starting from a checkpoint of another run or program.
+
+#include <fstream>
+#include <sstream>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "engine/trainer.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "tests/engine/tiny_run.h"
+#include "tests/testing/status_matchers.h"
+
+namespace waypoint::engine {
+namespace {
+
+using ::testing::HasSubstr;
+
+// A copy of a fixture, which is a directory of links in a test: links out of a checkpoint are refused.
+std::string Llama(const std::string& directory) {
+  const std::string fixture = "tests/testdata/fixtures/llama2_fp32/hf";
+  const std::string copy = JoinPath(directory, "llama");
+  EXPECT_TRUE(MakeDirectories(PosixFileSystem(), copy).ok());
+  const auto entries = PosixFileSystem().List(fixture);
+  EXPECT_TRUE(entries.ok()) << entries.status();
+  for (const DirectoryEntry& entry : *entries) {
+    std::ofstream(JoinPath(copy, entry.name), std::ios::binary)
+        << std::ifstream(JoinPath(fixture, entry.name), std::ios::binary).rdbuf();
+  }
+  return copy;
+}
+
+std::string Contents(const std::string& path) {
+  std::ostringstream out;
+  out << std::ifstream(path, std::ios::binary).rdbuf();
+  return out.str();
+}
+
+absl::StatusOr<Start> StartOf(const std::vector<std::string>& layers) {
+  ConfigLayers config;
+  for (const std::string& layer : layers) {
+    const absl::Status status = config.AddText(layer, "config");
+    EXPECT_TRUE(status.ok()) << status;
+  }
+  return ResolveStart(PosixFileSystem(), config);
+}
+
+// A finished run of two steps, and a config without a model that can start from it.
+class PretrainedTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    directory_ = FreshDirectory(::testing::UnitTest::GetInstance()->current_test_info()->name());
+    data_ = TextFile(directory_);
+    ASSERT_OK_AND_ASSIGN(source_, RunTraining({TinyConfig(directory_ + "/source", data_, 2)}, Quiet()));
+    path_ = source_.report.checkpoints.back();
+    bare_ = absl::StrCat("steps: 0 output: \"", directory_, "/run\" threads: 1 data { path: \"", data_,
+                         "\" kind: BYTES sequence_length: 12 }");
+  }
+
+  std::string From(const std::string& more) const {
+    return absl::StrCat("pretrained { path: \"", path_, "\" ", more, " }");
+  }
+
+  std::string directory_;
+  std::string data_;
+  std::string path_;
+  std::string bare_;
+  FinishedRun source_;
+};
+
+TEST_F(PretrainedTest, ModelIsTheBaseByDefault) {
+  ASSERT_OK_AND_ASSIGN(const Start start, StartOf({bare_, From("")}));
+
+  EXPECT_EQ(start.kind, StartKind::kPretrained);
+  EXPECT_EQ(PrintConfig(start.config.model()), PrintConfig(source_.trainer->config().model()));
+  EXPECT_EQ(start.config.optimizer().lr(), 3e-4);  // not the source's 0.01
+  EXPECT_TRUE(start.notes.empty());
+}
+
+TEST_F(PretrainedTest, WhatTheUserSetsWinsAndIsNoted) {
+  ASSERT_OK_AND_ASSIGN(const Start start, StartOf({bare_, From(""), "model { head { logits_scale_factor: 2 } }"}));
+
+  EXPECT_EQ(start.config.model().head().logits_scale_factor(), 2);
+  EXPECT_EQ(start.config.model().hidden_size(), 16);
+  ASSERT_EQ(start.notes.size(), 1);
+  EXPECT_THAT(start.notes[0], HasSubstr("logits_scale_factor: 1 != 2"));
+}
+
+TEST_F(PretrainedTest, FullTakesTheTrainerConfigButNotTheRunsPlace) {
+  ASSERT_OK_AND_ASSIGN(const Start start, StartOf({bare_, From("load_config: FULL"), "optimizer { eps: 0.5 }"}));
+
+  EXPECT_EQ(start.config.optimizer().lr(), 0.01);
+  EXPECT_EQ(start.config.optimizer().eps(), 0.5);
+  EXPECT_EQ(start.config.seed(), 7);
+  EXPECT_EQ(start.config.steps(), 0);
+  EXPECT_EQ(start.config.output(), directory_ + "/run");
+  EXPECT_EQ(start.config.pretrained().path(), path_);
+}
+
+TEST_F(PretrainedTest, NoneNeedsAModel) {
+  EXPECT_THAT(StartOf({bare_, From("load_config: NONE")}), IsKind(ErrorKind::kRequest, HasSubstr("no model")));
+  ASSERT_OK_AND_ASSIGN(const Start start, StartOf({bare_, From("load_config: NONE"), TinyModel()}));
+
+  EXPECT_EQ(start.config.model().hidden_size(), 16);
+}
+
+TEST_F(PretrainedTest, AnotherShapeIsRefusedByTensor) {
+  EXPECT_THAT(RunTraining({bare_, From(""), "model { decoder { fixed { mlp { dense { intermediate_size: 32 } } } } }"},
+                          Quiet()),
+              IsKind(ErrorKind::kShape, HasSubstr("layer_1.weight")));
+}
+
+TEST_F(PretrainedTest, WeightsComeAlongAndTheStepDoesNot) {
+  ASSERT_OK_AND_ASSIGN(const FinishedRun run, RunTraining({bare_, From("")}, Quiet()));
+
+  EXPECT_EQ(DifferenceOf(run.trainer->state().Weights(), source_.trainer->state().Weights()), "");
+  EXPECT_EQ(run.trainer->state().step, 0);
+  EXPECT_EQ(run.trainer->state().optimizer().step(), 0);
+}
+
+TEST_F(PretrainedTest, WithoutModelWeightsOnlyTheConfigComes) {
+  ASSERT_OK_AND_ASSIGN(const FinishedRun run, RunTraining({bare_, From("model_weights: false")}, Quiet()));
+
+  EXPECT_NE(DifferenceOf(run.trainer->state().Weights(), source_.trainer->state().Weights()), "");
+}
+
+TEST_F(PretrainedTest, OptimizerStateComesWithItsStep) {
+  ASSERT_OK_AND_ASSIGN(const FinishedRun run, RunTraining({bare_, From("optimizer_state: true")}, Quiet()));
+
+  EXPECT_EQ(DifferenceOf(run.trainer->state().Tensors(), source_.trainer->state().Tensors()), "");
+  EXPECT_EQ(run.trainer->state().optimizer().step(), 2);
+  EXPECT_EQ(run.trainer->state().step, 0);
+}
+
+TEST_F(PretrainedTest, Bfloat16KeepsTheSourcesPrecisionInTheMasters) {
+  ASSERT_OK_AND_ASSIGN(const FinishedRun run, RunTraining({bare_, From(""), "dtype: \"bfloat16\""}, Quiet()));
+
+  std::map<std::string, at::Tensor> tensors;
+  for (const LiveTensor& tensor : run.trainer->state().Tensors()) {
+    tensors[tensor.name] = tensor.tensor;
+  }
+  for (const LiveTensor& weight : source_.trainer->state().Weights()) {
+    EXPECT_TRUE(tensors[weight.name + "/master"].equal(weight.tensor)) << weight.name;
+    EXPECT_TRUE(tensors[weight.name].equal(weight.tensor.to(at::kBFloat16))) << weight.name;
+  }
+}
+
+TEST_F(PretrainedTest, ARunOfItsOwnNoLongerNeedsThePretrainedOne) {
+  ASSERT_OK(RunTraining({bare_, From(""), "steps: 2"}, Quiet(/*stop_after=*/1)));
+  ASSERT_OK(RemoveTree(PosixFileSystem(), directory_ + "/source"));
+
+  ASSERT_OK_AND_ASSIGN(const FinishedRun resumed, RunTraining({bare_, From(""), "steps: 2"}, Quiet()));
+
+  EXPECT_EQ(resumed.report.start, StartKind::kResume);
+  EXPECT_EQ(resumed.report.first_step, 1);
+}
+
+TEST_F(PretrainedTest, MissingDirectoryIsNamed) {
+  const absl::StatusOr<Start> start = StartOf({bare_, "pretrained { path: \"nowhere\" }"});
+
+  EXPECT_FALSE(start.ok());
+  EXPECT_THAT(std::string(start.status().message()), HasSubstr("nowhere"));
+}
+
+TEST(HuggingFaceTest, ExportsAreCompleteDirectories) {
+  const std::string directory = FreshDirectory("hugging_face");
+  const std::string llama = Llama(directory);
+  const std::string config =
+      absl::StrCat("steps: 4 output: \"", directory, "/run\" threads: 1 data { path: \"", TextFile(directory),
+                   "\" kind: BYTES sequence_length: 12 batch_size: 1 } pretrained { path: \"", llama, "\" }",
+                   "checkpoint { interval: 1 keep: 1 } export { format: \"llama\" }");
+
+  // Stopped once, so that the files come from a checkpoint that retention deletes before the export.
+  ASSERT_OK(RunTraining({config}, Quiet(/*stop_after=*/1)));
+  ASSERT_OK_AND_ASSIGN(const FinishedRun run, RunTraining({config}, Quiet()));
+
+  ASSERT_EQ(run.report.exports.size(), 1);
+  const auto before = nlohmann::json::parse(Contents(llama + "/config.json"));
+  const auto after = nlohmann::json::parse(Contents(run.report.exports[0] + "/config.json"));
+  EXPECT_EQ(after, before);
+  ASSERT_OK_AND_ASSIGN(const auto entries, PosixFileSystem().List(llama));
+  for (const DirectoryEntry& entry : entries) {
+    if (!absl::StrContains(entry.name, ".safetensors") && entry.name != "config.json") {
+      EXPECT_EQ(Contents(JoinPath(run.report.exports[0], entry.name)), Contents(JoinPath(llama, entry.name)))
+          << entry.name;
+    }
+  }
+}
+
+TEST(HuggingFaceTest, HasNoTrainerConfigAndNoOptimizerState) {
+  const std::string directory = FreshDirectory("hugging_face_options");
+  const std::string llama = Llama(directory);
+  const std::string bare =
+      absl::StrCat("steps: 1 output: \"", directory, "/run\" data { path: \"", TextFile(directory), "\" kind: BYTES }");
+  const std::string from = absl::StrCat("path: \"", llama, "\"");
+
+  EXPECT_THAT(StartOf({bare, absl::StrCat("pretrained { load_config: FULL ", from, "}")}),
+              IsKind(ErrorKind::kRequest, HasSubstr("no trainer config")));
+  EXPECT_THAT(StartOf({bare, absl::StrCat("pretrained { optimizer_state: true ", from, "}")}),
+              IsKind(ErrorKind::kRequest, HasSubstr("no optimizer state")));
+}
+
+}  // namespace
+}  // namespace waypoint::engine

@@ -1,0 +1,164 @@
+// A run that stops and resumes is the run that never stopped.
+
+#include <csignal>
+#include <fstream>
+#include <map>
+
+#include "absl/strings/str_cat.h"
+#include "engine/shutdown_signal.h"
+#include "engine/trainer.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "tests/engine/tiny_run.h"
+#include "tests/testing/status_matchers.h"
+
+namespace waypoint::engine {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+// All lines of metrics.jsonl but for the times.
+std::vector<std::string> History(const std::string& output) {
+  std::vector<std::string> lines;
+  std::ifstream file(JoinPath(output, "metrics.jsonl"));
+  for (std::string line; std::getline(file, line);) {
+    nlohmann::ordered_json json = nlohmann::ordered_json::parse(line);
+    json.erase("seconds");
+    lines.push_back(json.dump());
+  }
+  return lines;
+}
+
+struct Variant {
+  std::string name;
+  std::string layer;
+};
+
+class ResumeEqualityTest : public ::testing::TestWithParam<Variant> {};
+
+TEST_P(ResumeEqualityTest, TenStepsEqualFiveAResumeAndFive) {
+  const std::string directory = FreshDirectory("equal_" + GetParam().name);
+  const std::string data = TextFile(directory);
+  const std::string whole = TinyConfig(directory + "/whole", data, 10);
+  const std::string halves = TinyConfig(directory + "/halves", data, 10);
+
+  ASSERT_OK_AND_ASSIGN(const FinishedRun straight, RunTraining({whole, GetParam().layer}, Quiet()));
+  ASSERT_OK_AND_ASSIGN(const FinishedRun first, RunTraining({halves, GetParam().layer}, Quiet(/*stop_after=*/5)));
+  ASSERT_OK_AND_ASSIGN(const FinishedRun second, RunTraining({halves, GetParam().layer}, Quiet()));
+
+  EXPECT_TRUE(first.report.stopped);
+  EXPECT_EQ(second.report.start, StartKind::kResume);
+  EXPECT_EQ(second.report.first_step, 5);
+  EXPECT_EQ(second.report.last_step, 10);
+  EXPECT_EQ(DifferenceOf(second.trainer->state().Tensors(), straight.trainer->state().Tensors()), "");
+  EXPECT_EQ(History(directory + "/halves"), History(directory + "/whole"));
+  EXPECT_EQ(History(directory + "/whole").size(), 10);
+  TrainingState described = straight.trainer->state().Describe();
+  TrainingState resumed = second.trainer->state().Describe();
+  described.clear_trainer_config();  // names the directory
+  resumed.clear_trainer_config();
+  EXPECT_EQ(resumed.DebugString(), described.DebugString());
+}
+
+INSTANTIATE_TEST_SUITE_P(Variants, ResumeEqualityTest,
+                         ::testing::Values(Variant{"float32", "dtype: \"float32\""},
+                                           Variant{"bfloat16", "dtype: \"bfloat16\""},
+                                           Variant{"tied", "model { tied_embedding_weight: true }"}),
+                         [](const auto& info) { return info.param.name; });
+
+TEST(ResumeTest, TrainingLearns) {
+  const std::string directory = FreshDirectory("learns");
+
+  ASSERT_OK_AND_ASSIGN(const FinishedRun run, RunTraining({TinyConfig(directory, TextFile(directory), 60)}, Quiet()));
+
+  // ln(256) = 5.5 at random.
+  EXPECT_LT(run.report.last_loss, 4);
+}
+
+TEST(ResumeTest, AnotherArchitectureIsRefusedByField) {
+  const std::string directory = FreshDirectory("architecture");
+  const std::string config = TinyConfig(directory + "/run", TextFile(directory), 2);
+  ASSERT_OK(RunTraining({config}, Quiet()));
+
+  EXPECT_THAT(
+      RunTraining({config, "model { decoder { fixed { mixer { attention { rotary { theta: 5 } } } } } }"}, Quiet()),
+      IsKind(ErrorKind::kConfig, AllOf(HasSubstr("theta"), HasSubstr("10000"), HasSubstr("step-00000002"))));
+  EXPECT_THAT(RunTraining({config, "dtype: \"bfloat16\""}, Quiet()),
+              IsKind(ErrorKind::kConfig, HasSubstr("dtype: float32 != bfloat16")));
+}
+
+TEST(ResumeTest, OtherDifferencesAreNotes) {
+  const std::string directory = FreshDirectory("notes");
+  const std::string config = TinyConfig(directory + "/run", TextFile(directory), 2);
+  ASSERT_OK(RunTraining({config}, Quiet()));
+  std::string printed;
+  TrainerOptions options;
+  options.print = [&printed](const std::string& line) { absl::StrAppend(&printed, line, "\n"); };
+
+  ASSERT_OK_AND_ASSIGN(const FinishedRun run, RunTraining({config, "steps: 3 optimizer { lr: 0.5 }"}, options));
+
+  EXPECT_EQ(run.report.last_step, 3);
+  EXPECT_THAT(printed, AllOf(HasSubstr("optimizer.lr: 0.01 -> 0.5"), HasSubstr("steps: 2 -> 3")));
+}
+
+TEST(ResumeTest, AFinishedRunDoesNothing) {
+  const std::string directory = FreshDirectory("finished");
+  const std::string config = TinyConfig(directory + "/run", TextFile(directory), 2);
+  ASSERT_OK(RunTraining({config}, Quiet()));
+
+  ASSERT_OK_AND_ASSIGN(const FinishedRun again, RunTraining({config}, Quiet()));
+
+  EXPECT_EQ(again.report.first_step, 2);
+  EXPECT_TRUE(again.report.checkpoints.empty());
+  EXPECT_THAT(DirectoriesIn(directory + "/run/checkpoint"), ElementsAre("step-00000002"));
+}
+
+TEST(ResumeTest, UnsealedCheckpointsDoNotCount) {
+  const std::string directory = FreshDirectory("unsealed");
+  const std::string config = TinyConfig(directory + "/run", TextFile(directory), 4);
+  ASSERT_OK(RunTraining({config, "checkpoint { interval: 2 }"}, Quiet()));
+  FileSystem& fs = PosixFileSystem();
+  ASSERT_OK(fs.RemoveFile(directory + "/run/checkpoint/step-00000004/manifest.pb"));
+
+  ASSERT_OK_AND_ASSIGN(const FinishedRun again, RunTraining({config}, Quiet()));
+
+  EXPECT_EQ(again.report.first_step, 2);
+}
+
+TEST(SignalTest, SavesAfterTheRunningStepAndStops) {
+  const std::string directory = FreshDirectory("signal");
+  const std::string config = TinyConfig(directory + "/run", TextFile(directory), 9);
+  const ShutdownSignal shutdown;
+  TrainerOptions options = Quiet();
+  options.on_step = [](const StepMetrics& metrics) {
+    if (metrics.step == 3) {
+      std::raise(SIGTERM);
+    }
+  };
+  options.stop = [&shutdown] { return shutdown.received() != 0; };
+
+  ASSERT_OK_AND_ASSIGN(const FinishedRun run, RunTraining({config, "checkpoint { interval: 2 keep: 1 }"}, options));
+  EXPECT_TRUE(run.report.stopped);
+  EXPECT_EQ(run.report.last_step, 3);
+  ASSERT_OK_AND_ASSIGN(const FinishedRun rest, RunTraining({config, "checkpoint { interval: 2 keep: 1 }"}, Quiet()));
+
+  // 3 and 9 are off the interval and stay; of 2, 4, 6, 8 the newest.
+  EXPECT_EQ(rest.report.first_step, 3);
+  EXPECT_THAT(DirectoriesIn(directory + "/run/checkpoint"),
+              ElementsAre("step-00000003", "step-00000008", "step-00000009"));
+}
+
+TEST(SignalTest, AtTheLastStepTheRunIsFinished) {
+  const std::string directory = FreshDirectory("last");
+
+  ASSERT_OK_AND_ASSIGN(const FinishedRun run,
+                       RunTraining({TinyConfig(directory, TextFile(directory), 2)}, Quiet(/*stop_after=*/2)));
+
+  EXPECT_FALSE(run.report.stopped);
+}
+
+}  // namespace
+}  // namespace waypoint::engine

@@ -1,0 +1,66 @@
+#include "engine/shutdown_signal.h"
+
+#include <csignal>
+
+#include "gtest/gtest.h"
+
+namespace waypoint::engine {
+namespace {
+
+int previous_calls = 0;
+void Previous(int) { ++previous_calls; }
+
+class ShutdownSignalTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    previous_calls = 0;
+    std::signal(SIGINT, Previous);
+    std::signal(SIGTERM, Previous);
+  }
+  void TearDown() override {
+    std::signal(SIGINT, SIG_DFL);
+    std::signal(SIGTERM, SIG_DFL);
+  }
+};
+
+TEST_F(ShutdownSignalTest, FirstSignalIsNoted) {
+  ShutdownSignal shutdown;
+  EXPECT_EQ(shutdown.received(), 0);
+
+  std::raise(SIGTERM);
+
+  EXPECT_EQ(shutdown.received(), SIGTERM);
+  EXPECT_EQ(previous_calls, 0);
+}
+
+TEST_F(ShutdownSignalTest, SecondSignalGoesToThePreviousHandler) {
+  ShutdownSignal shutdown;
+
+  std::raise(SIGINT);
+  std::raise(SIGTERM);
+
+  EXPECT_EQ(shutdown.received(), SIGINT);
+  EXPECT_EQ(previous_calls, 1);
+}
+
+TEST_F(ShutdownSignalTest, DestructionRestoresThePreviousHandler) {
+  { ShutdownSignal shutdown; }
+
+  std::raise(SIGINT);
+
+  EXPECT_EQ(previous_calls, 1);
+}
+
+TEST_F(ShutdownSignalTest, ANewObjectStartsAfresh) {
+  {
+    ShutdownSignal shutdown;
+    std::raise(SIGINT);
+  }
+
+  ShutdownSignal shutdown;
+
+  EXPECT_EQ(shutdown.received(), 0);
+}
+
+}  // namespace
+}  // namespace waypoint::engine

@@ -1,0 +1,83 @@
+#include "tools/command_line.h"
+
+#include <cstdlib>
+#include <sstream>
+
+#include "checkpoint/base/error.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+
+namespace waypoint {
+namespace {
+
+TEST(ParseBytesTest, DecimalAndBinaryUnits) {
+  EXPECT_EQ(*ParseBytes("4096"), 4096);
+  EXPECT_EQ(*ParseBytes("5GB"), 5'000'000'000);
+  EXPECT_EQ(*ParseBytes("256MiB"), int64_t{256} << 20);
+  EXPECT_EQ(*ParseBytes(" 1.5 gb "), 1'500'000'000);
+  EXPECT_EQ(*ParseBytes("2k"), 2000);
+  EXPECT_EQ(*ParseBytes("3 TiB"), int64_t{3} << 40);
+  EXPECT_EQ(*ParseBytes("7B"), 7);
+}
+
+TEST(ParseBytesTest, EverythingElseIsAWrongRequest) {
+  for (const char* text :
+       {"", "0", "-1", "GB", "inf", "nan", "1e9", "0x10", "1..5GB", "5GBs", "99999999999TB", "0.1"}) {
+    const absl::StatusOr<int64_t> bytes = ParseBytes(text);
+    ASSERT_FALSE(bytes.ok()) << text;
+    EXPECT_EQ(GetErrorKind(bytes.status()), ErrorKind::kRequest) << text;
+  }
+}
+
+TEST(ResolvePathTest, RelativePathsBelongToTheCaller) {
+  setenv("BUILD_WORKING_DIRECTORY", "/home/me", 1);
+  EXPECT_EQ(ResolvePath("models/a/"), "/home/me/models/a");
+  EXPECT_EQ(ResolvePath("/data/a"), "/data/a");
+  EXPECT_EQ(ResolvePath("/"), "/");
+  unsetenv("BUILD_WORKING_DIRECTORY");
+  EXPECT_EQ(ResolvePath("models/a//"), "models/a");
+}
+
+TEST(HumanTest, ThreeDigitsAndAUnit) {
+  EXPECT_EQ(HumanBytes(999), "999 B");
+  EXPECT_EQ(HumanBytes(2.5e9), "2.50 GB");
+  EXPECT_EQ(HumanBytes(354'700), "355 kB");
+  EXPECT_EQ(HumanMemory(int64_t{256} << 20), "256 MiB");
+  EXPECT_EQ(HumanDuration(absl::Milliseconds(420)), "0.42 s");
+  EXPECT_EQ(HumanDuration(absl::Seconds(187)), "3:07");
+  EXPECT_EQ(HumanDuration(absl::Seconds(7387)), "2:03:07");
+  EXPECT_EQ(Count(1, "tensor"), "1 tensor");
+  EXPECT_EQ(Count(0, "tensor"), "0 tensors");
+}
+
+TEST(ReportErrorTest, PrintsTheKindAndReturnsTheExitCode) {
+  std::ostringstream out, err;
+  EXPECT_EQ(ReportError(MakeError(ErrorKind::kTruncated, "\"a\": short"), false, out, err), 3);
+  EXPECT_EQ(err.str(), "error: E_TRUNCATED: \"a\": short\n");
+  EXPECT_EQ(out.str(), "");
+}
+
+TEST(ReportErrorTest, JsonIsValidWhateverTheMessageQuotes) {
+  std::ostringstream out, err;
+  ReportError(MakeError(ErrorKind::kUtf8, "name \"\xff\xfe\""), true, out, err);
+  const nlohmann::json report = nlohmann::json::parse(out.str());
+  EXPECT_EQ(report["error"]["kind"], "E_UTF8");
+  EXPECT_EQ(report["error"]["exit_code"], 3);
+}
+
+TEST(ProgressLineTest, ShowsRateAndTimeLeft) {
+  EXPECT_EQ(ProgressLine("converting", 500'000'000, 2'500'000'000, absl::Seconds(1)),
+            "converting  20% of 2.50 GB, 500 MB/s, 4.00 s left");
+}
+
+TEST(ProgressPrinterTest, PrintsNothingWhenNobodyLooks) {
+  std::ostringstream err;
+  {
+    ProgressPrinter printer("converting", false, err);
+    printer.Update(1, 2);
+  }
+  EXPECT_EQ(err.str(), "");
+}
+
+}  // namespace
+}  // namespace waypoint

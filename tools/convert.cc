@@ -1,0 +1,14 @@
+#include <iostream>
+
+#include "tools/command_line.h"
+#include "tools/convert_command.h"
+#include "tools/resident_memory.h"
+#include "tools/run_logits.h"
+
+int main(int argc, char** argv) {
+  waypoint::ReturnFreedBlocks();
+  waypoint::CatchInterrupts();
+  return waypoint::ConvertMain(argc, argv,
+                               {waypoint::PosixFileSystem(), std::cout, std::cerr, waypoint::StderrIsTerminal(),
+                                waypoint::LogitsProgramBeside()});
+}

@@ -1,0 +1,193 @@
+#include "tools/convert_command.h"
+
+#include <algorithm>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "checkpoint/base/error.h"
+#include "checkpoint/base/status_macros.h"
+#include "checkpoint/checkpointer/checkpointer.h"
+#include "tools/command_line.h"
+#include "tools/compare_checkpoints.h"
+#include "tools/convert_report.h"
+#include "tools/convert_target.h"
+#include "tools/resident_memory.h"
+#include "tools/verify_output.h"
+
+namespace waypoint {
+namespace {
+
+// The plan without a directory: what would be written, and everything that can be wrong about it.
+struct Plan {
+  std::vector<std::string> lines;
+  std::vector<std::string> notes;
+  int64_t tensors = 0;
+  int64_t bytes = 0;
+  bool optimizer_state = false;
+};
+
+absl::StatusOr<Plan> PlanOutput(FileSystem& fs, CheckpointFormat& format, OpenedCheckpoint& source,
+                                const SaveOptions& save) {
+  WAYPOINT_ASSIGN_OR_RETURN(const auto writer,
+                            format.Create(fs, "", source.metadata, *source.tensors, source.assets, save));
+  Plan plan;
+  plan.lines = writer->PlanLines();
+  plan.notes = writer->notes();
+  plan.tensors = writer->source().manifest().size();
+  plan.bytes = writer->source().manifest().total_bytes();
+  for (const Asset& asset : source.assets) {
+    plan.bytes += asset.size_bytes;
+  }
+  plan.optimizer_state = save.optimizer_state && format.supports_optimizer_state();
+  const std::vector<TensorMeta>& tensors = source.tensors->manifest().tensors();
+  const int64_t optimizer_tensors = std::count_if(tensors.begin(), tensors.end(), IsOptimizerState);
+  if (optimizer_tensors > 0 && !plan.optimizer_state) {
+    plan.notes.push_back(absl::StrCat("left out ", Count(optimizer_tensors, "tensor"), " of optimizer state: ",
+                                      save.optimizer_state ? absl::StrCat("format \"", format.name(), "\" holds none")
+                                                           : std::string("--optimizer drop")));
+  }
+  return plan;
+}
+
+class Conversion {
+ public:
+  Conversion(const ConvertRequest& request, const ConvertEnvironment& environment)
+      : request_(request), environment_(environment) {}
+
+  absl::Status Run() {
+    const int64_t memory_at_start = ReadResidentMemory().current_bytes;
+    FileSystem& fs = environment_.fs;
+    WAYPOINT_ASSIGN_OR_RETURN(split_, SplitMemory(request_.max_memory_bytes, request_.threads));
+    WAYPOINT_ASSIGN_OR_RETURN(CheckpointFormat * from, FindFormat(fs, request_.source, request_.from));
+    load_.carry_unknown = request_.carry_unknown;
+    load_.window_bytes = split_.block_bytes;
+    WAYPOINT_ASSIGN_OR_RETURN(source_, from->Open(fs, request_.source, load_));
+    WAYPOINT_ASSIGN_OR_RETURN(to_, FindTargetFormat(*from, source_.metadata, request_.to));
+    WAYPOINT_RETURN_IF_ERROR(CheckTargetPath(fs, request_.source, request_.target, request_.overwrite));
+
+    SaveOptions save;
+    save.weights_dtype = request_.dtype;
+    save.max_shard_bytes = request_.max_shard_bytes;
+    save.optimizer_state = request_.keep_optimizer;
+    save.block_bytes = split_.block_bytes;
+    WAYPOINT_ASSIGN_OR_RETURN(Plan plan, PlanOutput(fs, *to_, source_, save));
+    FillReport(*from, plan);
+    if (request_.print_plan && !request_.json) {
+      for (const std::string& line : plan.lines) {
+        environment_.out << line << "\n";
+      }
+    }
+    if (!request_.dry_run) {
+      WAYPOINT_RETURN_IF_ERROR(CheckSpace(fs, request_.target, plan.bytes));
+      WAYPOINT_RETURN_IF_ERROR(Write(save, plan.optimizer_state));
+      report_.peak_memory_growth_bytes = std::max<int64_t>(0, ReadResidentMemory().peak_bytes - memory_at_start);
+    }
+    environment_.out << (request_.json ? ReportJson(report_) : ReportText(report_)) << std::flush;
+    return absl::OkStatus();
+  }
+
+ private:
+  void FillReport(const CheckpointFormat& from, Plan& plan) {
+    report_.source = request_.source;
+    report_.target = request_.target;
+    report_.from = from.name();
+    report_.to = to_->name();
+    report_.tensors = plan.tensors;
+    report_.bytes = plan.bytes;
+    report_.dry_run = request_.dry_run;
+    report_.verify = request_.dry_run ? VerifyMode::kNone : request_.verify;
+    report_.notes = source_.notes;
+    report_.notes.insert(report_.notes.end(), plan.notes.begin(), plan.notes.end());
+    report_.has_plan = request_.print_plan;
+    report_.plan = plan.lines;
+  }
+
+  TransferOptions TransferWith(ProgressPrinter& progress) const {
+    TransferOptions transfer;
+    transfer.max_bytes_in_flight = split_.bytes_in_flight;
+    transfer.threads = split_.threads;
+    transfer.cancelled = environment_.interrupted;
+    transfer.progress = [&progress](const TransferProgress& done) {
+      progress.Update(done.bytes_done, done.bytes_total);
+    };
+    return transfer;
+  }
+
+  absl::Status Write(const SaveOptions& save, bool optimizer_state) {
+    ProgressPrinter progress("converting", environment_.progress, environment_.err);
+    WriteOptions write;
+    write.format = to_->name();
+    write.overwrite = request_.overwrite;
+    write.save = save;
+    write.transfer = TransferWith(progress);
+    const absl::Time start = absl::Now();
+    write.before_publish = [&](const std::string& staged_path) {
+      progress.Clear();
+      return Verify(staged_path, optimizer_state);
+    };
+    WAYPOINT_ASSIGN_OR_RETURN(
+        const TransferStats stats,
+        WriteCheckpoint(environment_.fs, request_.target, write, source_.metadata, *source_.tensors, source_.assets));
+    report_.duration = absl::Now() - start - report_.verify_duration;
+    report_.peak_bytes_in_flight = stats.peak_bytes_in_flight;
+    return absl::OkStatus();
+  }
+
+  absl::Status Verify(const std::string& staged_path, bool optimizer_state) {
+    const absl::Time start = absl::Now();
+    ProgressPrinter progress("verifying", environment_.progress, environment_.err);
+    VerifyOptions options;
+    options.weights_dtype = request_.dtype;
+    options.optimizer_state = optimizer_state;
+    options.load = load_;
+    options.transfer = TransferWith(progress);
+    options.block_bytes = split_.block_bytes;
+    absl::Status status;
+    if (request_.verify == VerifyMode::kDigest) {
+      status = VerifyDigests(environment_.fs, *to_, staged_path, source_, options);
+    } else if (request_.verify == VerifyMode::kLogits) {
+      options.logits_program = environment_.logits_program;
+      status = VerifyLogits(environment_.fs, *to_, staged_path, request_.source, report_.from, source_, options);
+    }
+    report_.verify_duration = absl::Now() - start;
+    if (status.ok() && environment_.interrupted()) {
+      return absl::CancelledError("interrupted before the output was published");
+    }
+    return status;
+  }
+
+  const ConvertRequest& request_;
+  const ConvertEnvironment& environment_;
+  MemorySplit split_;
+  LoadOptions load_;
+  OpenedCheckpoint source_;
+  CheckpointFormat* to_ = nullptr;
+  ConvertReport report_;
+};
+
+}  // namespace
+
+absl::Status Convert(const ConvertRequest& request, const ConvertEnvironment& environment) {
+  return Conversion(request, environment).Run();
+}
+
+ExitCode ConvertMain(int argc, const char* const* argv, const ConvertEnvironment& environment) {
+  std::string help;
+  const auto request = ParseConvertRequest(argc, argv, LinkedFormats(), &help);
+  if (!request.ok()) {
+    const bool json = std::find(argv, argv + argc, absl::string_view("--json")) != argv + argc;
+    return ReportError(request.status(), json, environment.out, environment.err);
+  }
+  if (!request->has_value()) {
+    environment.out << help;
+    return kExitOk;
+  }
+  const absl::Status status = Convert(**request, environment);
+  return status.ok() ? kExitOk : ReportError(status, (*request)->json, environment.out, environment.err);
+}
+
+}  // namespace waypoint

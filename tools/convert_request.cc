@@ -1,0 +1,95 @@
+#include "tools/convert_request.h"
+
+#include <map>
+
+#include "CLI/CLI.hpp"
+#include "absl/strings/str_cat.h"
+#include "checkpoint/base/error.h"
+#include "checkpoint/base/status_macros.h"
+#include "tools/command_line.h"
+#include "tools/exit_codes.h"
+
+namespace waypoint {
+namespace {
+
+const std::map<std::string, VerifyMode> kVerifyModes = {
+    {"none", VerifyMode::kNone}, {"digest", VerifyMode::kDigest}, {"logits", VerifyMode::kLogits}};
+
+std::string Footer(const std::vector<FormatChoice>& formats) {
+  std::string footer = "Formats:\n";
+  for (const FormatChoice& format : formats) {
+    absl::StrAppend(&footer, "  ", format.name, std::string(format.name.size() < 12 ? 12 - format.name.size() : 1, ' '),
+                    format.description, "\n");
+  }
+  absl::StrAppend(&footer, "Without --to, an external checkpoint becomes native, and a native one goes back to the ",
+                  "format that it came from.\n", ExitCodesHelp());
+  return footer;
+}
+
+absl::Status Named(absl::string_view flag, const absl::Status& status) {
+  return MakeError(ErrorKind::kRequest, absl::StrCat(flag, ": ", status.message()));
+}
+
+}  // namespace
+
+absl::StatusOr<absl::optional<ConvertRequest>> ParseConvertRequest(int argc, const char* const* argv,
+                                                                   const std::vector<FormatChoice>& formats,
+                                                                   std::string* help) {
+  ConvertRequest request;
+  std::string dtype = "keep";
+  std::string verify = "digest";
+  std::string optimizer = "keep";
+  std::string max_shard_size = "5GB";
+  std::string max_memory = "256MiB";
+
+  CLI::App app("Converts a checkpoint from one format to another.  The output appears whole or not at all.", "convert");
+  app.add_option("SRC", request.source, "checkpoint directory to read")->required();
+  app.add_option("DST", request.target, "directory to make")->required();
+  app.add_option("--from", request.from, "format of SRC; auto looks at the directory");
+  app.add_option("--to", request.to, "format of DST; auto: see below");
+  app.add_option("--dtype", dtype, "of the weights; optimizer state keeps its own")
+      ->check(CLI::IsMember({"keep", "bfloat16", "float16", "float32"}));
+  app.add_option("--max-shard-size", max_shard_size, "split into files of at most this (5GB, 500MiB)");
+  app.add_option("--max-memory", max_memory, "growth of resident memory, in all; 64MiB at least (256MiB)");
+  app.add_option("--threads", request.threads, "that read, convert and write; 0 chooses (4)");
+  app.add_flag("--dry-run", request.dry_run, "check and plan everything, write nothing");
+  app.add_flag("--print-plan", request.print_plan, "print each target tensor with its expression over source tensors");
+  app.add_option("--verify", verify,
+                 "before the output is published: digest (default) reads it back and compares every tensor with the "
+                 "source; logits also runs both models in float32, which loads them whole")
+      ->check(CLI::IsMember({"none", "digest", "logits"}));
+  app.add_option("--optimizer", optimizer, "optimizer state, where both formats can hold it")
+      ->check(CLI::IsMember({"keep", "drop"}));
+  app.add_flag("--overwrite", request.overwrite, "replace DST, in one step at the end, if it is a checkpoint or empty");
+  app.add_flag("--carry-unknown", request.carry_unknown, "carry config keys that the format does not declare");
+  app.add_flag("--json", request.json, "report on stdout as JSON");
+  app.footer(Footer(formats));
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    *help = app.help();
+    return absl::optional<ConvertRequest>();
+  } catch (const CLI::ParseError& error) {
+    return MakeError(ErrorKind::kRequest, absl::StrCat(error.what(), " (--help lists the flags)"));
+  }
+
+  request.source = ResolvePath(request.source);
+  request.target = ResolvePath(request.target);
+  request.dtype = dtype == "keep" ? DType::kInvalid : DTypeFromTorchName(dtype);
+  request.verify = kVerifyModes.at(verify);
+  request.keep_optimizer = optimizer == "keep";
+  absl::StatusOr<int64_t> bytes = ParseBytes(max_shard_size);
+  if (!bytes.ok()) {
+    return Named("--max-shard-size", bytes.status());
+  }
+  request.max_shard_bytes = *bytes;
+  bytes = ParseBytes(max_memory);
+  if (!bytes.ok()) {
+    return Named("--max-memory", bytes.status());
+  }
+  request.max_memory_bytes = *bytes;
+  WAYPOINT_RETURN_IF_ERROR(SplitMemory(request.max_memory_bytes, request.threads).status());
+  return absl::optional<ConvertRequest>(std::move(request));
+}
+
+}  // namespace waypoint

@@ -1,0 +1,50 @@
+#ifndef TOOLS_CONVERT_REQUEST_H_
+#define TOOLS_CONVERT_REQUEST_H_
+
+// The command line of `convert`.  Does not link libtorch.  Thread-safe.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/optional.h"
+#include "checkpoint/base/dtype.h"
+#include "tools/resident_memory.h"
+
+namespace waypoint {
+
+enum class VerifyMode { kNone, kDigest, kLogits };
+
+struct ConvertRequest {
+  std::string source;  // resolved paths
+  std::string target;
+  std::string from = "auto";
+  std::string to = "auto";
+  DType dtype = DType::kInvalid;  // kInvalid keeps
+  int64_t max_shard_bytes = 5'000'000'000;
+  int64_t max_memory_bytes = kDefaultMaxMemory;
+  int threads = 0;  // 0 chooses
+  bool dry_run = false;
+  bool print_plan = false;
+  VerifyMode verify = VerifyMode::kDigest;
+  bool keep_optimizer = true;
+  bool overwrite = false;
+  bool carry_unknown = false;
+  bool json = false;
+};
+
+struct FormatChoice {
+  std::string name;
+  std::string description;
+};
+
+// Empty when the user asked for help, which is then in *help.
+// Errors: E_REQUEST, with what to write instead.
+absl::StatusOr<absl::optional<ConvertRequest>> ParseConvertRequest(int argc, const char* const* argv,
+                                                                   const std::vector<FormatChoice>& formats,
+                                                                   std::string* help);
+
+}  // namespace waypoint
+
+#endif  // TOOLS_CONVERT_REQUEST_H_

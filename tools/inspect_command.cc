@@ -1,0 +1,125 @@
+#include "tools/inspect_command.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "checkpoint/base/error.h"
+#include "checkpoint/base/status_macros.h"
+#include "google/protobuf/util/message_differencer.h"
+#include "tools/command_line.h"
+#include "tools/compare_checkpoints.h"
+#include "tools/digest_tensors.h"
+#include "tools/inspect_report.h"
+#include "tools/inspected_checkpoint.h"
+
+namespace waypoint {
+namespace {
+
+std::vector<std::string> CompareConfigs(const CheckpointMetadata& a, const CheckpointMetadata& b) {
+  std::string report;
+  google::protobuf::util::MessageDifferencer differencer;
+  differencer.ReportDifferencesToString(&report);
+  differencer.Compare(a.model_config(), b.model_config());
+  return absl::StrSplit(report, '\n', absl::SkipEmpty());
+}
+
+void Print(const nlohmann::ordered_json& json, std::ostream& out) {
+  out << json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << std::endl;
+}
+
+TransferOptions TransferWith(ProgressPrinter& progress) {
+  TransferOptions transfer;
+  transfer.cancelled = Interrupted;
+  transfer.progress = [&progress](const TransferProgress& done) { progress.Update(done.bytes_done, done.bytes_total); };
+  return transfer;
+}
+
+absl::Status Diff(const InspectRequest& request, const InspectEnvironment& environment, InspectedCheckpoint& first,
+                  const LoadOptions& load, bool* equal) {
+  WAYPOINT_ASSIGN_OR_RETURN(InspectedCheckpoint second, OpenInspected(environment.fs, request.diff, "auto", load));
+  DiffReport report;
+  report.first = request.path;
+  report.second = request.diff;
+  // One file says nothing of the model.
+  if (!first.is_file && !second.is_file) {
+    report.config_differences = CompareConfigs(first.opened.metadata, second.opened.metadata);
+  }
+  ProgressPrinter progress("comparing", environment.progress, environment.err);
+  CompareOptions compare;
+  compare.transfer = TransferWith(progress);
+  WAYPOINT_ASSIGN_OR_RETURN(report.comparison, CompareSources(*first.opened.tensors, *second.opened.tensors, compare));
+  progress.Clear();
+  *equal = report.equal();
+  if (request.json) {
+    Print(DiffJson(report), environment.out);
+  } else {
+    environment.out << DiffText(report) << std::flush;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status Inspect(const InspectRequest& request, const InspectEnvironment& environment, bool* equal) {
+  *equal = true;
+  LoadOptions load;
+  load.carry_unknown = request.carry_unknown;
+  load.strict = request.verify;
+  WAYPOINT_ASSIGN_OR_RETURN(InspectedCheckpoint checkpoint,
+                            OpenInspected(environment.fs, request.path, request.format, load));
+  if (!request.diff.empty()) {
+    return Diff(request, environment, checkpoint, load, equal);
+  }
+  InspectReport report;
+  report.checkpoint = &checkpoint;
+  if (request.verify) {
+    ProgressPrinter progress("verifying", environment.progress, environment.err);
+    WAYPOINT_ASSIGN_OR_RETURN(report.digests, DigestTensors(*checkpoint.opened.tensors, TransferWith(progress)));
+    report.verified = true;
+  }
+  if (request.json) {
+    Print(InspectJson(report), environment.out);
+  } else {
+    environment.out << InspectText(report) << std::flush;
+  }
+  return absl::OkStatus();
+}
+
+ExitCode InspectMain(int argc, const char* const* argv, const InspectEnvironment& environment) {
+  InspectRequest request;
+  CLI::App app("Shows what a checkpoint holds: files, config, tensors, digests.", "inspect");
+  app.add_option("PATH", request.path, "checkpoint directory of any format, or one safetensors file")->required();
+  app.add_flag("--verify", request.verify, "read everything back, check and show digests, and check what is optional");
+  app.add_option("--diff", request.diff,
+                 "compare with this checkpoint tensor by tensor, in native names; exit code 4 "
+                 "when they differ");
+  app.add_option("--from", request.format, "format of PATH; auto looks at the directory");
+  app.add_flag("--carry-unknown", request.carry_unknown, "accept config keys that the format does not declare");
+  app.add_flag("--json", request.json, "report on stdout as JSON");
+  app.footer(std::string(ExitCodesHelp()));
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    environment.out << app.help();
+    return kExitOk;
+  } catch (const CLI::ParseError& error) {
+    const bool json = std::find(argv, argv + argc, absl::string_view("--json")) != argv + argc;
+    return ReportError(MakeError(ErrorKind::kRequest, absl::StrCat(error.what(), " (--help lists the flags)")), json,
+                       environment.out, environment.err);
+  }
+  request.path = ResolvePath(request.path);
+  if (!request.diff.empty()) {
+    request.diff = ResolvePath(request.diff);
+  }
+  bool equal = true;
+  const absl::Status status = Inspect(request, environment, &equal);
+  if (!status.ok()) {
+    return ReportError(status, request.json, environment.out, environment.err);
+  }
+  return equal ? kExitOk : kExitVerify;
+}
+
+}  // namespace waypoint

@@ -1,0 +1,186 @@
+#include "tools/inspect_report.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "google/protobuf/text_format.h"
+#include "google/protobuf/util/json_util.h"
+#include "tools/command_line.h"
+
+namespace waypoint {
+namespace {
+
+constexpr size_t kSpelledOut = 10;
+
+std::string ConfigText(const CheckpointMetadata& metadata) {
+  google::protobuf::TextFormat::Printer printer;
+  printer.SetExpandAny(true);
+  std::string text;
+  printer.PrintToString(metadata.model_config(), &text);
+  return text;
+}
+
+std::string DtypeCounts(const Manifest& manifest) {
+  std::map<std::string, int64_t> counts;
+  for (const TensorMeta& tensor : manifest.tensors()) {
+    ++counts[std::string(DTypeName(tensor.dtype))];
+  }
+  return absl::StrJoin(counts, ", ", [](std::string* out, const std::pair<const std::string, int64_t>& count) {
+    absl::StrAppend(out, count.second, " ", count.first);
+  });
+}
+
+}  // namespace
+
+std::string InspectText(const InspectReport& report) {
+  const InspectedCheckpoint& checkpoint = *report.checkpoint;
+  const CheckpointMetadata& metadata = checkpoint.opened.metadata;
+  const Manifest& manifest = checkpoint.opened.tensors->manifest();
+  std::string text =
+      absl::StrCat("\"", checkpoint.path, "\": ", checkpoint.format, "\n  ", Count(manifest.size(), "tensor"), " (",
+                   DtypeCounts(manifest), "), ", HumanBytes(static_cast<double>(manifest.total_bytes())), "\n");
+  if (metadata.has_training()) {
+    absl::StrAppend(&text, "  step ", metadata.training().step(), "\n");
+  }
+  if (!metadata.external_format().empty() && metadata.external_format() != checkpoint.format) {
+    absl::StrAppend(&text, "  external format: ", metadata.external_format(), "\n");
+  }
+  if (!metadata.producer().empty()) {
+    absl::StrAppend(&text, "  written by ", metadata.producer(), "\n");
+  }
+  if (!checkpoint.opened.sha256.empty()) {
+    absl::StrAppend(&text, "  sha256 ", checkpoint.opened.sha256, "\n");
+  }
+  if (report.verified) {
+    absl::StrAppend(&text, "  verified: everything was read back\n");
+  }
+  for (const std::string& note : checkpoint.opened.notes) {
+    absl::StrAppend(&text, "  note: ", note, "\n");
+  }
+  absl::StrAppend(&text, "\nfiles:\n");
+  for (const InspectedFile& file : checkpoint.files) {
+    absl::StrAppend(&text, "  ", file.name, "  ", HumanBytes(static_cast<double>(file.size_bytes)));
+    if (file.tensors > 0) {
+      absl::StrAppend(&text, ", ", Count(file.tensors, "tensor"));
+    }
+    for (const auto& [key, value] : file.metadata) {
+      absl::StrAppend(&text, ", ", key, "=", value);
+    }
+    absl::StrAppend(&text, "\n");
+  }
+  if (metadata.has_model_config()) {
+    absl::StrAppend(&text, "\nconfig:\n");
+    for (const absl::string_view line : absl::StrSplit(ConfigText(metadata), '\n', absl::SkipEmpty())) {
+      absl::StrAppend(&text, "  ", line, "\n");
+    }
+  }
+  absl::StrAppend(&text, "\ntensors:\n");
+  size_t width = 0;
+  for (const TensorMeta& tensor : manifest.tensors()) {
+    width = std::max(width, std::min<size_t>(tensor.name.size(), 80));
+  }
+  for (int64_t i = 0; i < manifest.size(); ++i) {
+    const TensorMeta& tensor = manifest[i];
+    absl::StrAppend(&text,
+                    absl::StrFormat("  %-*s  %-4s %-16s %9s", width, tensor.name, DTypeName(tensor.dtype),
+                                    ShapeString(tensor.shape), HumanBytes(static_cast<double>(tensor.num_bytes()))));
+    absl::StrAppend(&text, report.digests.empty() ? "" : "  xxh3:", report.digests.empty() ? "" : report.digests[i],
+                    "\n");
+  }
+  return text;
+}
+
+nlohmann::ordered_json InspectJson(const InspectReport& report) {
+  const InspectedCheckpoint& checkpoint = *report.checkpoint;
+  const CheckpointMetadata& metadata = checkpoint.opened.metadata;
+  const Manifest& manifest = checkpoint.opened.tensors->manifest();
+  nlohmann::ordered_json json;
+  json["path"] = checkpoint.path;
+  json["format"] = checkpoint.format;
+  json["verified"] = report.verified;
+  json["total_bytes"] = manifest.total_bytes();
+  if (metadata.has_training()) {
+    json["step"] = metadata.training().step();
+  }
+  json["external_format"] = metadata.external_format();
+  json["producer"] = metadata.producer();
+  if (!checkpoint.opened.sha256.empty()) {
+    json["sha256"] = checkpoint.opened.sha256;
+  }
+  if (metadata.has_model_config()) {
+    std::string config;
+    google::protobuf::util::JsonPrintOptions options;
+    options.preserve_proto_field_names = true;
+    if (google::protobuf::util::MessageToJsonString(metadata.model_config(), &config, options).ok()) {
+      json["config"] = nlohmann::ordered_json::parse(config);
+    }
+  }
+  json["notes"] = checkpoint.opened.notes;
+  json["files"] = nlohmann::ordered_json::array();
+  for (const InspectedFile& file : checkpoint.files) {
+    json["files"].push_back(
+        {{"name", file.name}, {"bytes", file.size_bytes}, {"tensors", file.tensors}, {"metadata", file.metadata}});
+  }
+  json["tensors"] = nlohmann::ordered_json::array();
+  for (int64_t i = 0; i < manifest.size(); ++i) {
+    const TensorMeta& tensor = manifest[i];
+    nlohmann::ordered_json entry = {{"name", tensor.name},
+                                    {"dtype", std::string(DTypeName(tensor.dtype))},
+                                    {"shape", std::vector<int64_t>(tensor.shape.begin(), tensor.shape.end())},
+                                    {"bytes", tensor.num_bytes()}};
+    if (!report.digests.empty()) {
+      entry["xxh3"] = report.digests[i];
+    }
+    json["tensors"].push_back(std::move(entry));
+  }
+  return json;
+}
+
+std::string DiffText(const DiffReport& report) {
+  const std::vector<TensorDifference>& differences = report.comparison.differences;
+  if (report.equal()) {
+    return absl::StrCat("equal: ", Count(report.comparison.tensors, "tensor"), ", ",
+                        HumanBytes(static_cast<double>(report.comparison.bytes)), "\n");
+  }
+  std::string text = absl::StrCat("different: first \"", report.first, "\", second \"", report.second, "\"\n");
+  for (const std::string& line : report.config_differences) {
+    absl::StrAppend(&text, "  config: ", line, "\n");
+  }
+  for (size_t i = 0; i < std::min(differences.size(), kSpelledOut); ++i) {
+    absl::StrAppend(&text, "  tensor \"", differences[i].name, "\": ", differences[i].what, "\n");
+  }
+  if (differences.size() > kSpelledOut) {
+    absl::StrAppend(&text, "  and ", differences.size() - kSpelledOut, " more\n");
+  }
+  return text;
+}
+
+nlohmann::ordered_json DiffJson(const DiffReport& report) {
+  nlohmann::ordered_json json;
+  json["first"] = report.first;
+  json["second"] = report.second;
+  json["equal"] = report.equal();
+  json["tensors_compared"] = report.comparison.tensors;
+  json["bytes_compared"] = report.comparison.bytes;
+  json["config_differences"] = report.config_differences;
+  json["differences"] = nlohmann::ordered_json::array();
+  for (const TensorDifference& difference : report.comparison.differences) {
+    nlohmann::ordered_json entry = {
+        {"name", difference.name}, {"what", difference.what}, {"differing_elements", difference.differing_elements}};
+    // JSON has no infinity.
+    if (std::isfinite(difference.max_abs_diff)) {
+      entry["max_abs_diff"] = difference.max_abs_diff;
+    } else {
+      entry["max_abs_diff"] = nullptr;
+    }
+    json["differences"].push_back(std::move(entry));
+  }
+  return json;
+}
+
+}  // namespace waypoint

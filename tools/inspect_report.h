@@ -1,0 +1,41 @@
+#ifndef TOOLS_INSPECT_REPORT_H_
+#define TOOLS_INSPECT_REPORT_H_
+
+// What `inspect` found, for people and for scripts.  Does not link libtorch.  Thread-safe.
+
+#include <string>
+#include <vector>
+
+#include "absl/types/optional.h"
+#include "nlohmann/json.hpp"
+#include "tools/compare_checkpoints.h"
+#include "tools/inspected_checkpoint.h"
+
+namespace waypoint {
+
+struct InspectReport {
+  const InspectedCheckpoint* checkpoint = nullptr;
+  // XXH3 of each tensor, when everything was read back; otherwise empty.
+  std::vector<std::string> digests;
+  bool verified = false;
+};
+
+struct DiffReport {
+  std::string first;
+  std::string second;
+  Comparison comparison;
+  // Fields of the model configs that differ, one per line.
+  std::vector<std::string> config_differences;
+
+  bool equal() const { return comparison.equal() && config_differences.empty(); }
+};
+
+std::string InspectText(const InspectReport& report);
+nlohmann::ordered_json InspectJson(const InspectReport& report);
+
+std::string DiffText(const DiffReport& report);
+nlohmann::ordered_json DiffJson(const DiffReport& report);
+
+}  // namespace waypoint
+
+#endif  // TOOLS_INSPECT_REPORT_H_

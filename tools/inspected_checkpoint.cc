@@ -1,0 +1,70 @@
+#include "tools/inspected_checkpoint.h"
+
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "checkpoint/base/status_macros.h"
+#include "checkpoint/checkpointer/checkpointer.h"
+#include "checkpoint/container/safetensors/header.h"
+#include "checkpoint/container/safetensors/safetensors_source.h"
+
+namespace waypoint {
+namespace {
+
+absl::StatusOr<SafetensorsHeader> ReadHeaderOf(FileSystem& fs, const std::string& path, const Limits& limits) {
+  WAYPOINT_ASSIGN_OR_RETURN(const auto file, fs.OpenForRead(path, {}));
+  return ReadSafetensorsHeader(*file, limits);
+}
+
+InspectedFile Describe(const std::string& name, const SafetensorsHeader& header) {
+  InspectedFile file;
+  file.name = name;
+  file.size_bytes = header.file_bytes;
+  file.tensors = static_cast<int64_t>(header.entries.size());
+  file.metadata = header.metadata;
+  return file;
+}
+
+}  // namespace
+
+absl::StatusOr<InspectedCheckpoint> OpenInspected(FileSystem& fs, const std::string& path, const std::string& format,
+                                                  const LoadOptions& load) {
+  InspectedCheckpoint inspected;
+  inspected.path = path;
+  WAYPOINT_ASSIGN_OR_RETURN(const FileInfo info, fs.Stat(path));
+  if (info.type != FileType::kDirectory) {
+    SafetensorsFile file;
+    file.path = path;
+    WAYPOINT_ASSIGN_OR_RETURN(file.header, ReadHeaderOf(fs, path, load.limits));
+    inspected.format = "safetensors";
+    inspected.is_file = true;
+    inspected.files.push_back(Describe(BaseName(path), file.header));
+    std::vector<SafetensorsFile> files;
+    files.push_back(std::move(file));
+    WAYPOINT_ASSIGN_OR_RETURN(inspected.opened.tensors, SafetensorsSource::Create(fs, std::move(files), {}));
+    return inspected;
+  }
+  WAYPOINT_ASSIGN_OR_RETURN(CheckpointFormat * found, FindFormat(fs, path, format));
+  inspected.format = found->name();
+  WAYPOINT_ASSIGN_OR_RETURN(inspected.opened, found->Open(fs, path, load));
+  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<DirectoryEntry> entries, fs.List(path));
+  for (const DirectoryEntry& entry : entries) {
+    const std::string entry_path = JoinPath(path, entry.name);
+    if (entry.type != FileType::kFile) {
+      continue;
+    }
+    if (absl::EndsWith(entry.name, ".safetensors")) {
+      WAYPOINT_ASSIGN_OR_RETURN(const SafetensorsHeader header, ReadHeaderOf(fs, entry_path, load.limits));
+      inspected.files.push_back(Describe(entry.name, header));
+    } else {
+      WAYPOINT_ASSIGN_OR_RETURN(const FileInfo entry_info, fs.Stat(entry_path));
+      InspectedFile file;
+      file.name = entry.name;
+      file.size_bytes = entry_info.size_bytes;
+      inspected.files.push_back(std::move(file));
+    }
+  }
+  return inspected;
+}
+
+}  // namespace waypoint

@@ -1,0 +1,41 @@
+#ifndef TOOLS_INSPECTED_CHECKPOINT_H_
+#define TOOLS_INSPECTED_CHECKPOINT_H_
+
+// What `inspect` looks at: a checkpoint directory of any format, or one safetensors file.  Does not link libtorch.
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "checkpoint/format/checkpoint_format.h"
+#include "checkpoint/storage/file_system.h"
+
+namespace waypoint {
+
+struct InspectedFile {
+  std::string name;
+  int64_t size_bytes = 0;
+  // Of a safetensors file.
+  int64_t tensors = 0;
+  std::map<std::string, std::string> metadata;
+};
+
+struct InspectedCheckpoint {
+  std::string path;
+  std::string format;  // "safetensors" for one file
+  bool is_file = false;
+  // Native names for a directory, names as they are stored for a file.
+  OpenedCheckpoint opened;
+  // The file, or the directory's plain files in bytewise order.
+  std::vector<InspectedFile> files;
+};
+
+// Errors: as FindFormat, CheckpointFormat::Open and ReadSafetensorsHeader.
+absl::StatusOr<InspectedCheckpoint> OpenInspected(FileSystem& fs, const std::string& path, const std::string& format,
+                                                  const LoadOptions& load);
+
+}  // namespace waypoint
+
+#endif  // TOOLS_INSPECTED_CHECKPOINT_H_

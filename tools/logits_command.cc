@@ -1,0 +1,182 @@
+#include "tools/logits_command.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <map>
+#include <vector>
+
+#include "ATen/ATen.h"
+#include "CLI/CLI.hpp"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "checkpoint/base/error.h"
+#include "checkpoint/base/status_macros.h"
+#include "checkpoint/checkpointer/checkpointer.h"
+#include "checkpoint/container/safetensors/header.h"
+#include "nlohmann/json.hpp"
+#include "tools/command_line.h"
+#include "tools/run_decoder.h"
+
+namespace waypoint {
+namespace {
+
+bool LooksLikeIds(const std::string& tokens) {
+  return !tokens.empty() && tokens.find_first_not_of("0123456789, ") == std::string::npos;
+}
+
+absl::StatusOr<at::Tensor> ParseIds(const std::string& tokens) {
+  std::vector<int64_t> ids;
+  for (const absl::string_view text : absl::StrSplit(tokens, ',')) {
+    int64_t id = 0;
+    if (!absl::SimpleAtoi(text, &id)) {
+      return MakeError(ErrorKind::kRequest, absl::StrCat("--tokens: \"", text, "\" is no token id"));
+    }
+    ids.push_back(id);
+  }
+  return at::tensor(ids, at::kLong).unsqueeze(0);
+}
+
+}  // namespace
+
+absl::StatusOr<at::Tensor> ReadTokens(FileSystem& fs, const std::string& tokens) {
+  if (LooksLikeIds(tokens)) {
+    return ParseIds(tokens);
+  }
+  WAYPOINT_ASSIGN_OR_RETURN(const bool exists, Exists(fs, tokens));
+  if (!exists) {
+    return MakeError(ErrorKind::kRequest,
+                     absl::StrCat("--tokens: \"", tokens, "\" is neither ids separated by commas nor a file"));
+  }
+  WAYPOINT_ASSIGN_OR_RETURN(const auto file, fs.OpenForRead(tokens, {}));
+  WAYPOINT_ASSIGN_OR_RETURN(const SafetensorsHeader header, ReadSafetensorsHeader(*file, {}));
+  for (const SafetensorsEntry& entry : header.entries) {
+    if (entry.name != "input_ids") {
+      continue;
+    }
+    if (entry.dtype != DType::kI64) {
+      return MakeError(ErrorKind::kDType, absl::StrCat("\"", tokens, "\": tensor \"input_ids\" is ",
+                                                       DTypeName(entry.dtype), ", wanted I64"));
+    }
+    if (entry.shape.size() != 2) {
+      return MakeError(ErrorKind::kShape, absl::StrCat("\"", tokens, "\": tensor \"input_ids\" has shape ",
+                                                       ShapeString(entry.shape), ", wanted [batch, length]"));
+    }
+    at::Tensor ids = at::empty({entry.shape[0], entry.shape[1]}, at::kLong);
+    WAYPOINT_RETURN_IF_ERROR(
+        file->Read(entry.begin, absl::MakeSpan(static_cast<char*>(ids.data_ptr()), entry.end - entry.begin)));
+    return ids;
+  }
+  return MakeError(ErrorKind::kMissing, absl::StrCat("\"", tokens, "\": no tensor \"input_ids\""));
+}
+
+absl::Status WriteLogits(FileSystem& fs, const std::string& path, const at::Tensor& logits) {
+  std::vector<SafetensorsEntry> entries(1);
+  entries[0].name = "logits";
+  entries[0].dtype = DType::kF32;
+  entries[0].shape.assign(logits.sizes().begin(), logits.sizes().end());
+  const std::string header = BuildSafetensorsHeader(&entries, {{"format", "pt"}});
+  const std::string staged = absl::StrCat(path, ".tmp-", getpid());
+  const int64_t header_bytes = static_cast<int64_t>(header.size());
+  const int64_t data_bytes = static_cast<int64_t>(logits.nbytes());
+  const auto write = [&]() -> absl::Status {
+    CreateOptions create;
+    create.size_bytes = header_bytes + data_bytes;
+    WAYPOINT_ASSIGN_OR_RETURN(const auto file, fs.Create(staged, create));
+    WAYPOINT_RETURN_IF_ERROR(file->Write(0, header));
+    WAYPOINT_RETURN_IF_ERROR(
+        file->Write(header_bytes, absl::MakeConstSpan(static_cast<const char*>(logits.data_ptr()), data_bytes)));
+    WAYPOINT_RETURN_IF_ERROR(file->Sync());
+    WAYPOINT_RETURN_IF_ERROR(file->Close());
+    WAYPOINT_RETURN_IF_ERROR(fs.Rename(staged, path));
+    return fs.SyncDirectory(DirName(path));
+  };
+  absl::Status status = write();
+  if (!status.ok()) {
+    // What failed matters more than whether its leavings could be removed.
+    fs.RemoveFile(staged).IgnoreError();
+  }
+  return status;
+}
+
+absl::Status Logits(const LogitsRequest& request, const LogitsEnvironment& environment) {
+  FileSystem& fs = environment.fs;
+  WAYPOINT_ASSIGN_OR_RETURN(const at::Tensor tokens, ReadTokens(fs, request.tokens));
+  WAYPOINT_ASSIGN_OR_RETURN(CheckpointFormat * format, FindFormat(fs, request.directory, request.format));
+  LoadOptions load;
+  load.carry_unknown = request.carry_unknown;
+  WAYPOINT_ASSIGN_OR_RETURN(OpenedCheckpoint opened, format->Open(fs, request.directory, load));
+  TransferOptions transfer;
+  transfer.cancelled = Interrupted;
+  WAYPOINT_ASSIGN_OR_RETURN(const auto model, LoadFloat32Decoder(opened, transfer, request.round_to));
+  WAYPOINT_ASSIGN_OR_RETURN(const at::Tensor logits, ComputeLogits(*model, tokens));
+  WAYPOINT_RETURN_IF_ERROR(WriteLogits(fs, request.output, logits));
+
+  const std::vector<int64_t> shape(logits.sizes().begin(), logits.sizes().end());
+  // What the model would say next, for the eye.
+  std::vector<int64_t> next;
+  if (logits.numel() > 0) {
+    const at::Tensor best = logits.select(1, logits.size(1) - 1).argmax(-1).contiguous();
+    next.assign(best.data_ptr<int64_t>(), best.data_ptr<int64_t>() + best.numel());
+  }
+  if (request.json) {
+    nlohmann::ordered_json report;
+    report["directory"] = request.directory;
+    report["format"] = format->name();
+    report["output"] = request.output;
+    report["shape"] = shape;
+    report["next_tokens"] = next;
+    environment.out << report.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << std::endl;
+  } else {
+    environment.out << "logits " << ShapeString(shape) << " of \"" << request.directory << "\" (" << format->name()
+                    << ") are in \"" << request.output << "\"\n";
+    if (logits.numel() > 0) {
+      environment.out << absl::StrFormat("  from %g to %g; likeliest next token of each row: %s\n",
+                                         logits.min().item<double>(), logits.max().item<double>(),
+                                         absl::StrJoin(next, ", "));
+    }
+    environment.out << std::flush;
+  }
+  return absl::OkStatus();
+}
+
+ExitCode LogitsMain(int argc, const char* const* argv, const LogitsEnvironment& environment) {
+  LogitsRequest request;
+  std::string round_to;
+  CLI::App app("Computes float32 logits of a checkpoint.", "logits");
+  app.add_option("DIR", request.directory, "checkpoint directory of any format")->required();
+  app.add_option("--tokens", request.tokens,
+                 "ids separated by commas, or a safetensors file with input_ids, int64 [batch, length]")
+      ->required();
+  app.add_option("--output", request.output, "safetensors file to write: logits, float32 [batch, length, vocabulary]")
+      ->required();
+  app.add_option("--from", request.format, "format of DIR; auto looks at the directory");
+  app.add_option("--round-to", round_to, "round the weights to this dtype before they are used in float32")
+      ->check(CLI::IsMember({"float16", "bfloat16", "float32"}));
+  app.add_flag("--carry-unknown", request.carry_unknown, "accept config keys that the format does not declare");
+  app.add_flag("--json", request.json, "report on stdout as JSON");
+  app.footer(std::string(ExitCodesHelp()));
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    environment.out << app.help();
+    return kExitOk;
+  } catch (const CLI::ParseError& error) {
+    const bool json = std::find(argv, argv + argc, absl::string_view("--json")) != argv + argc;
+    return ReportError(MakeError(ErrorKind::kRequest, absl::StrCat(error.what(), " (--help lists the flags)")), json,
+                       environment.out, environment.err);
+  }
+  request.round_to = DTypeFromTorchName(round_to);
+  request.directory = ResolvePath(request.directory);
+  request.output = ResolvePath(request.output);
+  if (!LooksLikeIds(request.tokens)) {
+    request.tokens = ResolvePath(request.tokens);
+  }
+  const absl::Status status = Logits(request, environment);
+  return status.ok() ? kExitOk : ReportError(status, request.json, environment.out, environment.err);
+}
+
+}  // namespace waypoint

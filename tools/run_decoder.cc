@@ -1,0 +1,49 @@
+#include "tools/run_decoder.h"
+
+#include <exception>
+
+#include "ATen/ATen.h"
+#include "absl/strings/str_cat.h"
+#include "c10/core/GradMode.h"
+#include "checkpoint/base/error.h"
+#include "checkpoint/base/status_macros.h"
+#include "checkpoint/checkpointer/checkpointer.h"
+#include "checkpoint/torch/tensor_bridge.h"
+
+namespace waypoint {
+
+absl::StatusOr<std::unique_ptr<models::DecoderModule>> LoadFloat32Decoder(OpenedCheckpoint& checkpoint,
+                                                                          const TransferOptions& transfer,
+                                                                          DType round_to) {
+  models::DecoderConfig config;
+  if (!checkpoint.metadata.model_config().UnpackTo(&config)) {
+    return MakeError(ErrorKind::kConfig,
+                     absl::StrCat("the checkpoint's model is \"", checkpoint.metadata.model_config().type_url(),
+                                  "\", only decoders can be computed"));
+  }
+  WAYPOINT_ASSIGN_OR_RETURN(auto model, models::DecoderModule::Create(config, at::kFloat));
+  c10::NoGradGuard no_grad;
+  LiveState state;
+  for (const auto& [name, parameter] : model->parameters()) {
+    state.push_back({name, parameter.detach(), {}, {}});
+  }
+  WAYPOINT_ASSIGN_OR_RETURN(const auto sink, NewLiveSink(state));
+  RestoreOptions options;
+  options.transfer = transfer;
+  WAYPOINT_RETURN_IF_ERROR(Restore(checkpoint, *sink, options).status());
+  if (round_to != DType::kInvalid) {
+    WAYPOINT_ASSIGN_OR_RETURN(const at::ScalarType rounded, DTypeToTorch(round_to));
+    for (LiveTensor& live : state) {
+      live.tensor.copy_(live.tensor.to(rounded));
+    }
+  }
+  return model;
+}
+
+absl::StatusOr<at::Tensor> ComputeLogits(models::DecoderModule& model, const at::Tensor& input_ids) {
+  c10::NoGradGuard no_grad;
+  WAYPOINT_ASSIGN_OR_RETURN(const at::Tensor logits, model.Forward(input_ids));
+  return logits.to(at::kFloat).contiguous();
+}
+
+}  // namespace waypoint

@@ -1,0 +1,119 @@
+#include "tools/run_logits.h"
+
+#include <fcntl.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "checkpoint/base/error.h"
+#include "checkpoint/base/status_macros.h"
+#include "checkpoint/container/safetensors/header.h"
+#include "tools/exit_codes.h"
+
+namespace waypoint {
+namespace {
+
+class TemporaryDirectory {
+ public:
+  static absl::StatusOr<TemporaryDirectory> Create() {
+    const char* base = std::getenv("TMPDIR");
+    std::string path = JoinPath(base == nullptr || *base == '\0' ? "/tmp" : base, "waypoint-logits-XXXXXX");
+    if (mkdtemp(path.data()) == nullptr) {
+      return ErrnoError(errno, absl::StrCat("mkdtemp of \"", path, "\""));
+    }
+    return TemporaryDirectory(std::move(path));
+  }
+  TemporaryDirectory(TemporaryDirectory&& other) noexcept : path_(std::exchange(other.path_, "")) {}
+  ~TemporaryDirectory() {
+    if (!path_.empty()) {
+      RemoveTree(PosixFileSystem(), path_).IgnoreError();
+    }
+  }
+  const std::string& path() const { return path_; }
+
+ private:
+  explicit TemporaryDirectory(std::string path) : path_(std::move(path)) {}
+  std::string path_;
+};
+
+// The exit code; what the program prints goes to `log`.
+absl::StatusOr<int> Spawn(std::vector<std::string> arguments, const std::string& log) {
+  std::vector<char*> argv;
+  for (std::string& argument : arguments) {
+    argv.push_back(argument.data());
+  }
+  argv.push_back(nullptr);
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, log.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+  posix_spawn_file_actions_adddup2(&actions, STDOUT_FILENO, STDERR_FILENO);
+  pid_t pid = 0;
+  const int error = posix_spawn(&pid, argv[0], &actions, nullptr, argv.data(), environ);
+  posix_spawn_file_actions_destroy(&actions);
+  if (error != 0) {
+    return ErrnoError(error, absl::StrCat("start of \"", arguments[0], "\""));
+  }
+  int state = 0;
+  while (waitpid(pid, &state, 0) < 0) {
+    if (errno != EINTR) {
+      return ErrnoError(errno, absl::StrCat("waiting for \"", arguments[0], "\""));
+    }
+  }
+  return WIFEXITED(state) ? WEXITSTATUS(state) : 128 + WTERMSIG(state);
+}
+
+absl::StatusOr<std::vector<float>> ReadLogits(FileSystem& fs, const std::string& path) {
+  WAYPOINT_ASSIGN_OR_RETURN(const auto file, fs.OpenForRead(path, {}));
+  WAYPOINT_ASSIGN_OR_RETURN(const SafetensorsHeader header, ReadSafetensorsHeader(*file, {}));
+  if (header.entries.size() != 1 || header.entries[0].dtype != DType::kF32) {
+    return MakeError(ErrorKind::kVerify, absl::StrCat("\"", path, "\" does not hold one tensor of F32"));
+  }
+  const SafetensorsEntry& entry = header.entries[0];
+  std::vector<float> logits(NumElements(entry.shape));
+  WAYPOINT_RETURN_IF_ERROR(
+      file->Read(entry.begin, absl::MakeSpan(reinterpret_cast<char*>(logits.data()), entry.end - entry.begin)));
+  return logits;
+}
+
+}  // namespace
+
+std::string LogitsProgramBeside() {
+  char path[4096];
+  const ssize_t length = readlink("/proc/self/exe", path, sizeof(path));
+  return JoinPath(length > 0 ? DirName(absl::string_view(path, length)) : ".", "logits");
+}
+
+absl::StatusOr<std::vector<float>> RunLogits(FileSystem& fs, const std::string& program, const LogitsRun& run) {
+  WAYPOINT_ASSIGN_OR_RETURN(const TemporaryDirectory temporary, TemporaryDirectory::Create());
+  const std::string output = JoinPath(temporary.path(), "logits.safetensors");
+  const std::string log = JoinPath(temporary.path(), "log");
+  std::vector<std::string> arguments = {program,    run.directory, "--tokens", absl::StrJoin(run.tokens, ","),
+                                        "--output", output,        "--from",   run.format};
+  if (run.carry_unknown) {
+    arguments.push_back("--carry-unknown");
+  }
+  if (run.round_to != DType::kInvalid) {
+    arguments.push_back("--round-to");
+    arguments.emplace_back(DTypeTorchName(run.round_to));
+  }
+  WAYPOINT_ASSIGN_OR_RETURN(const int code, Spawn(arguments, log));
+  if (code == kExitInterrupted) {
+    return absl::CancelledError("interrupted while logits were computed");
+  }
+  if (code != kExitOk) {
+    WAYPOINT_ASSIGN_OR_RETURN(const std::string said, ReadSmallFile(fs, log, int64_t{1} << 20, "log of logits"));
+    return MakeError(ErrorKind::kVerify,
+                     absl::StrCat("logits of \"", run.directory, "\" cannot be computed: exit code ", code, ", ",
+                                  absl::StripAsciiWhitespace(said)));
+  }
+  return ReadLogits(fs, output);
+}
+
+}  // namespace waypoint

@@ -1,0 +1,36 @@
+#ifndef TOOLS_RUN_LOGITS_H_
+#define TOOLS_RUN_LOGITS_H_
+
+// The `logits` program as a function, for programs that shall not link libtorch: it takes half a second to start, which
+// is most of a small conversion.  Thread-safe.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "checkpoint/base/dtype.h"
+#include "checkpoint/storage/file_system.h"
+
+namespace waypoint {
+
+struct LogitsRun {
+  std::string directory;
+  std::string format;
+  bool carry_unknown = false;
+  // Round the weights to this first; kInvalid: do not.
+  DType round_to = DType::kInvalid;
+  // One sequence.
+  std::vector<int64_t> tokens;
+};
+
+// The program beside the running one.
+std::string LogitsProgramBeside();
+
+// Logits of every position, row-major.  Uses a directory below $TMPDIR for the time of the call.
+// Errors: E_VERIFY with what the program said; Cancelled when it was interrupted; E_IO.
+absl::StatusOr<std::vector<float>> RunLogits(FileSystem& fs, const std::string& program, const LogitsRun& run);
+
+}  // namespace waypoint
+
+#endif  // TOOLS_RUN_LOGITS_H_

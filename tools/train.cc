@@ -1,0 +1,151 @@
+// Trains a decoder from a config file; engine/README.md describes what a run does.
+
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdlib>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+#include "absl/strings/str_cat.h"
+#include "checkpoint/base/error.h"
+#include "checkpoint/base/status_macros.h"
+#include "engine/shutdown_signal.h"
+#include "engine/trainer.h"
+#include "models/decoder/decoder_module.h"
+#include "nlohmann/json.hpp"
+#include "tools/command_line.h"
+#include "tools/exit_codes.h"
+
+namespace waypoint {
+namespace {
+
+constexpr char kHelp[] = R"(Trains a decoder on one file, saving, exporting and resuming on the way.
+
+  train CONFIG.textproto [key.sub=value ...]
+
+CONFIG is a waypoint.engine.TrainConfig in text format (engine/config.proto lists every field and default).  Continuing
+a Hugging Face Llama on a text file, byte by byte, with an export every 100 steps:
+
+  steps: 1000
+  output: "runs/first"
+  pretrained { path: "Llama-3.2-1B" }
+  data { path: "book.txt"  kind: BYTES  batch_size: 4  sequence_length: 256 }
+  optimizer { lr: 1e-4 }
+  schedule { warmup_steps: 50 }
+  dtype: "bfloat16"
+  checkpoint { interval: 100  keep: 3 }
+  export { format: "llama"  interval: 100 }
+
+Values on the command line win over the file, and the file over what a pretrained checkpoint says:
+
+  train run.textproto optimizer.lr=3e-5 output=runs/second data.kind=TOKENS_U16
+
+The run writes <output>/checkpoint, <output>/export/<format> and <output>/metrics.jsonl.  Started again, it continues
+from its newest checkpoint.  Ctrl-C or SIGTERM saves after the running step and stops; a second one stops at once.)";
+
+constexpr char kFooter[] = R"(
+Exit codes: 0 done, 2 wrong request, 3 bad input, 4 failed verification, 5 I/O, 130 stopped by a signal (and saved).)";
+
+struct TrainRequest {
+  std::string config_path;
+  std::vector<std::string> overrides;
+  bool dry_run = false;
+  bool json = false;
+};
+
+nlohmann::ordered_json Summary(const engine::TrainReport& report) {
+  nlohmann::ordered_json json;
+  json["start"] = std::string(engine::StartKindName(report.start));
+  json["start_path"] = report.start_path;
+  json["first_step"] = report.first_step;
+  json["last_step"] = report.last_step;
+  json["last_loss"] = report.last_loss;
+  json["stopped"] = report.stopped;
+  json["checkpoints"] = report.checkpoints;
+  json["exports"] = report.exports;
+  return json;
+}
+
+absl::Status DryRun(const engine::ConfigLayers& layers, const TrainRequest& request) {
+  WAYPOINT_ASSIGN_OR_RETURN(const engine::Start start, engine::ResolveStart(PosixFileSystem(), layers));
+  WAYPOINT_RETURN_IF_ERROR(models::DecoderModule::CheckComputable(start.config.model()));
+  WAYPOINT_RETURN_IF_ERROR(engine::TokenFile::Open(start.config.data(), start.config.model().vocab_size()).status());
+  for (const std::string& note : start.notes) {
+    std::cerr << "note: " << note << std::endl;
+  }
+  std::cerr << "would start from " << engine::StartKindName(start.kind)
+            << (start.path.empty() ? "" : absl::StrCat(" \"", start.path, "\""))
+            << "; the config is complete:" << std::endl;
+  const std::string config = engine::PrintConfig(start.config);
+  if (request.json) {
+    nlohmann::ordered_json json;
+    json["start"] = std::string(engine::StartKindName(start.kind));
+    json["start_path"] = start.path;
+    json["config"] = config;
+    std::cout << json.dump(2) << std::endl;
+  } else {
+    std::cout << config;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Train(const TrainRequest& request) {
+  engine::ConfigLayers layers;
+  WAYPOINT_RETURN_IF_ERROR(layers.AddFile(PosixFileSystem(), request.config_path));
+  for (const std::string& assignment : request.overrides) {
+    WAYPOINT_RETURN_IF_ERROR(layers.AddOverride(assignment));
+  }
+  if (request.dry_run) {
+    return DryRun(layers, request);
+  }
+  const engine::ShutdownSignal shutdown;
+  engine::TrainerOptions options;
+  options.stop = [&shutdown] { return shutdown.received() != 0; };
+  WAYPOINT_ASSIGN_OR_RETURN(const std::unique_ptr<engine::Trainer> trainer, engine::Trainer::Create(layers, options));
+  WAYPOINT_ASSIGN_OR_RETURN(const engine::TrainReport report, trainer->Run());
+  if (request.json) {
+    std::cout << Summary(report).dump(2) << std::endl;
+  }
+  if (report.stopped) {
+    return absl::CancelledError(absl::StrCat("stopped by signal ", shutdown.received(), " after step ",
+                                             report.last_step, ", saved as \"", report.checkpoints.back(),
+                                             "\"; the same command continues"));
+  }
+  std::cerr << "finished at step " << report.last_step << std::endl;
+  return absl::OkStatus();
+}
+
+int Main(int argc, char** argv) {
+  TrainRequest request;
+  CLI::App app(kHelp, "train");
+  app.footer(kFooter);
+  app.add_option("CONFIG", request.config_path, "config file in text format")->required();
+  app.add_option("OVERRIDES", request.overrides, "key.sub=value, applied in order");
+  app.add_flag("--dry-run", request.dry_run, "check config, checkpoint and data, print the merged config, and stop");
+  app.add_flag("--json", request.json, "print a summary as JSON to stdout");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? kExitOk : kExitRequest;
+  }
+  // `bazel run` starts in its own tree; paths in the config are meant from where the user is.
+  const char* const directory = std::getenv("BUILD_WORKING_DIRECTORY");
+  if (directory != nullptr && chdir(directory) != 0) {
+    return ReportError(ErrnoError(errno, absl::StrCat("chdir to \"", directory, "\"")), request.json, std::cout,
+                       std::cerr);
+  }
+  const absl::Status status = Train(request);
+  if (absl::IsCancelled(status)) {
+    std::cerr << status.message() << std::endl;  // the summary is printed already
+    return kExitInterrupted;
+  }
+  return status.ok() ? kExitOk : ReportError(status, request.json, std::cout, std::cerr);
+}
+
+}  // namespace
+}  // namespace waypoint
+
+int main(int argc, char** argv) { return waypoint::Main(argc, argv); }

@@ -1,0 +1,109 @@
+#include "tools/verify_output.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "checkpoint/base/error.h"
+#include "checkpoint/base/status_macros.h"
+#include "google/protobuf/util/message_differencer.h"
+#include "tools/compare_checkpoints.h"
+#include "tools/run_logits.h"
+
+namespace waypoint {
+namespace {
+
+constexpr size_t kSpelledOut = 10;
+constexpr double kLogitsTolerance = 1e-4;
+
+absl::Status CheckDtypes(const Manifest& written, DType weights_dtype) {
+  for (const TensorMeta& tensor : written.tensors()) {
+    if (!IsOptimizerState(tensor) && IsCastable(tensor.dtype) && tensor.dtype != weights_dtype) {
+      return MakeError(ErrorKind::kVerify,
+                       absl::StrCat("tensor \"", tensor.name, "\" was written as ", DTypeName(tensor.dtype),
+                                    ", wanted ", DTypeName(weights_dtype)));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CompareWith(OpenedCheckpoint& written, OpenedCheckpoint& source, const VerifyOptions& options) {
+  std::string report;
+  google::protobuf::util::MessageDifferencer differencer;
+  differencer.ReportDifferencesToString(&report);
+  if (!differencer.Compare(source.metadata.model_config(), written.metadata.model_config())) {
+    return MakeError(ErrorKind::kVerify, absl::StrCat("the written config reads back differently: ", report));
+  }
+  CompareOptions compare;
+  compare.transfer = options.transfer;
+  compare.block_bytes = options.block_bytes;
+  if (!options.optimizer_state) {
+    compare.selected = [](const TensorMeta& tensor) { return !IsOptimizerState(tensor); };
+  }
+  if (options.weights_dtype != DType::kInvalid) {
+    WAYPOINT_RETURN_IF_ERROR(CheckDtypes(written.tensors->manifest(), options.weights_dtype));
+    compare.round_to_b = true;
+  }
+  WAYPOINT_ASSIGN_OR_RETURN(const Comparison comparison, CompareSources(*source.tensors, *written.tensors, compare));
+  if (comparison.equal()) {
+    return absl::OkStatus();
+  }
+  std::vector<std::string> lines;
+  for (const TensorDifference& difference : comparison.differences) {
+    if (lines.size() < kSpelledOut) {
+      lines.push_back(absl::StrCat("tensor \"", difference.name, "\": ", difference.what));
+    }
+  }
+  return MakeError(ErrorKind::kVerify,
+                   absl::StrCat("what was written differs from the source (first) in ", comparison.differences.size(),
+                                " of its tensors: ", absl::StrJoin(lines, "; "),
+                                comparison.differences.size() > kSpelledOut ? "; ..." : ""));
+}
+
+}  // namespace
+
+absl::Status VerifyDigests(FileSystem& fs, CheckpointFormat& format, const std::string& path, OpenedCheckpoint& source,
+                           const VerifyOptions& options) {
+  WAYPOINT_ASSIGN_OR_RETURN(OpenedCheckpoint written, format.Open(fs, path, options.load));
+  return CompareWith(written, source, options);
+}
+
+absl::Status VerifyLogits(FileSystem& fs, CheckpointFormat& format, const std::string& path,
+                          const std::string& source_path, const std::string& source_format, OpenedCheckpoint& source,
+                          const VerifyOptions& options) {
+  WAYPOINT_RETURN_IF_ERROR(VerifyDigests(fs, format, path, source, options));
+  LogitsRun run;
+  run.carry_unknown = options.load.carry_unknown;
+  // Small ids, which every vocabulary has.
+  run.tokens = {1, 2, 3, 5, 8, 13, 21, 30, 7, 11, 17, 29, 4, 16, 25, 9};
+  run.directory = source_path;
+  run.format = source_format;
+  run.round_to = options.weights_dtype;
+  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<float> wanted, RunLogits(fs, options.logits_program, run));
+  run.directory = path;
+  run.format = format.name();
+  run.round_to = DType::kInvalid;
+  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<float> found, RunLogits(fs, options.logits_program, run));
+  if (wanted.size() != found.size()) {
+    return MakeError(ErrorKind::kVerify,
+                     absl::StrCat(found.size(), " logits of the output, ", wanted.size(), " of the source"));
+  }
+  double distance = 0;
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    const double difference = std::fabs(static_cast<double>(wanted[i]) - static_cast<double>(found[i]));
+    // A NaN on one side only is no success; max() would lose it.
+    const bool both_nan = std::isnan(wanted[i]) && std::isnan(found[i]);
+    distance = both_nan ? distance : std::isnan(difference) ? INFINITY : std::max(distance, difference);
+  }
+  if (distance > kLogitsTolerance) {
+    return MakeError(
+        ErrorKind::kVerify,
+        absl::StrFormat("logits of the output are %g away from the source's, %g allowed", distance, kLogitsTolerance));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace waypoint
