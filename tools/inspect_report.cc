@@ -68,6 +68,9 @@ std::string InspectText(const InspectReport& report) {
     if (file.tensors > 0) {
       absl::StrAppend(&text, ", ", Count(file.tensors, "tensor"));
     }
+    if (!file.problem.empty()) {
+      absl::StrAppend(&text, ", not used: ", file.problem);
+    }
     for (const auto& [key, value] : file.metadata) {
       absl::StrAppend(&text, ", ", key, "=", value);
     }

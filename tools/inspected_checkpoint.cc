@@ -50,19 +50,24 @@ absl::StatusOr<InspectedCheckpoint> OpenInspected(FileSystem& fs, const std::str
   WAYPOINT_ASSIGN_OR_RETURN(const std::vector<DirectoryEntry> entries, fs.List(path));
   for (const DirectoryEntry& entry : entries) {
     const std::string entry_path = JoinPath(path, entry.name);
-    if (entry.type != FileType::kFile) {
+    // Links too: a cache of downloads is made of them.  One that leads nowhere is none of the checkpoint's files.
+    const absl::StatusOr<FileInfo> entry_info = fs.Stat(entry_path);
+    if (!entry_info.ok() || entry_info->type != FileType::kFile) {
       continue;
     }
+    InspectedFile file;
+    file.name = entry.name;
+    file.size_bytes = entry_info->size_bytes;
     if (absl::EndsWith(entry.name, ".safetensors")) {
-      WAYPOINT_ASSIGN_OR_RETURN(const SafetensorsHeader header, ReadHeaderOf(fs, entry_path, load.limits));
-      inspected.files.push_back(Describe(entry.name, header));
-    } else {
-      WAYPOINT_ASSIGN_OR_RETURN(const FileInfo entry_info, fs.Stat(entry_path));
-      InspectedFile file;
-      file.name = entry.name;
-      file.size_bytes = entry_info.size_bytes;
-      inspected.files.push_back(std::move(file));
+      // The checkpoint is open, so its own files are sound; one that nothing refers to may be anything.
+      const absl::StatusOr<SafetensorsHeader> header = ReadHeaderOf(fs, entry_path, load.limits);
+      if (header.ok()) {
+        file = Describe(entry.name, *header);
+      } else {
+        file.problem = std::string(header.status().message());
+      }
     }
+    inspected.files.push_back(std::move(file));
   }
   return inspected;
 }

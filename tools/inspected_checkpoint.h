@@ -19,6 +19,8 @@ struct InspectedFile {
   int64_t size_bytes = 0;
   // Of a safetensors file.
   int64_t tensors = 0;
+  // Why a file beside the checkpoint's own is no safetensors file, whatever its name says.
+  std::string problem;
   std::map<std::string, std::string> metadata;
 };
 
