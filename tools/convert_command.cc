@@ -110,7 +110,7 @@ class Conversion {
     TransferOptions transfer;
     transfer.max_bytes_in_flight = split_.bytes_in_flight;
     transfer.threads = split_.threads;
-    transfer.cancelled = Interrupted;
+    transfer.cancelled = environment_.interrupted;
     transfer.progress = [&progress](const TransferProgress& done) {
       progress.Update(done.bytes_done, done.bytes_total);
     };
@@ -154,7 +154,7 @@ class Conversion {
       status = VerifyLogits(environment_.fs, *to_, staged_path, request_.source, report_.from, source_, options);
     }
     report_.verify_duration = absl::Now() - start;
-    if (status.ok() && Interrupted()) {
+    if (status.ok() && environment_.interrupted()) {
       return absl::CancelledError("interrupted before the output was published");
     }
     return status;
