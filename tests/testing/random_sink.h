@@ -61,7 +61,8 @@ class RandomSink : public TensorSink {
       return MakeError(ErrorKind::kNoSpace, "the sink is full");
     }
     const Block& block = blocks_[index];
-    if (static_cast<int64_t>(data.size()) != block.bytes || (own_memory_[index] && data.data() != memory_[index].data())) {
+    if (static_cast<int64_t>(data.size()) != block.bytes ||
+        (own_memory_[index] && data.data() != memory_[index].data())) {
       return MakeError(ErrorKind::kUnknown, absl::StrCat("block ", index, " came in other memory"));
     }
     for (const Piece& piece : block.pieces) {

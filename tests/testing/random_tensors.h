@@ -15,8 +15,9 @@
 namespace waypoint {
 
 inline constexpr DType kWholeByteTypes[] = {
-    DType::kBool, DType::kU8,  DType::kI8,  DType::kU16, DType::kI16,    DType::kU32,    DType::kI32,    DType::kU64,        DType::kI64,
-    DType::kF16,  DType::kBF16, DType::kF32, DType::kF64, DType::kC64, DType::kF8E4M3, DType::kF8E5M2, DType::kF8E8M0, DType::kF8E4M3FNUZ, DType::kF8E5M2FNUZ};
+    DType::kBool,   DType::kU8,     DType::kI8,     DType::kU16,        DType::kI16,       DType::kU32, DType::kI32,
+    DType::kU64,    DType::kI64,    DType::kF16,    DType::kBF16,       DType::kF32,       DType::kF64, DType::kC64,
+    DType::kF8E4M3, DType::kF8E5M2, DType::kF8E8M0, DType::kF8E4M3FNUZ, DType::kF8E5M2FNUZ};
 
 inline void AddRandomTensor(const std::string& name, DType dtype, const Dims& shape, RandomGeometry* random,
                             MemorySource* source) {

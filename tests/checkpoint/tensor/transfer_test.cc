@@ -110,8 +110,10 @@ TEST(TransferTest, KindIsThatOfTheFirstMisfit) {
   source.Add("a", DType::kF32, {2}, std::vector<float>{1, 2});
   for (const ErrorKind kind : {ErrorKind::kShape, ErrorKind::kDType}) {
     Manifest wanted;
-    ASSERT_OK(wanted.Add({"a", kind == ErrorKind::kShape ? DType::kF32 : DType::kBF16,
-                          kind == ErrorKind::kShape ? Dims{3} : Dims{2}, {}}));
+    ASSERT_OK(wanted.Add({"a",
+                          kind == ErrorKind::kShape ? DType::kF32 : DType::kBF16,
+                          kind == ErrorKind::kShape ? Dims{3} : Dims{2},
+                          {}}));
     RandomSink sink(wanted, &random);
     EXPECT_THAT(Transfer(source, sink, {}), IsKind(kind));
   }
@@ -125,8 +127,9 @@ TEST(TransferTest, TenMisfitsAreSpelledOut) {
     ASSERT_OK(wanted.Add({absl::StrCat("t", i), DType::kF32, {2}, {}}));
   }
   RandomSink sink(wanted, &random);
-  EXPECT_THAT(Transfer(source, sink, {}), IsKind(ErrorKind::kMissing, AllOf(HasSubstr("12 tensors"), HasSubstr("\"t9\""),
-                                                                            Not(HasSubstr("\"t10\"")))));
+  EXPECT_THAT(
+      Transfer(source, sink, {}),
+      IsKind(ErrorKind::kMissing, AllOf(HasSubstr("12 tensors"), HasSubstr("\"t9\""), Not(HasSubstr("\"t10\"")))));
 }
 
 TEST(TransferTest, NoMoreBytesAreHeldThanAllowed) {

@@ -143,7 +143,7 @@ TEST(SafetensorsSourceTest, RowsCostWhatTheyMeasure) {
 
 TEST(SafetensorsSourceTest, AWholeFileIsReadOnce) {
   MemoryFileSystem fs;
-  const File file({{"a", DType::kF32, {300, 1000}}, {"b", DType::kU8, {77'777}}, {"c", DType::kF16, {100'001}}}, 77);
+  const File file({{"a", DType::kF32, {300, 1000}}, {"b", DType::kU8, {77'777}}, {"c", DType::kU8, {200'001}}}, 77, 8);
   SafetensorsSourceOptions options;
   options.window_bytes = 3 * kDigestChunkBytes;
   const auto source = file.Open(fs, options, true);
@@ -177,7 +177,7 @@ TEST(SafetensorsSourceTest, NeighboursAreMergedAcrossGaps) {
   options.gap_bytes = 0;
   const auto apart = file.Open(fs, options);
   ASSERT_OK(ReadBox(*apart, 0, column));
-  EXPECT_GE(apart->bytes_read(), 1000 * kDirectAlignment);
+  EXPECT_GE(apart->bytes_read(), 999 * kDirectAlignment);  // the last page is cut
 }
 
 TEST(SafetensorsSourceTest, ADamagedChunkIsNamed) {
