@@ -19,7 +19,7 @@ struct InspectedFile {
   int64_t size_bytes = 0;
   // Of a safetensors file.
   int64_t tensors = 0;
-  std::map<std::string, std::string> metadata;
+  std::map<std::string, std::string> metadata;  // long values are cut
 };
 
 struct InspectedCheckpoint {
