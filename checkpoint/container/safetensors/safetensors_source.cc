@@ -57,7 +57,11 @@ int64_t SafetensorsSource::bytes_read() const {
 
 int64_t SafetensorsSource::ScratchBytes(int64_t block_bytes) const {
   // One window at a time, widened to whole chunks at both ends.
-  return std::min(block_bytes, options_.window_bytes) + 2 * kDigestChunkBytes;
+  int64_t chunk_bytes = kDigestChunkBytes;
+  for (const SafetensorsFile& file : files_) {
+    chunk_bytes = std::max(chunk_bytes, file.digests.chunk_bytes);
+  }
+  return std::min(block_bytes, options_.window_bytes) + 2 * chunk_bytes;
 }
 
 absl::StatusOr<const ReadableFile*> SafetensorsSource::OpenFile(int64_t file) {
@@ -108,6 +112,8 @@ absl::Status SafetensorsSource::Read(absl::Span<const ReadRequest> requests) {
     if (end < runs[last - 1].end() && AlignDown(end, kDigestChunkBytes) > runs[last - 1].offset) {
       end = AlignDown(end, kDigestChunkBytes);
     }
+    // An element is never cut: a window that holds none would be asked for for ever.
+    end = std::max(end, begin + runs[first].element_bytes);
     WAYPOINT_RETURN_IF_ERROR(ReadWindow(absl::MakeConstSpan(runs).subspan(first, last - first), begin, end));
     size_t kept = first;
     for (size_t i = first; i < last; ++i) {
