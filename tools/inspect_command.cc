@@ -84,9 +84,9 @@ absl::Status Inspect(const InspectRequest& request, const InspectEnvironment& en
     report.verified = true;
   }
   if (request.json) {
-    Print(InspectJson(report), environment.out);
+    WriteInspectJson(report, environment.out);
   } else {
-    environment.out << InspectText(report) << std::flush;
+    WriteInspectText(report, environment.out);
   }
   return absl::OkStatus();
 }

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/checkpointer/checkpointer.h"
 #include "checkpoint/container/safetensors/header.h"
@@ -11,17 +12,35 @@
 namespace waypoint {
 namespace {
 
+// Of one value, and of one behind the first megabyte of them.
+constexpr size_t kShownValueBytes = 4096;
+constexpr size_t kShownRestBytes = 120;
+constexpr size_t kShownMetadataBytes = size_t{1} << 20;
+
 absl::StatusOr<SafetensorsHeader> ReadHeaderOf(FileSystem& fs, const std::string& path, const Limits& limits) {
   WAYPOINT_ASSIGN_OR_RETURN(const auto file, fs.OpenForRead(path, {}));
   return ReadSafetensorsHeader(*file, limits);
 }
 
-InspectedFile Describe(const std::string& name, const SafetensorsHeader& header) {
+// Takes the metadata, of which a file may have very much, out of the header.
+InspectedFile Describe(const std::string& name, SafetensorsHeader& header) {
   InspectedFile file;
   file.name = name;
   file.size_bytes = header.file_bytes;
   file.tensors = static_cast<int64_t>(header.entries.size());
-  file.metadata = header.metadata;
+  file.metadata = std::move(header.metadata);
+  header.metadata.clear();
+  size_t shown_bytes = 0;
+  for (auto& [key, value] : file.metadata) {
+    size_t cut = shown_bytes < kShownMetadataBytes ? kShownValueBytes : kShownRestBytes;
+    if (value.size() > cut) {
+      while ((static_cast<unsigned char>(value[cut]) & 0xC0) == 0x80) {
+        --cut;  // never inside a character
+      }
+      value = absl::StrCat(value.substr(0, cut), "... (", value.size(), " bytes)");
+    }
+    shown_bytes += value.size();
+  }
   return file;
 }
 

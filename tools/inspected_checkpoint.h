@@ -21,7 +21,7 @@ struct InspectedFile {
   int64_t tensors = 0;
   // Why a file beside the checkpoint's own is no safetensors file, whatever its name says.
   std::string problem;
-  std::map<std::string, std::string> metadata;
+  std::map<std::string, std::string> metadata;  // long values are cut
 };
 
 struct InspectedCheckpoint {
