@@ -127,7 +127,7 @@ void FillDefaults(TrainConfig& config) {
     schedule.set_warmup_steps(0);
   }
   if (!schedule.has_decay_steps()) {
-    schedule.set_decay_steps(std::max<int64_t>(1, config.steps()));
+    schedule.set_decay_steps(std::max({int64_t{1}, config.steps(), schedule.warmup_steps()}));
   }
   if (!schedule.has_min_ratio()) {
     schedule.set_min_ratio(0.1);

@@ -160,6 +160,13 @@ absl::StatusOr<TrainReport> Trainer::Run() {
   WAYPOINT_RETURN_IF_ERROR(MakeDirectories(PosixFileSystem(), config().output()));
   WAYPOINT_ASSIGN_OR_RETURN(metrics_, MetricsLog::Open(JoinPath(config().output(), "metrics.jsonl"), state_->step));
 
+  int64_t parameters = 0;
+  for (const auto& [name, parameter] : state_->model().parameters()) {
+    parameters += parameter.numel();
+  }
+  Print(absl::StrCat("start from ", StartKindName(start_.kind), start_.path.empty() ? "" : " ", start_.path,
+                     " at step ", state_->step, ": ", parameters, " parameters in ", config().dtype(), ", ",
+                     data_->tokens(), " tokens of data"));
   // A run that was killed between its checkpoint and its export of the same step still owes the export.
   if (start_.kind == StartKind::kResume && saver_->ExportDue(state_->step)) {
     WAYPOINT_ASSIGN_OR_RETURN(const bool exported, saver_->HasExport(state_->step));

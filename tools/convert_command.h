@@ -3,14 +3,15 @@
 
 // `convert SRC DST`: finds the formats, plans, transfers within the memory bound, verifies, publishes, reports.
 //
-// The formats that are linked in are the ones it knows.  Does not link libtorch.  One thread; interruption as
-// command_line.h.
+// The formats that are linked in are the ones it knows.  Does not link libtorch.  One thread.
 
+#include <functional>
 #include <ostream>
 #include <string>
 
 #include "absl/status/status.h"
 #include "checkpoint/storage/file_system.h"
+#include "tools/command_line.h"
 #include "tools/convert_request.h"
 #include "tools/exit_codes.h"
 
@@ -24,6 +25,8 @@ struct ConvertEnvironment {
   bool progress = false;
   // For --verify logits, see run_logits.h.
   std::string logits_program;
+  // Polled; true stops the conversion with Cancelled.
+  std::function<bool()> interrupted = Interrupted;
 };
 
 // OK means that the output is published (or, with dry_run, that it could be).  After a failure the target is as it was.

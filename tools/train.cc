@@ -47,7 +47,8 @@ The run writes <output>/checkpoint, <output>/export/<format> and <output>/metric
 from its newest checkpoint.  Ctrl-C or SIGTERM saves after the running step and stops; a second one stops at once.)";
 
 constexpr char kFooter[] = R"(
-Exit codes: 0 done, 2 wrong request, 3 bad input, 4 failed verification, 5 I/O, 130 stopped by a signal (and saved).)";
+Exit codes: 0 done, 1 a gradient that is not finite (or a bug), 2 wrong request, 3 bad input, 4 failed verification,
+5 I/O, 130 stopped by a signal (and saved).)";
 
 struct TrainRequest {
   std::string config_path;

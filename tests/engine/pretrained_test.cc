@@ -17,7 +17,19 @@ namespace {
 
 using ::testing::HasSubstr;
 
-constexpr char kLlama[] = "tests/testdata/fixtures/llama2_fp32/hf";
+// A copy of a fixture, which is a directory of links in a test: links out of a checkpoint are refused.
+std::string Llama(const std::string& directory) {
+  const std::string fixture = "tests/testdata/fixtures/llama2_fp32/hf";
+  const std::string copy = JoinPath(directory, "llama");
+  EXPECT_TRUE(MakeDirectories(PosixFileSystem(), copy).ok());
+  const auto entries = PosixFileSystem().List(fixture);
+  EXPECT_TRUE(entries.ok()) << entries.status();
+  for (const DirectoryEntry& entry : *entries) {
+    std::ofstream(JoinPath(copy, entry.name), std::ios::binary)
+        << std::ifstream(JoinPath(fixture, entry.name), std::ios::binary).rdbuf();
+  }
+  return copy;
+}
 
 std::string Contents(const std::string& path) {
   std::ostringstream out;
@@ -153,9 +165,10 @@ TEST_F(PretrainedTest, MissingDirectoryIsNamed) {
 
 TEST(HuggingFaceTest, ExportsAreCompleteDirectories) {
   const std::string directory = FreshDirectory("hugging_face");
+  const std::string llama = Llama(directory);
   const std::string config =
       absl::StrCat("steps: 4 output: \"", directory, "/run\" threads: 1 data { path: \"", TextFile(directory),
-                   "\" kind: BYTES sequence_length: 12 batch_size: 1 } pretrained { path: \"", kLlama, "\" }",
+                   "\" kind: BYTES sequence_length: 12 batch_size: 1 } pretrained { path: \"", llama, "\" }",
                    "checkpoint { interval: 1 keep: 1 } export { format: \"llama\" }");
 
   // Stopped once, so that the files come from a checkpoint that retention deletes before the export.
@@ -163,13 +176,13 @@ TEST(HuggingFaceTest, ExportsAreCompleteDirectories) {
   ASSERT_OK_AND_ASSIGN(const FinishedRun run, RunTraining({config}, Quiet()));
 
   ASSERT_EQ(run.report.exports.size(), 1);
-  const auto before = nlohmann::json::parse(Contents(std::string(kLlama) + "/config.json"));
+  const auto before = nlohmann::json::parse(Contents(llama + "/config.json"));
   const auto after = nlohmann::json::parse(Contents(run.report.exports[0] + "/config.json"));
   EXPECT_EQ(after, before);
-  ASSERT_OK_AND_ASSIGN(const auto entries, PosixFileSystem().List(kLlama));
+  ASSERT_OK_AND_ASSIGN(const auto entries, PosixFileSystem().List(llama));
   for (const DirectoryEntry& entry : entries) {
     if (!absl::StrContains(entry.name, ".safetensors") && entry.name != "config.json") {
-      EXPECT_EQ(Contents(JoinPath(run.report.exports[0], entry.name)), Contents(JoinPath(kLlama, entry.name)))
+      EXPECT_EQ(Contents(JoinPath(run.report.exports[0], entry.name)), Contents(JoinPath(llama, entry.name)))
           << entry.name;
     }
   }
@@ -177,9 +190,10 @@ TEST(HuggingFaceTest, ExportsAreCompleteDirectories) {
 
 TEST(HuggingFaceTest, HasNoTrainerConfigAndNoOptimizerState) {
   const std::string directory = FreshDirectory("hugging_face_options");
+  const std::string llama = Llama(directory);
   const std::string bare =
       absl::StrCat("steps: 1 output: \"", directory, "/run\" data { path: \"", TextFile(directory), "\" kind: BYTES }");
-  const std::string from = absl::StrCat("path: \"", kLlama, "\"");
+  const std::string from = absl::StrCat("path: \"", llama, "\"");
 
   EXPECT_THAT(StartOf({bare, absl::StrCat("pretrained { load_config: FULL ", from, "}")}),
               IsKind(ErrorKind::kRequest, HasSubstr("no trainer config")));

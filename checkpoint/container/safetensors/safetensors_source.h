@@ -52,7 +52,7 @@ class SafetensorsSource : public TensorSource {
 
   absl::Status CheckDigests(int64_t file, int64_t begin, absl::Span<const char> data) const;
 
-  const std::vector<SafetensorsFile> files_;
+  std::vector<SafetensorsFile> files_;  // without the headers' entries; not changed after Create
   Manifest manifest_;
   std::vector<Place> places_;  // by tensor
   std::unique_ptr<RunReader> reader_;

@@ -25,7 +25,8 @@ bool IsScalar(const FieldDescriptor& field) { return field.cpp_type() != FieldDe
 class Scalar : public Primitive {
  public:
   struct Options {
-    absl::optional<Codec> codec;
+    // Empty functions: values are the same on both sides.
+    Codec codec;
     // At most one of the two.
     absl::optional<Json> constant_default;
     DefaultFn default_fn;
@@ -85,8 +86,8 @@ class Scalar : public Primitive {
       }
     }
     absl::StatusOr<Json> native = external;
-    if (options_.codec.has_value()) {
-      native = options_.codec->to_native(external);
+    if (options_.codec.to_native) {
+      native = options_.codec.to_native(external);
     }
     absl::Status status = native.status();
     if (status.ok()) {
@@ -112,8 +113,8 @@ class Scalar : public Primitive {
       return;
     }
     absl::StatusOr<Json> external = native;
-    if (options_.codec.has_value()) {
-      external = options_.codec->to_external(native);
+    if (options_.codec.to_external) {
+      external = options_.codec.to_external(native);
     }
     if (!external.ok()) {
       context.AddProblem(absl::StrCat("native field \"", native_, "\" ", external.status().message()));

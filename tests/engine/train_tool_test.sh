@@ -1,0 +1,81 @@
+#!/bin/bash
+# The train command from outside: exit codes, --dry-run, --json, a signal and the resume after it.
+set -u
+train="$(pwd)/$1"
+cd "${TEST_TMPDIR}"
+unset BUILD_WORKING_DIRECTORY
+
+fail() {
+  echo "FAIL: $*" >&2
+  cat out err >&2
+  exit 1
+}
+
+# expect CODE ARGUMENTS...: runs the tool, keeps its output in out and err.
+expect() {
+  local wanted="$1"
+  shift
+  "${train}" "$@" > out 2> err
+  local code=$?
+  [[ "${code}" == "${wanted}" ]] || fail "exit code ${code}, wanted ${wanted}: train $*"
+}
+
+says() { grep -q -- "$1" out err || fail "says nothing of \"$1\""; }
+
+seq 2000 > data.txt
+cat > run.textproto << 'END'
+steps: 4
+output: "run"
+threads: 1
+data { path: "data.txt" kind: BYTES batch_size: 1 sequence_length: 8 }
+model {
+  hidden_size: 8
+  vocab_size: 256
+  embeddings { embedding_scale: 1 }
+  decoder { num_blocks: 1 fixed {
+    mixer { attention {
+      heads: 1 head_groups: 1 head_size: 8 rotary { theta: 10000 standard {} } causal: true softmax_scale_power: 0.5
+    } }
+    mlp { dense { intermediate_size: 8 gated: true activation: SILU } }
+    normalization { kind: RMS_NORM epsilon: 1e-5 }
+  } }
+  head { normalization { kind: RMS_NORM epsilon: 1e-5 } logits_scale_factor: 1 prediction_heads: 1 }
+}
+END
+
+expect 0 --help
+says "key.sub=value"
+expect 2
+expect 2 run.textproto optimiser.lr=1
+says "which has model, pretrained"
+expect 2 run.textproto steps=-1
+expect 5 none.textproto
+expect 5 run.textproto data.path=none
+[[ ! -e run ]] || fail "a refused run left files"
+
+expect 0 run.textproto --dry-run optimizer.lr=0.25
+says "lr: 0.25"
+[[ ! -e run ]] || fail "a dry run left files"
+
+# A run too long to end by itself, stopped by a signal once it has made a step.
+"${train}" run.textproto steps=100000000 > out 2> err &
+pid=$!
+until grep -q "step 1/" err; do
+  kill -0 "${pid}" || fail "the run ended early"
+  sleep 0.1
+done
+kill -TERM "${pid}"
+wait "${pid}"
+[[ $? == 130 ]] || fail "a stopped run exits with 130"
+says "the same command continues"
+[[ "$(ls run/checkpoint)" == step-* ]] || fail "a stopped run saves"
+steps="$(wc -l < run/metrics.jsonl)"
+
+expect 0 run.textproto --json "steps=$((steps + 2))"
+says "\"first_step\": ${steps},"
+says "\"last_step\": $((steps + 2)),"
+[[ "$(wc -l < run/metrics.jsonl)" == "$((steps + 2))" ]] || fail "one line per step in metrics.jsonl"
+
+expect 3 run.textproto model.decoder.fixed.mixer.attention.rotary.theta=3
+says "theta: 10000 != 3"
+echo PASS

@@ -1,0 +1,208 @@
+#!/usr/bin/env python3
+"""convert, end to end, over every fixture: what comes back is what went in."""
+
+import json
+import os
+import shutil
+import struct
+import sys
+import tempfile
+import unittest
+
+sys.path.insert(0, "tests/tools")
+import checkpoint_files as files  # noqa: E402
+
+ONE = os.path.join(files.FIXTURES, "llama31_v5_bf16", "hf")
+FLOAT32 = os.path.join(files.FIXTURES, "llama31_fp32", "hf")
+LEGACY = os.path.join(files.FIXTURES, "llama2_fp32", "hf")
+
+
+class ConvertTest(unittest.TestCase):
+    def setUp(self):
+        self.work = tempfile.mkdtemp(dir=os.environ.get("TEST_TMPDIR"))
+        self.addCleanup(shutil.rmtree, self.work)
+
+    def path(self, name):
+        return os.path.join(self.work, name)
+
+    def convert(self, *arguments):
+        code, out, err = files.run("convert", *arguments)
+        self.assertEqual(code, 0, err)
+        return out
+
+    def refuse(self, exit_code, kind, *arguments):
+        """The tool fails so, and leaves no output and no staging directory."""
+        before = sorted(os.listdir(self.work))
+        code, _, err = files.run("convert", *arguments)
+        self.assertEqual(code, exit_code, err)
+        self.assertIn("error: %s: " % kind, err)
+        self.assertEqual(sorted(os.listdir(self.work)), before)
+        return err
+
+    def editable_copy(self, source):
+        copy = self.path("source")
+        shutil.copytree(source, copy)
+        for name in os.listdir(copy):
+            os.chmod(os.path.join(copy, name), 0o644)
+        os.chmod(copy, 0o755)
+        return copy
+
+    def test_every_fixture_comes_back_the_same(self):
+        self.assertTrue(files.fixtures())
+        for fixture in files.fixtures():
+            with self.subTest(fixture=fixture):
+                source = os.path.join(fixture, "hf")
+                native = self.path(os.path.basename(fixture) + ".native")
+                back = self.path(os.path.basename(fixture) + ".hf")
+
+                self.convert(source, native)
+                self.convert(native, back)
+
+                wanted = {name: tensor for name, tensor in files.read_directory(source).items()
+                          if not name.endswith(".rotary_emb.inv_freq")}
+                self.assertEqual(files.read_directory(back), wanted)
+                self.assertEqual(files.read_json(back, "config.json"), files.read_json(source, "config.json"))
+                self.assertEqual(files.read_json(back, "generation_config.json"),
+                                 files.read_json(source, "generation_config.json"))
+                for path in files.safetensors_files(back):
+                    self.assertEqual(files.read_safetensors(path)[1].get("format"), "pt", path)
+
+    def test_the_same_input_gives_the_same_bytes(self):
+        self.convert(ONE, self.path("a"))
+        self.convert(ONE, self.path("b"), "--threads", 1, "--max-memory", "64MiB")
+        for name in os.listdir(self.path("a")):
+            if os.path.isfile(os.path.join(self.path("a"), name)):
+                with open(os.path.join(self.path("a"), name), "rb") as a, \
+                        open(os.path.join(self.path("b"), name), "rb") as b:
+                    self.assertEqual(a.read(), b.read(), name)
+
+    def test_stored_rotary_frequencies_are_dropped_with_a_note(self):
+        out = self.convert(LEGACY, self.path("native"))
+
+        self.assertRegex(out, r"note: .*rotary_emb\.inv_freq.*computed")
+
+    def test_shards_have_names_and_an_index_that_add_up(self):
+        self.convert(ONE, self.path("native"))
+        self.convert(self.path("native"), self.path("back"), "--max-shard-size", "100KB")
+
+        shards = [os.path.basename(path) for path in files.safetensors_files(self.path("back"))]
+        count = len(shards)
+        self.assertGreater(count, 2)
+        self.assertEqual(shards, ["model-%05d-of-%05d.safetensors" % (i + 1, count) for i in range(count)])
+        index = files.read_json(self.path("back"), "model.safetensors.index.json")
+        tensors = files.read_directory(self.path("back"))
+        self.assertEqual(tensors, files.read_directory(ONE))
+        self.assertEqual(sorted(index["weight_map"]), sorted(tensors))
+        self.assertEqual(set(index["weight_map"].values()), set(shards))
+        self.assertEqual(index["metadata"]["total_size"], sum(len(data) for _, _, data in tensors.values()))
+
+    def test_a_cast_rounds_to_nearest_even(self):
+        self.convert(FLOAT32, self.path("cast"), "--to", "llama", "--dtype", "bfloat16")
+
+        cast = files.read_directory(self.path("cast"))
+        for name, tensor in files.read_directory(FLOAT32).items():
+            bits = struct.unpack("<%dI" % (len(tensor[2]) // 4), tensor[2])
+            rounded = struct.pack("<%dH" % len(bits), *((b + 0x7FFF + (b >> 16 & 1)) >> 16 for b in bits))
+            self.assertEqual(cast[name], ("BF16", tensor[1], rounded), name)
+        config = files.read_json(self.path("cast"), "config.json")
+        self.assertEqual(config.get("dtype", config.get("torch_dtype")), "bfloat16")
+
+    def test_files_that_nobody_reads_travel_along(self):
+        source = self.editable_copy(ONE)
+        with open(os.path.join(source, "chat_template.jinja"), "w", encoding="utf-8") as file:
+            file.write("{{ messages }}\n")
+
+        self.convert(source, self.path("native"))
+        self.convert(self.path("native"), self.path("back"))
+
+        with open(os.path.join(self.path("back"), "chat_template.jinja"), encoding="utf-8") as file:
+            self.assertEqual(file.read(), "{{ messages }}\n")
+
+    def test_unknown_config_keys_are_refused_or_carried(self):
+        source = self.editable_copy(ONE)
+        config = files.read_json(source, "config.json")
+        config["frobnication"] = {"depth": 3}
+        config["glorp"] = 1
+        with open(os.path.join(source, "config.json"), "w", encoding="utf-8") as file:
+            json.dump(config, file)
+
+        error = self.refuse(3, "E_CONFIG", source, self.path("native"))
+        self.convert(source, self.path("native"), "--carry-unknown")
+        self.convert(self.path("native"), self.path("back"), "--carry-unknown")
+
+        self.assertIn("frobnication", error)
+        self.assertIn("glorp", error)
+        self.assertEqual(files.read_json(self.path("back"), "config.json"), config)
+
+    def test_a_dry_run_plans_and_writes_nothing(self):
+        out = self.convert(ONE, self.path("native"), "--dry-run", "--print-plan")
+
+        self.assertEqual(os.listdir(self.work), [])
+        self.assertRegex(out, r"(?m)^decoder\.0\.mixer\.query\.weight = model\.layers\.0\.self_attn\.q_proj\.weight$")
+        self.assertRegex(out, r"(?m)^decoder\.0\.mixer\.key_value\.weight = concat\(")
+        self.assertIn("nothing was written", out)
+
+    def test_json_reports_are_json(self):
+        report = json.loads(self.convert(ONE, self.path("native"), "--json", "--print-plan"))
+
+        self.assertTrue(report["published"])
+        self.assertEqual((report["from"], report["to"]), ("llama", "native"))
+        self.assertEqual(report["tensors"], len(report["plan"]))
+        self.assertEqual(report["verify"], "digest")
+        self.assertLess(report["peak_memory_growth_bytes"], 256 << 20)
+        code, out, _ = files.run("convert", ONE, self.path("native"), "--json")
+        self.assertEqual(code, 2)
+        self.assertEqual(json.loads(out)["error"]["kind"], "E_EXISTS")
+
+    def test_logits_are_verified_on_demand(self):
+        out = self.convert(FLOAT32, self.path("native"), "--verify", "logits", "--dtype", "bfloat16")
+
+        self.assertIn("logits too", out)
+
+    def test_wrong_requests(self):
+        os.mkdir(self.path("out"))
+        with open(os.path.join(self.path("out"), "thesis.tex"), "w", encoding="utf-8"):
+            pass
+        self.refuse(2, "E_REQUEST", ONE)
+        self.refuse(2, "E_REQUEST", ONE, self.path("x"), "--frobnicate")
+        self.refuse(2, "E_REQUEST", ONE, self.path("x"), "--max-memory", "1MiB")
+        self.refuse(2, "E_REQUEST", ONE, self.path("x"), "--max-shard-size", "much")
+        self.assertIn("native", self.refuse(2, "E_REQUEST", ONE, self.path("x"), "--to", "gguf"))
+        self.refuse(2, "E_REQUEST", ONE, ONE)
+        self.refuse(2, "E_REQUEST", ONE, os.path.join(ONE, "inside"))
+        self.refuse(2, "E_REQUEST", ONE, os.path.dirname(ONE))
+        self.assertIn("--overwrite", self.refuse(2, "E_EXISTS", ONE, self.path("out")))
+        self.refuse(2, "E_EXISTS", ONE, self.path("out"), "--overwrite")
+
+    def test_overwrite_replaces_a_checkpoint(self):
+        self.convert(LEGACY, self.path("out"))
+        self.convert(ONE, self.path("out"), "--overwrite")
+        self.convert(self.path("out"), self.path("back"))
+
+        self.assertEqual(files.read_directory(self.path("back")), files.read_directory(ONE))
+        self.assertEqual(sorted(os.listdir(self.work)), ["back", "out"])
+
+    def test_bad_input(self):
+        source = self.editable_copy(ONE)
+        weights = os.path.join(source, "model.safetensors")
+        os.truncate(weights, os.path.getsize(weights) - 1)
+
+        self.refuse(3, "E_TRUNCATED", source, self.path("native"))
+        self.refuse(5, "E_IO", self.path("nothing"), self.path("native"))
+        os.mkdir(self.path("empty"))
+        self.refuse(3, "E_UNSUPPORTED", self.path("empty"), self.path("native"))
+
+    def test_a_damaged_native_checkpoint_is_not_converted(self):
+        self.convert(ONE, self.path("native"))
+        weights = os.path.join(self.path("native"), "model.safetensors")
+        with open(weights, "r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            last = file.read(1)
+            file.seek(-1, os.SEEK_END)
+            file.write(bytes([last[0] ^ 1]))
+
+        self.refuse(3, "E_CHECKSUM", self.path("native"), self.path("back"))
+
+
+if __name__ == "__main__":
+    unittest.main()

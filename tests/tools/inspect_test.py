@@ -1,0 +1,127 @@
+#!/usr/bin/env python3
+"""inspect, end to end: what it shows, what it verifies, and what it calls different."""
+
+import json
+import os
+import shutil
+import struct
+import sys
+import tempfile
+import unittest
+
+sys.path.insert(0, "tests/tools")
+import checkpoint_files as files  # noqa: E402
+
+ONE = os.path.join(files.FIXTURES, "llama31_v5_bf16", "hf")
+FLOAT32 = os.path.join(files.FIXTURES, "llama31_fp32", "hf")
+
+
+class InspectTest(unittest.TestCase):
+    def setUp(self):
+        self.work = tempfile.mkdtemp(dir=os.environ.get("TEST_TMPDIR"))
+        self.addCleanup(shutil.rmtree, self.work)
+        self.native = os.path.join(self.work, "native")
+        code, _, err = files.run("convert", ONE, self.native)
+        self.assertEqual(code, 0, err)
+
+    def inspect(self, *arguments):
+        code, out, err = files.run("inspect", *arguments)
+        self.assertEqual(code, 0, err)
+        return out
+
+    def test_shows_files_config_and_tensors(self):
+        report = json.loads(self.inspect(self.native, "--json"))
+
+        self.assertEqual(report["format"], "native")
+        self.assertEqual(report["external_format"], "llama")
+        self.assertRegex(report["sha256"], "^[0-9a-f]{64}$")
+        self.assertEqual(int(report["config"]["hidden_size"]), 64)
+        stored = files.read_directory(self.native)
+        self.assertEqual({tensor["name"]: (tensor["dtype"], tensor["shape"], tensor["bytes"])
+                          for tensor in report["tensors"]},
+                         {name: (dtype, shape, len(data)) for name, (dtype, shape, data) in stored.items()})
+        self.assertIn("head.final_norm.weight", self.inspect(self.native))
+
+    def test_one_file_shows_the_stored_names(self):
+        path = os.path.join(ONE, "model.safetensors")
+
+        report = json.loads(self.inspect(path, "--json", "--verify"))
+
+        self.assertEqual(report["format"], "safetensors")
+        self.assertEqual(sorted(tensor["name"] for tensor in report["tensors"]),
+                         sorted(files.read_safetensors(path)[0]))
+        self.assertTrue(all(len(tensor["xxh3"]) == 16 for tensor in report["tensors"]))
+
+    def test_hostile_names_and_metadata_are_shown_harmlessly(self):
+        header = json.dumps({"__metadata__": {"\x1b[2J": "v" * 100000, "format": "pt"},
+                             "a\n\x1b]0;\u202e": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]},
+                             "b": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+        path = os.path.join(self.work, "hostile.safetensors")
+        with open(path, "wb") as file:
+            file.write(struct.pack("<Q", len(header)) + header + bytes(4))
+
+        text = self.inspect(path)
+        report = json.loads(self.inspect(path, "--json", "--verify"))
+
+        self.assertNotRegex(text, "[\x00-\x09\x0b-\x1f\x7f\u202e]")
+        self.assertIn("format=pt", text)
+        self.assertLess(len(text), 2000)
+        self.assertEqual([tensor["name"] for tensor in report["tensors"]], ["a\n\x1b]0;\u202e", "b"])
+        self.assertNotEqual(report["tensors"][0]["xxh3"], report["tensors"][1]["xxh3"])
+        self.assertLess(len(report["files"][0]["metadata"]["\x1b[2J"]), 5000)
+
+    def test_verify_finds_a_flipped_bit(self):
+        weights = os.path.join(self.native, "model.safetensors")
+        with open(weights, "r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            last = file.read(1)
+            file.seek(-1, os.SEEK_END)
+            file.write(bytes([last[0] ^ 1]))
+
+        code, _, err = files.run("inspect", self.native, "--verify")
+
+        self.assertEqual(code, 3)
+        self.assertIn("error: E_CHECKSUM: ", err)
+        self.assertIn("model.safetensors", err)
+
+    def test_a_checkpoint_equals_its_conversion(self):
+        self.assertIn("verified", self.inspect(self.native, "--verify"))
+        self.assertTrue(self.inspect(ONE, "--diff", self.native).startswith("equal: "))
+
+    def test_diff_names_the_first_tensor_that_differs(self):
+        other = os.path.join(self.work, "other")
+        shutil.copytree(ONE, other)
+        weights = os.path.join(other, "model.safetensors")
+        os.chmod(other, 0o755)
+        os.chmod(weights, 0o644)
+        with open(weights, "r+b") as file:
+            length, = struct.unpack("<Q", file.read(8))
+            entry = json.loads(file.read(length))["model.norm.weight"]
+            file.seek(8 + length + entry["data_offsets"][0])
+            value, = struct.unpack("<H", file.read(2))
+            file.seek(-2, os.SEEK_CUR)
+            file.write(struct.pack("<H", value ^ 0x8000))
+
+        code, out, err = files.run("inspect", other, "--diff", self.native, "--json")
+
+        self.assertEqual(code, 4, err)
+        report = json.loads(out)
+        self.assertFalse(report["equal"])
+        self.assertEqual([d["name"] for d in report["differences"]], ["head.final_norm.weight"])
+        self.assertEqual(report["differences"][0]["differing_elements"], 1)
+        self.assertGreater(report["differences"][0]["max_abs_diff"], 0)
+
+    def test_other_models_differ(self):
+        code, out, err = files.run("inspect", FLOAT32, "--diff", self.native)
+
+        self.assertEqual(code, 4, err)
+        self.assertIn("F32 against BF16", out)
+
+    def test_errors_have_exit_codes(self):
+        self.assertEqual(files.run("inspect")[0], 2)
+        self.assertEqual(files.run("inspect", os.path.join(self.work, "nothing"))[0], 5)
+        self.assertEqual(files.run("inspect", os.path.join(ONE, "config.json"))[0], 3)
+
+
+if __name__ == "__main__":
+    unittest.main()
