@@ -64,6 +64,8 @@ absl::Status RunReader::Read(std::vector<FileRun> runs) {
     if (end < runs[last - 1].end() && AlignDown(end, kDigestChunkBytes) > runs[last - 1].offset) {
       end = AlignDown(end, kDigestChunkBytes);
     }
+    // An element is never cut: a window that holds none would be asked for for ever.
+    end = std::max(end, begin + runs[first].element_bytes);
     WAYPOINT_RETURN_IF_ERROR(ReadWindow(absl::MakeConstSpan(runs).subspan(first, last - first), begin, end));
     size_t kept = first;
     for (size_t i = first; i < last; ++i) {

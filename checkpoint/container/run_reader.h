@@ -46,7 +46,7 @@ struct RunFile {
 };
 
 struct RunReaderOptions {
-  // Largest single read, before it is widened to whole grains.  Not less than one element.
+  // Largest single read, before it is widened to whole grains; one element at least is read.
   int64_t window_bytes = int64_t{8} << 20;
   // Bytes between two wanted runs that are read along rather than skipped.
   int64_t gap_bytes = int64_t{64} << 10;

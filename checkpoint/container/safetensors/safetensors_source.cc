@@ -13,14 +13,21 @@ absl::StatusOr<std::unique_ptr<SafetensorsSource>> SafetensorsSource::Create(Fil
                                                                              std::vector<SafetensorsFile> files,
                                                                              const SafetensorsSourceOptions& options) {
   auto source = std::unique_ptr<SafetensorsSource>(new SafetensorsSource(std::move(files)));
+  int64_t tensors = 0;
+  for (const SafetensorsFile& file : source->files_) {
+    tensors += static_cast<int64_t>(file.header.entries.size());
+  }
+  source->manifest_.Reserve(tensors);
+  source->places_.reserve(tensors);
   std::vector<RunFile> run_files;
   for (size_t file = 0; file < source->files_.size(); ++file) {
-    const SafetensorsFile& description = source->files_[file];
-    for (const SafetensorsEntry& entry : description.header.entries) {
+    SafetensorsFile& description = source->files_[file];
+    // From here on the manifest has them: names are not held twice.
+    for (SafetensorsEntry& entry : std::exchange(description.header.entries, {})) {
       TensorMeta meta;
-      meta.name = entry.name;
+      meta.name = std::move(entry.name);
       meta.dtype = entry.dtype;
-      meta.shape = entry.shape;
+      meta.shape = std::move(entry.shape);
       const absl::Status added = source->manifest_.Add(std::move(meta));
       if (!added.ok()) {
         return Annotate(added, absl::StrCat("\"", description.path, "\""));
@@ -68,9 +75,10 @@ absl::Status SafetensorsSource::CheckDigests(int64_t file, int64_t begin, absl::
     const uint64_t found = Xxh3(data.subspan(offset, digests.chunk_bytes));
     if (chunk >= digests.digests.size() || found != digests.digests[chunk]) {
       std::string tensors;
-      for (const SafetensorsEntry& entry : files_[file].header.entries) {
-        if (entry.begin < begin + offset + digests.chunk_bytes && entry.end > begin + offset) {
-          absl::StrAppend(&tensors, tensors.empty() ? "" : ", ", "\"", entry.name, "\"");
+      for (int64_t i = 0; i < manifest_.size(); ++i) {
+        if (places_[i].file == file && places_[i].begin < begin + offset + digests.chunk_bytes &&
+            places_[i].begin + manifest_[i].num_bytes() > begin + offset) {
+          absl::StrAppend(&tensors, tensors.empty() ? "" : ", ", "\"", manifest_[i].name, "\"");
         }
       }
       return MakeError(

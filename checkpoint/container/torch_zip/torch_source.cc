@@ -46,12 +46,18 @@ absl::StatusOr<std::unique_ptr<TorchSource>> TorchSource::Create(FileSystem& fs,
                                                                  const TorchSourceOptions& options) {
   auto source = std::unique_ptr<TorchSource>(new TorchSource(std::move(files)));
   std::vector<RunFile> run_files;
+  int64_t tensors = 0;
   for (const TorchContents& contents : source->files_) {
     run_files.push_back({contents.path, contents.file_bytes, kDirectAlignment, nullptr});
+    tensors += static_cast<int64_t>(contents.tensors.size());
   }
+  source->manifest_.Reserve(tensors);
+  source->places_.reserve(tensors);
   for (size_t file = 0; file < source->files_.size(); ++file) {
-    const TorchContents& contents = source->files_[file];
+    TorchContents& contents = source->files_[file];
+    contents.values.clear();
     const size_t first = source->records_.size();
+    const size_t first_place = source->places_.size();
     source->first_record_.push_back(first);
     for (const TorchStorage& storage : contents.storages) {
       auto record = std::make_unique<Record>(storage, static_cast<int64_t>(file));
@@ -71,7 +77,9 @@ absl::StatusOr<std::unique_ptr<TorchSource>> TorchSource::Create(FileSystem& fs,
       }
       source->records_.push_back(std::move(record));
     }
-    WAYPOINT_RETURN_IF_ERROR(Annotate(source->AddTensors(file, first), QuotedPath(contents.path)));
+    // From here on the manifest has them: names are not held twice.
+    WAYPOINT_RETURN_IF_ERROR(
+        Annotate(source->AddTensors(contents, std::exchange(contents.tensors, {}), first), QuotedPath(contents.path)));
     std::sort(source->records_.begin() + first, source->records_.end(),
               [](const auto& a, const auto& b) { return a->storage.data_begin < b->storage.data_begin; });
     // Tensors were added by the old positions.
@@ -79,7 +87,7 @@ absl::StatusOr<std::unique_ptr<TorchSource>> TorchSource::Create(FileSystem& fs,
     for (size_t i = first; i < source->records_.size(); ++i) {
       position[&source->records_[i]->storage - contents.storages.data()] = static_cast<int64_t>(i);
     }
-    for (size_t i = source->places_.size() - contents.tensors.size(); i < source->places_.size(); ++i) {
+    for (size_t i = first_place; i < source->places_.size(); ++i) {
       source->places_[i].record = position[source->places_[i].record - first];
     }
   }
@@ -92,37 +100,33 @@ absl::StatusOr<std::unique_ptr<TorchSource>> TorchSource::Create(FileSystem& fs,
   return source;
 }
 
-absl::Status TorchSource::AddTensors(size_t file, size_t first_record) {
-  const TorchContents& contents = files_[file];
-  std::vector<const TorchTensor*> tensors;
-  for (const TorchTensor& tensor : contents.tensors) {
-    tensors.push_back(&tensor);
-  }
-  const auto key = [&](const TorchTensor* tensor) {
-    return std::make_tuple(contents.storages[tensor->storage].data_begin, tensor->offset * DTypeBytes(tensor->dtype));
+absl::Status TorchSource::AddTensors(const TorchContents& contents, std::vector<TorchTensor> tensors,
+                                     size_t first_record) {
+  const auto key = [&](const TorchTensor& tensor) {
+    return std::make_tuple(contents.storages[tensor.storage].data_begin, tensor.offset * DTypeBytes(tensor.dtype));
   };
   std::stable_sort(tensors.begin(), tensors.end(),
-                   [&](const TorchTensor* a, const TorchTensor* b) { return key(a) < key(b); });
+                   [&](const TorchTensor& a, const TorchTensor& b) { return key(a) < key(b); });
 
   std::vector<int64_t> touched(contents.storages.size(), 0);  // bytes of a storage without a hole, from its first on
-  for (const TorchTensor* tensor : tensors) {
-    TensorMeta meta;
-    meta.name = tensor->name;
-    meta.dtype = tensor->dtype;
-    meta.shape = tensor->shape;
-    WAYPOINT_RETURN_IF_ERROR(manifest_.Add(std::move(meta)));
-    const int element_bytes = DTypeBytes(tensor->dtype);
-    const size_t record = first_record + tensor->storage;
-    places_.push_back(
-        {static_cast<int64_t>(record), records_[record]->run_begin + tensor->offset * element_bytes, tensor->strides});
-    if (IsDense(tensor->shape, tensor->strides) && NumElements(tensor->shape) > 0 &&
-        tensor->offset * element_bytes <= touched[tensor->storage]) {
-      int64_t last = tensor->offset;
-      for (size_t d = 0; d < tensor->shape.size(); ++d) {
-        last += (tensor->shape[d] - 1) * tensor->strides[d];
+  for (TorchTensor& tensor : tensors) {
+    const int element_bytes = DTypeBytes(tensor.dtype);
+    const size_t record = first_record + tensor.storage;
+    if (IsDense(tensor.shape, tensor.strides) && NumElements(tensor.shape) > 0 &&
+        tensor.offset * element_bytes <= touched[tensor.storage]) {
+      int64_t last = tensor.offset;
+      for (size_t d = 0; d < tensor.shape.size(); ++d) {
+        last += (tensor.shape[d] - 1) * tensor.strides[d];
       }
-      touched[tensor->storage] = std::max(touched[tensor->storage], (last + 1) * element_bytes);
+      touched[tensor.storage] = std::max(touched[tensor.storage], (last + 1) * element_bytes);
     }
+    places_.push_back({static_cast<int64_t>(record), records_[record]->run_begin + tensor.offset * element_bytes,
+                       std::move(tensor.strides)});
+    TensorMeta meta;
+    meta.name = std::move(tensor.name);
+    meta.dtype = tensor.dtype;
+    meta.shape = std::move(tensor.shape);
+    WAYPOINT_RETURN_IF_ERROR(manifest_.Add(std::move(meta)));
   }
   for (size_t i = 0; i < contents.storages.size(); ++i) {
     records_[first_record + i]->covered = touched[i] == contents.storages[i].bytes;

@@ -59,13 +59,13 @@ class TorchSource : public TensorSource {
 
   explicit TorchSource(std::vector<TorchContents> files);
 
-  absl::Status AddTensors(size_t file, size_t first_record);
+  absl::Status AddTensors(const TorchContents& contents, std::vector<TorchTensor> tensors, size_t first_record);
   // Sees what was read of a file.
   absl::Status CheckWindow(int64_t file, int64_t begin, absl::Span<const char> data);
   // Reads a record through, once.
   absl::Status CheckWhole(Record& record);
 
-  const std::vector<TorchContents> files_;
+  std::vector<TorchContents> files_;  // without tensors and values; not changed after Create
   Manifest manifest_;
   std::vector<Place> places_;                     // by tensor
   std::vector<std::unique_ptr<Record>> records_;  // of one file together, by data_begin
