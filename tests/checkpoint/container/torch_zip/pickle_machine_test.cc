@@ -99,7 +99,8 @@ TEST(PickleMachineTest, OnlyTheWholeNameOfTheTableIsAllowed) {
   for (const auto& [module, name] : names) {
     // Named and dropped again is enough to be refused.
     EXPECT_THAT(RunBody(Pickle(PickleGlobal2(module, name) + "}")), IsKind(ErrorKind::kCode)) << module << name;
-    EXPECT_THAT(RunBody(absl::StrCat("\x80\x04", PickleText(module), PickleText(name), "\x93.")), IsKind(ErrorKind::kCode));
+    EXPECT_THAT(RunBody(absl::StrCat("\x80\x04", PickleText(module), PickleText(name), "\x93.")),
+                IsKind(ErrorKind::kCode));
   }
   EXPECT_THAT(RunBody(Pickle("(iposix\nmkdir\n")), IsKind(ErrorKind::kCode, HasSubstr("\"posix\" \"mkdir\"")));
 }
@@ -170,15 +171,15 @@ TEST(PickleMachineTest, OnlyMetadataOfAnOrderedDictIsBuilt) {
 
 TEST(PickleMachineTest, ValuesThatHoldThemselvesAreRefused) {
   EXPECT_THAT(RunBody(Pickle("]q\x01h\x01"
-                         "a")),
+                             "a")),
               IsKind(ErrorKind::kPickle, HasSubstr("holds itself")));
   EXPECT_THAT(RunBody(Pickle("}q\x01" + PickleText("me") + "h\x01s")), IsKind(ErrorKind::kPickle));
   EXPECT_THAT(RunBody(Pickle("]q\x01h\x01\x85q\x02"
-                         "a")),
+                             "a")),
               IsKind(ErrorKind::kPickle));
   EXPECT_OK(
       RunBody(Pickle("]q\x01]h\x01h\x01\x86"
-                 "aa")));
+                     "aa")));
 }
 
 TEST(PickleMachineTest, KeysOccurOnce) {
@@ -205,7 +206,8 @@ TEST(PickleMachineTest, MemoAndStackAndValuesHaveLimits) {
   EXPECT_THAT(RunBody(Pickle("Nj\xFF\xFF\xFF\xFF")), IsKind(ErrorKind::kPickle));
   Limits limits;
   limits.pickle_stack = 10;
-  EXPECT_THAT(RunBody(Pickle("(" + Repeated("N", 11) + "t"), limits), IsKind(ErrorKind::kLimit, HasSubstr("pickle_stack")));
+  EXPECT_THAT(RunBody(Pickle("(" + Repeated("N", 11) + "t"), limits),
+              IsKind(ErrorKind::kLimit, HasSubstr("pickle_stack")));
   EXPECT_OK(RunBody(Pickle("(" + Repeated("N", 10) + "t"), limits));
   limits.pickle_values = 13;
   limits.pickle_stack = 100;
@@ -224,8 +226,8 @@ TEST(PickleMachineTest, PersistentIdsNameStorages) {
   EXPECT_THAT(RunBody(Pickle("K\x01Q")), IsKind(ErrorKind::kPickle));
   EXPECT_THAT(RunBody(Pickle(PickleText("storage") + "Q")), IsKind(ErrorKind::kPickle));
   EXPECT_THAT(RunBody(Pickle(PickleTuple({PickleText("module"), PickleGlobal2("torch", "FloatStorage"), PickleText("0"),
-                                      PickleText("cpu"), PickleInt(1)}) +
-                         "Q")),
+                                          PickleText("cpu"), PickleInt(1)}) +
+                             "Q")),
               IsKind(ErrorKind::kPickle));
   const std::string two = PickleStorageId("FloatStorage", "0", 4);
   EXPECT_OK(RunBody(Pickle(two + two + "\x86")));
