@@ -64,10 +64,36 @@ TEST_P(ResumeEqualityTest, TenStepsEqualFiveAResumeAndFive) {
   EXPECT_EQ(resumed.DebugString(), described.DebugString());
 }
 
+// Of a save that was written while later steps overwrote the state.
+TEST_P(ResumeEqualityTest, ACheckpointInTheMiddleContinuesAsTheRunDid) {
+  const std::string directory = FreshDirectory("middle_" + GetParam().name);
+  const std::string config = TinyConfig(directory + "/run", TextFile(directory), 10);
+  const std::vector<std::string> layers = {config, GetParam().layer, "checkpoint { interval: 1 keep: 0 }"};
+  ASSERT_OK_AND_ASSIGN(const FinishedRun straight, RunTraining(layers, Quiet()));
+  EXPECT_EQ(straight.report.checkpoints.size(), 10);
+  const std::vector<std::string> history = History(directory + "/run");
+
+  for (int step = 9; step >= 3; step -= 2) {
+    for (const std::string& path : straight.report.checkpoints) {
+      if (path > absl::StrCat(directory, "/run/checkpoint/step-0000000", step)) {
+        ASSERT_OK(RemoveTree(PosixFileSystem(), path));
+      }
+    }
+    ASSERT_OK_AND_ASSIGN(const FinishedRun again, RunTraining(layers, Quiet()));
+    EXPECT_EQ(again.report.first_step, step);
+    EXPECT_EQ(DifferenceOf(again.trainer->state().Tensors(), straight.trainer->state().Tensors()), "") << step;
+    EXPECT_EQ(History(directory + "/run"), history) << step;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Variants, ResumeEqualityTest,
                          ::testing::Values(Variant{"float32", "dtype: \"float32\""},
                                            Variant{"bfloat16", "dtype: \"bfloat16\""},
-                                           Variant{"tied", "model { tied_embedding_weight: true }"}),
+                                           Variant{"tied", "model { tied_embedding_weight: true }"},
+                                           Variant{"copy", "checkpoint { async: COPY }"},
+                                           Variant{"lazy", "checkpoint { async: LAZY }"},
+                                           Variant{"lazy_bfloat16", "checkpoint { async: LAZY } dtype: \"bfloat16\""},
+                                           Variant{"write_protect", "checkpoint { async: WRITE_PROTECT }"}),
                          [](const auto& info) { return info.param.name; });
 
 TEST(ResumeTest, TrainingLearns) {
