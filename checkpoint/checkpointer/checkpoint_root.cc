@@ -58,6 +58,15 @@ absl::Status DeleteCheckpoint(FileSystem& fs, const std::string& root, const std
   return RemoveTree(fs, trash);
 }
 
+// A directory that a StagedDirectory of one of our names was written in.
+bool IsStage(const DirectoryEntry& entry) {
+  absl::string_view name = entry.name;
+  CheckpointRef ref;
+  const size_t end = name.rfind(".tmp-");
+  return entry.type == FileType::kDirectory && absl::ConsumePrefix(&name, ".") && end != absl::string_view::npos &&
+         ParseDirectoryName(name.substr(0, end - 1), &ref);
+}
+
 }  // namespace
 
 absl::StatusOr<std::vector<CheckpointRef>> CheckpointRoot::List() {
@@ -143,14 +152,15 @@ absl::StatusOr<SaveReport> CheckpointRoot::Save(const CheckpointerOptions& optio
   return report;
 }
 
-// What a killed clean-up left.  It takes space and nothing else: no reason not to save.
+// What a killed clean-up left, and a killed save of a step that may never come again.  It takes space and nothing else:
+// no reason not to save.
 void CheckpointRoot::RemoveTrash(SaveReport& report) {
   const auto entries = fs_.List(path_);
   if (!entries.ok()) {
     return;  // Save lists as well, and reports it
   }
   for (const DirectoryEntry& entry : *entries) {
-    if (absl::StartsWith(entry.name, kTrashPrefix)) {
+    if (absl::StartsWith(entry.name, kTrashPrefix) || IsStage(entry)) {
       const absl::Status removed = RemoveTree(fs_, JoinPath(path_, entry.name));
       if (!removed.ok()) {
         report.warnings.push_back(absl::StrCat("left-over \"", entry.name, "\" stays: ", removed.message()));
@@ -169,16 +179,17 @@ void CheckpointRoot::ApplyRetention(const Retention& retention, SaveReport& repo
     return;
   }
   std::vector<RetentionCandidate> candidates;
-  std::vector<bool> unreadable(all->size(), false);
   for (size_t i = 0; i < all->size(); ++i) {
     candidates.push_back({(*all)[i].step});
+    // A run that was taken back to an earlier step saves below the newest one: that is no reason to lose the save.
+    candidates.back().stays = (*all)[i].path == report.checkpoint.path;
     if (retention.keep_best > 0) {
       const auto metric = ReadMetric(fs_, (*all)[i].path, retention.best_metric);
       if (metric.ok()) {
         candidates.back().metric = *metric;
       } else {
         // It may be the best one.
-        unreadable[i] = true;
+        candidates.back().stays = true;
         report.warnings.push_back(
             absl::StrCat("kept \"", (*all)[i].path, "\", whose metrics cannot be read: ", metric.status().message()));
       }
@@ -186,9 +197,6 @@ void CheckpointRoot::ApplyRetention(const Retention& retention, SaveReport& repo
   }
   for (const size_t index : ChooseDeletions(retention, candidates)) {
     const std::string& path = (*all)[index].path;
-    if (unreadable[index]) {
-      continue;
-    }
     const absl::Status deleted = DeleteCheckpoint(fs_, path_, path);
     if (deleted.ok()) {
       report.deleted.push_back(path);

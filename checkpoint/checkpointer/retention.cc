@@ -50,7 +50,7 @@ std::vector<size_t> ChooseDeletions(const Retention& retention, absl::Span<const
   }
   KeepBest(retention, candidates, keep);
   for (size_t i = 0; i < candidates.size(); ++i) {
-    if (!keep[i]) {
+    if (!keep[i] && !candidates[i].stays) {
       deletions.push_back(i);
     }
   }

@@ -13,7 +13,7 @@
 namespace waypoint {
 
 struct Retention {
-  // The newest n scheduled saves; 0 keeps all.
+  // The newest n scheduled saves, and the one just made; 0 keeps all.
   int64_t keep = 0;
   // Every n-th scheduled save (by step: step % (interval * keep_every) == 0) is kept for ever and not counted; 0: none.
   int64_t keep_every = 0;
@@ -29,6 +29,8 @@ struct Retention {
 struct RetentionCandidate {
   int64_t step = 0;
   absl::optional<double> metric = {};
+  // Whatever the policy says: the save just made, or one that cannot be judged.
+  bool stays = false;
 };
 
 // Indexes of the candidates to delete, ascending.  `candidates` are all sealed saves, oldest first; the newest is

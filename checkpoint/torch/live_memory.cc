@@ -29,7 +29,8 @@ std::vector<at::Storage> StoragesOf(const LiveState& state) {
   std::vector<at::Storage> storages;
   absl::flat_hash_set<const c10::StorageImpl*> seen;
   for (const LiveTensor& live : state) {
-    if (live.tensor.device().is_cpu() && seen.insert(live.tensor.storage().unsafeGetStorageImpl()).second) {
+    if (live.tensor.device().is_cpu() && live.tensor.layout() == at::kStrided &&
+        seen.insert(live.tensor.storage().unsafeGetStorageImpl()).second) {
       storages.push_back(live.tensor.storage());
     }
   }
@@ -47,6 +48,9 @@ absl::StatusOr<MemoryState> LiveMemory(const LiveState& state) {
     if (!dtype.ok()) {
       return Annotate(dtype.status(), absl::StrCat("tensor \"", live.name, "\""));
     }
+    if (live.tensor.layout() != at::kStrided) {
+      return MakeError(ErrorKind::kRequest, absl::StrCat("tensor \"", live.name, "\" is not dense; make it so first"));
+    }
     const Dims local(live.tensor.sizes().begin(), live.tensor.sizes().end());
     MemoryTensor tensor;
     tensor.name = live.name;
@@ -59,7 +63,8 @@ absl::StatusOr<MemoryState> LiveMemory(const LiveState& state) {
     }
     const auto kept = std::make_shared<const at::Tensor>(live.tensor.detach());
     tensor.owner = kept;
-    if (kept->device().is_cpu()) {
+    // The memory of a conjugate or negative view holds other values than the tensor.
+    if (kept->device().is_cpu() && !kept->is_conj() && !kept->is_neg()) {
       tensor.memory.data = static_cast<char*>(kept->data_ptr());
       tensor.memory.element_bytes = DTypeBytes(*dtype);
       tensor.memory.sizes = local;

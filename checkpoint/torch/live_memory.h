@@ -21,8 +21,8 @@
 
 namespace waypoint {
 
-// The tensors' memory, shared and kept alive; tensors that are not on the CPU are fetched by copy_.
-// Errors: E_DTYPE; E_REQUEST for a box that is not the tensor's.
+// The tensors' memory, shared and kept alive; tensors on a device, and conjugate or negative views, are fetched by
+// copy_.  Errors: E_DTYPE, E_DUP_KEY; E_REQUEST for tensors that are not dense or whose box does not describe them.
 absl::StatusOr<MemoryState> LiveMemory(const LiveState& state);
 
 // Bytes of an arena that the storages of a state fit in.

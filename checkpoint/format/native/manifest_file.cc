@@ -9,6 +9,8 @@
 #include "checkpoint/base/dtype.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
+#include "google/protobuf/io/coded_stream.h"
+#include "google/protobuf/io/zero_copy_stream_impl_lite.h"
 
 namespace waypoint {
 namespace {
@@ -126,7 +128,14 @@ T ReadLittle(absl::string_view bytes, size_t offset) {
 }  // namespace
 
 std::string SerializeManifest(const NativeManifest& manifest) {
-  const std::string body = manifest.SerializeAsString();
+  // Maps in the order of their keys: equal checkpoints are equal bytes.
+  std::string body;
+  {
+    google::protobuf::io::StringOutputStream stream(&body);
+    google::protobuf::io::CodedOutputStream coded(&stream);
+    coded.SetSerializationDeterministic(true);
+    manifest.SerializeToCodedStream(&coded);
+  }
   std::string bytes(kMagic, 8);
   const uint32_t version = kNativeFormatVersion;
   const uint32_t zero = 0;

@@ -32,6 +32,13 @@ TEST(ChooseDeletionsTest, TheNewestStay) {
   EXPECT_THAT(ChooseDeletions(retention, {{1}, {2}, {3}, {4}}), ElementsAre(0, 1));
 }
 
+TEST(ChooseDeletionsTest, ASaveThatStaysDoesNotPushOutAnother) {
+  Retention retention;
+  retention.keep = 1;
+
+  EXPECT_THAT(ChooseDeletions(retention, {{1, {}, true}, {2}, {3}}), ElementsAre(1));
+}
+
 TEST(ChooseDeletionsTest, AttemptsOfOneStepAreCountedEach) {
   Retention retention;
   retention.keep = 2;

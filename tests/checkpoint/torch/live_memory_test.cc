@@ -40,6 +40,21 @@ TEST(LiveMemoryTest, KeepsTheMemoryAlive) {
   EXPECT_EQ(memory[0].memory.data[99999], 7);
 }
 
+TEST(LiveMemoryTest, ViewsWithOtherValuesAreFetched) {
+  const at::Tensor complex = at::complex(at::ones({2}), at::full({2}, 3.0F));
+  ASSERT_OK_AND_ASSIGN(const MemoryState memory, LiveMemory({{"conjugate", at::conj(complex)}}));
+
+  float values[4];
+  ASSERT_TRUE(memory[0].fetch);
+  ASSERT_OK(memory[0].fetch(StridedSpan::Contiguous(reinterpret_cast<char*>(values), 8, {2})));
+
+  EXPECT_THAT(values, ::testing::ElementsAre(1, -3, 1, -3));
+}
+
+TEST(LiveMemoryTest, SparseTensorsAreRefused) {
+  EXPECT_THAT(LiveMemory({{"sparse", at::eye(3).to_sparse()}}), IsKind(ErrorKind::kRequest, HasSubstr("not dense")));
+}
+
 TEST(LiveMemoryTest, ABoxOfAnotherShapeIsRefused) {
   EXPECT_THAT(LiveMemory({{"part", at::zeros({2, 2}), {4, 2}, {{2, 0}, {1, 2}}}}),
               IsKind(ErrorKind::kRequest, HasSubstr("\"part\"")));
