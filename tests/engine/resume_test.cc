@@ -178,6 +178,32 @@ TEST(SignalTest, SavesAfterTheRunningStepAndStops) {
               ElementsAre("step-00000003", "step-00000008", "step-00000009"));
 }
 
+TEST(SignalTest, TheLastSaveIsWaitedFor) {
+  const std::string directory = FreshDirectory("signal_async");
+  const std::string config = TinyConfig(directory + "/run", TextFile(directory), 9);
+
+  ASSERT_OK_AND_ASSIGN(const FinishedRun run,
+                       RunTraining({config, "checkpoint { interval: 2 async: LAZY }"}, Quiet(/*stop_after=*/5)));
+
+  EXPECT_EQ(run.report.checkpoints.size(), 3);
+  EXPECT_THAT(DirectoriesIn(directory + "/run/checkpoint"),
+              ElementsAre("step-00000002", "step-00000004", "step-00000005"));
+}
+
+TEST(TrainerTest, ASecondJobIsRefusedWhileOneRuns) {
+  const std::string directory = FreshDirectory("locked");
+  const std::string config = TinyConfig(directory + "/run", TextFile(directory), 3);
+  absl::Status second;
+  TrainerOptions options = Quiet();
+  // Between two saves.
+  options.on_step = [&](const StepMetrics&) { second = RunTraining({config}, Quiet()).status(); };
+
+  ASSERT_OK(RunTraining({config, "checkpoint { interval: 1 }"}, options));
+
+  EXPECT_THAT(second, IsKind(ErrorKind::kLocked, AllOf(HasSubstr("another job"), HasSubstr("pid"))));
+  EXPECT_OK(RunTraining({config}, Quiet()));
+}
+
 TEST(SignalTest, AtTheLastStepTheRunIsFinished) {
   const std::string directory = FreshDirectory("last");
 
