@@ -133,6 +133,9 @@ void FillDefaults(TrainConfig& config) {
     schedule.set_min_ratio(0.1);
   }
   FillSchedule(*config.mutable_checkpoint(), 5);
+  if (!config.checkpoint().has_async()) {
+    config.mutable_checkpoint()->set_async(CheckpointSchedule::NONE);
+  }
   if (config.has_export_()) {
     FillSchedule(*config.mutable_export_(), 0);
     if (!config.export_().has_dtype()) {
@@ -199,6 +202,10 @@ absl::Status FillAndCheck(TrainConfig& config) {
   CheckData(config.data(), problems);
   CheckOptimizer(config, problems);
   CheckSchedule(config.checkpoint(), "checkpoint", problems);
+  problems.Check(config.checkpoint().async() != CheckpointSchedule::ASYNC_UNSPECIFIED &&
+                     CheckpointSchedule::Async_IsValid(config.checkpoint().async()),
+                 "checkpoint.async", static_cast<int>(config.checkpoint().async()),
+                 "NONE, COPY, LAZY or WRITE_PROTECT");
   if (config.has_export_()) {
     CheckSchedule(config.export_(), "export", problems);
     problems.Required(!config.export_().format().empty(), "export.format");

@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/registry.h"
 #include "checkpoint/base/status_macros.h"
+#include "checkpoint/torch/live_memory.h"
 
 namespace waypoint::engine {
 namespace {
@@ -30,11 +32,23 @@ SaveOptions ExportOptions(const ExportSchedule& schedule) {
   return options;
 }
 
+SnapshotMethod MethodOf(CheckpointSchedule::Async async) {
+  switch (async) {
+    case CheckpointSchedule::LAZY:
+      return SnapshotMethod::kLazy;
+    case CheckpointSchedule::WRITE_PROTECT:
+      return SnapshotMethod::kWriteProtect;
+    default:
+      return SnapshotMethod::kCopy;
+  }
+}
+
 }  // namespace
 
 bool OnInterval(int64_t step, int64_t interval) { return interval > 0 && step % interval == 0; }
 
-RunSaver::RunSaver(FileSystem& fs, const Start& start) : fs_(fs), config_(start.config) {
+RunSaver::RunSaver(FileSystem& fs, const Start& start)
+    : fs_(fs), config_(start.config), root_(fs, CheckpointDirectory(config_)) {
   if (start.checkpoint.has_value()) {
     carried_.set_external_format(start.checkpoint->metadata.external_format());
     *carried_.mutable_external_configs() = start.checkpoint->metadata.external_configs();
@@ -45,6 +59,28 @@ RunSaver::RunSaver(FileSystem& fs, const Start& start) : fs_(fs), config_(start.
   }
   carried_.mutable_model_config()->PackFrom(config_.model());
   carried_.set_producer("waypoint train");
+}
+
+absl::StatusOr<std::vector<std::string>> RunSaver::Prepare(const TrainState& state) {
+  std::vector<std::string> notes;
+  if (config_.checkpoint().async() == CheckpointSchedule::NONE) {
+    return notes;
+  }
+  AsyncSaveOptions options;
+  options.method = MethodOf(config_.checkpoint().async());
+  const LiveState tensors = state.Tensors();
+  if (options.method == SnapshotMethod::kWriteProtect) {
+    WAYPOINT_ASSIGN_OR_RETURN(const auto arena, SnapshotArena::Create(ArenaBytesFor(tensors), {}));
+    WAYPOINT_RETURN_IF_ERROR(MoveToArena(tensors, arena));
+    if (arena->guard() == nullptr) {
+      notes.push_back(absl::StrCat("checkpoint.async: COPY instead of WRITE_PROTECT: ", arena->refusal()));
+    }
+    options.arenas = {arena};
+  }
+  async_ = absl::make_unique<AsyncSaver>(std::move(options));
+  WAYPOINT_ASSIGN_OR_RETURN(const MemoryState memory, LiveMemory(tensors));
+  WAYPOINT_RETURN_IF_ERROR(async_->Prepare(memory));
+  return notes;
 }
 
 CheckpointMetadata RunSaver::Metadata(const TrainState& state) const {
@@ -73,25 +109,65 @@ absl::Status RunSaver::CheckExport(const TrainState& state) const {
                   absl::StrCat("export as \"", name, "\""));
 }
 
-absl::StatusOr<SaveReport> RunSaver::SaveCheckpoint(const TrainState& state) {
-  WAYPOINT_ASSIGN_OR_RETURN(const std::unique_ptr<TensorSource> source, NewLiveSource(state.Tensors()));
+CheckpointerOptions RunSaver::Options() const {
   CheckpointerOptions options;
   options.retention = RetentionOf(config_.checkpoint());
-  CheckpointRoot root(fs_, CheckpointDirectory(config_));
-  absl::StatusOr<SaveReport> report = root.Save(options, Metadata(state), *source, assets_);
-  if (!report.ok()) {
-    return Annotate(report.status(), absl::StrCat("checkpoint of step ", state.step));
-  }
-  if (!assets_.empty()) {
-    // They may have lain in a checkpoint that is deleted now, or will be.
-    WAYPOINT_ASSIGN_OR_RETURN(CheckpointFormat * format, FindFormat(fs_, report->checkpoint.path, options.format));
-    WAYPOINT_ASSIGN_OR_RETURN(OpenedCheckpoint saved, format->Open(fs_, report->checkpoint.path, {}));
-    assets_ = std::move(saved.assets);
-  }
-  return report;
+  return options;
 }
 
+absl::Status RunSaver::Published(AsyncSaveReport report) {
+  if (!assets_.empty()) {
+    // They may have lain in a checkpoint that is deleted now, or will be.
+    const std::string& path = report.save.checkpoint.path;
+    WAYPOINT_ASSIGN_OR_RETURN(CheckpointFormat * format, FindFormat(fs_, path, Options().format));
+    WAYPOINT_ASSIGN_OR_RETURN(OpenedCheckpoint saved, format->Open(fs_, path, {}));
+    assets_ = std::move(saved.assets);
+  }
+  saved_.push_back(std::move(report));
+  return absl::OkStatus();
+}
+
+absl::Status RunSaver::SaveCheckpoint(const TrainState& state) {
+  const std::string context = absl::StrCat("checkpoint of step ", state.step);
+  if (async_ == nullptr) {
+    WAYPOINT_ASSIGN_OR_RETURN(const std::unique_ptr<TensorSource> source, NewLiveSource(state.Tensors()));
+    AsyncSaveReport report;
+    const auto saved = root_.Save(Options(), Metadata(state), *source, assets_);
+    if (!saved.ok()) {
+      return Annotate(saved.status(), context);
+    }
+    report.save = *saved;
+    return Published(std::move(report));
+  }
+  // First, because it says where the assets are now.
+  WAYPOINT_RETURN_IF_ERROR(Finish());
+  WAYPOINT_ASSIGN_OR_RETURN(const MemoryState memory, LiveMemory(state.Tensors()));
+  return Annotate(async_->Save(memory, SaveInto(root_, Options(), Metadata(state), assets_)).status(), context);
+}
+
+absl::Status RunSaver::Fence() { return async_ == nullptr ? absl::OkStatus() : async_->Fence(); }
+
+absl::Status RunSaver::Finish() {
+  if (async_ == nullptr) {
+    return absl::OkStatus();
+  }
+  absl::Status status = async_->Wait();
+  for (AsyncSaveReport& report : async_->TakeFinished()) {
+    status.Update(Published(std::move(report)));
+  }
+  return status;
+}
+
+absl::Status RunSaver::Release() {
+  const absl::Status status = Finish();
+  root_.Release();
+  return status;
+}
+
+std::vector<AsyncSaveReport> RunSaver::TakeSaved() { return std::exchange(saved_, {}); }
+
 absl::StatusOr<SaveReport> RunSaver::Export(const TrainState& state) {
+  WAYPOINT_RETURN_IF_ERROR(Finish());
   WAYPOINT_ASSIGN_OR_RETURN(const std::unique_ptr<TensorSource> source, NewLiveSource(state.Weights()));
   CheckpointerOptions options;
   options.format = config_.export_().format();

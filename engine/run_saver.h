@@ -9,15 +9,21 @@
 // A checkpoint is due every checkpoint.interval steps and at the last step of every process: the end or a signal.  An
 // export is due every export.interval steps and at the end.  Old ones go by keep and keep_every after the new one is
 // published; saves off the interval are never deleted.
+//
+// With checkpoint.async, SaveCheckpoint only begins: the trainer calls Fence just before it changes the weights, and
+// Finish before it counts on the checkpoint.  A failure comes from whichever of these is called next.
 // One thread.
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/optional.h"
+#include "checkpoint/async/async_saver.h"
+#include "checkpoint/async/snapshot_arena.h"
 #include "checkpoint/checkpointer/checkpointer.h"
 #include "engine/config.h"
 #include "engine/start.h"
@@ -30,25 +36,48 @@ class RunSaver {
   // What travels with the weights (external config files, tokenizer) is taken from start.checkpoint.
   RunSaver(FileSystem& fs, const Start& start);
 
+  // Gets the memory that asynchronous saves need; moves the state's tensors where that is what the method wants.
+  // Returns what a user should know.
+  absl::StatusOr<std::vector<std::string>> Prepare(const TrainState& state);
+
+  // Keeps other jobs from saving here, until Release.  E_LOCKED with the owner.
+  absl::Status Hold() { return root_.Hold(); }
+  // Waits for the save that runs, and returns its failure.
+  absl::Status Release();
+
   // Plans an export without writing it: a model that the export format cannot hold is refused before hours of training.
   absl::Status CheckExport(const TrainState& state) const;
 
   bool CheckpointDue(int64_t step) const;
   bool ExportDue(int64_t step) const;
 
-  absl::StatusOr<SaveReport> SaveCheckpoint(const TrainState& state);
-  // Only when config.export is set.
+  absl::Status SaveCheckpoint(const TrainState& state);
+  // Before the state changes.
+  absl::Status Fence();
+  // Returns when all that was begun is on the disk.
+  absl::Status Finish();
+  // Checkpoints that were published since the last call, in order.
+  std::vector<AsyncSaveReport> TakeSaved();
+
+  // Waits for the checkpoint that is being written: exports come after it.  Only when config.export is set.
   absl::StatusOr<SaveReport> Export(const TrainState& state);
   // Whether an export of that step is there.
   absl::StatusOr<bool> HasExport(int64_t step);
 
  private:
   CheckpointMetadata Metadata(const TrainState& state) const;
+  CheckpointerOptions Options() const;
+  // What must follow every checkpoint that was published.
+  absl::Status Published(AsyncSaveReport report);
 
   FileSystem& fs_;
   const TrainConfig config_;
   CheckpointMetadata carried_;  // external_format, external_configs
   std::vector<Asset> assets_;
+  std::vector<AsyncSaveReport> saved_;
+  CheckpointRoot root_;
+  // Null with checkpoint.async: NONE.  Last, so that it ends before what it uses.
+  std::unique_ptr<AsyncSaver> async_;
 };
 
 // Is something of that interval due at a step?  0: never by interval.

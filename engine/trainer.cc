@@ -72,6 +72,10 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const ConfigLayers& lay
                     absl::StrCat(StartKindName(trainer->start_.kind), " from \"", trainer->start_.path, "\""));
   }));
   trainer->saver_ = absl::make_unique<RunSaver>(*options.fs, trainer->start_);
+  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> notes, trainer->saver_->Prepare(*trainer->state_));
+  for (const std::string& note : notes) {
+    trainer->Print(absl::StrCat("note: ", note));
+  }
   // Its files would stay open for the whole run.
   trainer->start_.checkpoint.reset();
   WAYPOINT_RETURN_IF_ERROR(trainer->saver_->CheckExport(*trainer->state_));
@@ -90,6 +94,7 @@ absl::Status Trainer::UpdateWeights(StepMetrics& metrics) {
                      "); lower optimizer.lr, or change data.seed to meet other batches"));
   }
   metrics.lr = LearningRateAt(ScheduleOf(config()), state_->step);
+  WAYPOINT_RETURN_IF_ERROR(saver_->Fence());
   WAYPOINT_RETURN_IF_ERROR(state_->optimizer().Step(metrics.lr));
   state_->optimizer().ZeroGradients();
   return absl::OkStatus();
@@ -137,22 +142,49 @@ absl::StatusOr<bool> Trainer::StopRequested() {
   return std::any_of(flags.begin(), flags.end(), [](const std::string& flag) { return !flag.empty(); });
 }
 
-absl::Status Trainer::SaveCheckpoint(TrainReport& report) {
+void Trainer::CollectSaved(TrainReport& report) {
+  for (const AsyncSaveReport& saved : saver_->TakeSaved()) {
+    report.checkpoints.push_back(saved.save.checkpoint.path);
+    Print(absl::StrCat("saved ", saved.save.checkpoint.path));
+    for (const std::string& warning : saved.save.warnings) {
+      Print(absl::StrCat("warning: ", warning));
+    }
+  }
+}
+
+absl::Status Trainer::SaveCheckpoint(TrainReport& report, bool wait) {
   WAYPOINT_RETURN_IF_ERROR(metrics_->Sync());
-  WAYPOINT_ASSIGN_OR_RETURN(const SaveReport saved, saver_->SaveCheckpoint(*state_));
-  report.checkpoints.push_back(saved.checkpoint.path);
-  Print(absl::StrCat("saved ", saved.checkpoint.path));
-  return absl::OkStatus();
+  absl::Status status = saver_->SaveCheckpoint(*state_);
+  if (wait && status.ok()) {
+    status = saver_->Finish();
+  }
+  CollectSaved(report);
+  return status;
 }
 
 absl::Status Trainer::Export(TrainReport& report) {
-  WAYPOINT_ASSIGN_OR_RETURN(const SaveReport saved, saver_->Export(*state_));
+  const auto exported = saver_->Export(*state_);
+  CollectSaved(report);
+  WAYPOINT_ASSIGN_OR_RETURN(const SaveReport saved, exported);
   report.exports.push_back(saved.checkpoint.path);
   Print(absl::StrCat("exported ", saved.checkpoint.path));
   return absl::OkStatus();
 }
 
 absl::StatusOr<TrainReport> Trainer::Run() {
+  if (options_.coordinator->rank() == 0) {
+    WAYPOINT_RETURN_IF_ERROR(saver_->Hold());
+  }
+  absl::StatusOr<TrainReport> report = RunLocked();
+  const absl::Status released = saver_->Release();
+  if (!released.ok()) {
+    // Only after another error; without one, all saves were waited for.
+    Print(absl::StrCat("warning: ", released.message()));
+  }
+  return report;
+}
+
+absl::StatusOr<TrainReport> Trainer::RunLocked() {
   TrainReport report;
   report.start = start_.kind;
   report.start_path = start_.path;
@@ -186,7 +218,7 @@ absl::StatusOr<TrainReport> Trainer::Run() {
     report.stopped = stop && !last;
     // The checkpoint first: an export can be made from it, not the other way round.
     if (last || stop || saver_->CheckpointDue(state_->step)) {
-      WAYPOINT_RETURN_IF_ERROR(SaveCheckpoint(report));
+      WAYPOINT_RETURN_IF_ERROR(SaveCheckpoint(report, /*wait=*/last || stop));
     }
     if (saver_->ExportDue(state_->step)) {
       WAYPOINT_RETURN_IF_ERROR(Export(report));

@@ -59,9 +59,9 @@ class Trainer {
   // possible. Nothing is written yet.
   static absl::StatusOr<std::unique_ptr<Trainer>> Create(const ConfigLayers& layers, const TrainerOptions& options);
 
-  // Steps until config.steps or until `stop`.  Errors: of data, of saving (the run ends: weights that cannot be saved
-  // are not worth computing), FailedPrecondition
-  // for a gradient that is not finite, Internal for what libtorch throws.
+  // Steps until config.steps or until `stop`.  Errors: E_LOCKED, naming the owner, where another job saves; of data, of
+  // saving (the run ends: weights that cannot be saved are not worth computing), FailedPrecondition for a gradient that
+  // is not finite, Internal for what libtorch throws.
   absl::StatusOr<TrainReport> Run();
 
   const TrainConfig& config() const { return start_.config; }
@@ -74,7 +74,10 @@ class Trainer {
   absl::StatusOr<StepMetrics> Step();
   absl::Status UpdateWeights(StepMetrics& metrics);
   absl::StatusOr<bool> StopRequested();
-  absl::Status SaveCheckpoint(TrainReport& report);
+  absl::StatusOr<TrainReport> RunLocked();
+  absl::Status SaveCheckpoint(TrainReport& report, bool wait);
+  // Adds what was published meanwhile.
+  void CollectSaved(TrainReport& report);
   absl::Status Export(TrainReport& report);
   void LogStep(const StepMetrics& metrics);
 

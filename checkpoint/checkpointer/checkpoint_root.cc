@@ -17,6 +17,7 @@ namespace {
 
 constexpr char kStepPrefix[] = "step-";
 constexpr char kTrashPrefix[] = ".trash-";
+constexpr char kLockName[] = ".lock";
 
 // "step-00000010" or "step-00000010.a2".
 std::string DirectoryName(int64_t step, int64_t attempt) {
@@ -38,6 +39,23 @@ bool ParseDirectoryName(absl::string_view name, CheckpointRef* ref) {
   }
   return absl::SimpleAtoi(name.substr(0, attempt_at), &ref->step) && ref->step >= 0 &&
          DirectoryName(ref->step, ref->attempt) == original;
+}
+
+// Empty where the checkpoint says nothing about the metric.
+absl::StatusOr<absl::optional<double>> ReadMetric(FileSystem& fs, const std::string& path, const std::string& metric) {
+  WAYPOINT_ASSIGN_OR_RETURN(CheckpointFormat * format, DetectFormat(fs, path));
+  WAYPOINT_ASSIGN_OR_RETURN(const OpenedCheckpoint opened, format->Open(fs, path, {}));
+  const auto& metrics = opened.metadata.training().metrics();
+  const auto found = metrics.find(metric);
+  return found == metrics.end() ? absl::optional<double>() : absl::optional<double>(found->second);
+}
+
+absl::Status DeleteCheckpoint(FileSystem& fs, const std::string& root, const std::string& path) {
+  // Taken out of sight in one step first, so that a crash leaves no half checkpoint under a good name.
+  const std::string trash = JoinPath(root, absl::StrCat(kTrashPrefix, BaseName(path)));
+  WAYPOINT_RETURN_IF_ERROR(fs.Rename(path, trash));
+  WAYPOINT_RETURN_IF_ERROR(fs.SyncDirectory(root));
+  return RemoveTree(fs, trash);
 }
 
 // A directory that a StagedDirectory of one of our names was written in.
@@ -87,10 +105,28 @@ absl::StatusOr<absl::optional<CheckpointRef>> CheckpointRoot::Latest() {
   return absl::optional<CheckpointRef>(std::move(found.back()));
 }
 
+absl::StatusOr<std::unique_ptr<FileLock>> CheckpointRoot::Lock() {
+  WAYPOINT_RETURN_IF_ERROR(MakeDirectories(fs_, path_));
+  auto lock = fs_.Lock(JoinPath(path_, kLockName));
+  if (GetErrorKind(lock.status()) == ErrorKind::kLocked) {
+    return Annotate(lock.status(), absl::StrCat("another job saves to \"", path_, "\"; stop it or save elsewhere"));
+  }
+  return lock;
+}
+
+absl::Status CheckpointRoot::Hold() {
+  if (held_ == nullptr) {
+    WAYPOINT_ASSIGN_OR_RETURN(held_, Lock());
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<SaveReport> CheckpointRoot::Save(const CheckpointerOptions& options, const CheckpointMetadata& metadata,
                                                 TensorSource& state, const std::vector<Asset>& assets) {
-  WAYPOINT_RETURN_IF_ERROR(MakeDirectories(fs_, path_));
-  WAYPOINT_ASSIGN_OR_RETURN(const auto lock, fs_.Lock(JoinPath(path_, ".lock")));
+  std::unique_ptr<FileLock> lock;
+  if (held_ == nullptr) {
+    WAYPOINT_ASSIGN_OR_RETURN(lock, Lock());
+  }
   SaveReport report;
   report.checkpoint.step = metadata.training().step();
   // The next attempt after whatever is there, complete or not: names are never used twice.
@@ -100,12 +136,9 @@ absl::StatusOr<SaveReport> CheckpointRoot::Save(const CheckpointerOptions& optio
     if (ParseDirectoryName(entry.name, &ref) && ref.step == report.checkpoint.step) {
       report.checkpoint.attempt = std::max(report.checkpoint.attempt, ref.attempt + 1);
     }
-    // What a killed clean-up left, and a killed save of a step that may never come again.
-    if (absl::StartsWith(entry.name, kTrashPrefix) || IsStage(entry)) {
-      WAYPOINT_RETURN_IF_ERROR(RemoveTree(fs_, JoinPath(path_, entry.name)));
-    }
   }
   report.checkpoint.path = JoinPath(path_, DirectoryName(report.checkpoint.step, report.checkpoint.attempt));
+  RemoveTrash(report);
   WriteOptions write;
   write.format = options.format;
   write.save = options.save;
@@ -115,38 +148,62 @@ absl::StatusOr<SaveReport> CheckpointRoot::Save(const CheckpointerOptions& optio
     return Annotate(stats.status(), absl::StrCat("save of step ", report.checkpoint.step));
   }
   report.stats = *stats;
-  WAYPOINT_ASSIGN_OR_RETURN(report.deleted, ApplyRetention(options.retention, report.checkpoint.path));
+  ApplyRetention(options.retention, report);
   return report;
 }
 
-absl::StatusOr<std::vector<std::string>> CheckpointRoot::ApplyRetention(const Retention& retention,
-                                                                         const std::string& saved) {
-  std::vector<std::string> deleted;
+// What a killed clean-up left, and a killed save of a step that may never come again.  It takes space and nothing else:
+// no reason not to save.
+void CheckpointRoot::RemoveTrash(SaveReport& report) {
+  const auto entries = fs_.List(path_);
+  if (!entries.ok()) {
+    return;  // Save lists as well, and reports it
+  }
+  for (const DirectoryEntry& entry : *entries) {
+    if (absl::StartsWith(entry.name, kTrashPrefix) || IsStage(entry)) {
+      const absl::Status removed = RemoveTree(fs_, JoinPath(path_, entry.name));
+      if (!removed.ok()) {
+        report.warnings.push_back(absl::StrCat("left-over \"", entry.name, "\" stays: ", removed.message()));
+      }
+    }
+  }
+}
+
+void CheckpointRoot::ApplyRetention(const Retention& retention, SaveReport& report) {
   if (retention.keep <= 0) {
-    return deleted;
+    return;
   }
-  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<CheckpointRef> all, List());
-  const int64_t interval = std::max<int64_t>(retention.interval, 1);
-  int64_t kept = 0;
-  for (auto ref = all.rbegin(); ref != all.rend(); ++ref) {
-    if (ref->step % interval != 0) {
-      continue;  // a signal's
-    }
-    if (retention.keep_every > 0 && ref->step % (interval * retention.keep_every) == 0) {
-      continue;
-    }
+  const auto all = List();
+  if (!all.ok()) {
+    report.warnings.push_back(absl::StrCat("nothing old is deleted: ", all.status().message()));
+    return;
+  }
+  std::vector<RetentionCandidate> candidates;
+  for (size_t i = 0; i < all->size(); ++i) {
+    candidates.push_back({(*all)[i].step});
     // A run that was taken back to an earlier step saves below the newest one: that is no reason to lose the save.
-    if (++kept <= retention.keep || ref->path == saved) {
-      continue;
+    candidates.back().stays = (*all)[i].path == report.checkpoint.path;
+    if (retention.keep_best > 0) {
+      const auto metric = ReadMetric(fs_, (*all)[i].path, retention.best_metric);
+      if (metric.ok()) {
+        candidates.back().metric = *metric;
+      } else {
+        // It may be the best one.
+        candidates.back().stays = true;
+        report.warnings.push_back(
+            absl::StrCat("kept \"", (*all)[i].path, "\", whose metrics cannot be read: ", metric.status().message()));
+      }
     }
-    // Taken out of sight in one step first, so that a crash leaves no half checkpoint under a good name.
-    const std::string trash = JoinPath(path_, absl::StrCat(kTrashPrefix, BaseName(ref->path)));
-    WAYPOINT_RETURN_IF_ERROR(fs_.Rename(ref->path, trash));
-    WAYPOINT_RETURN_IF_ERROR(fs_.SyncDirectory(path_));
-    WAYPOINT_RETURN_IF_ERROR(RemoveTree(fs_, trash));
-    deleted.push_back(ref->path);
   }
-  return deleted;
+  for (const size_t index : ChooseDeletions(retention, candidates)) {
+    const std::string& path = (*all)[index].path;
+    const absl::Status deleted = DeleteCheckpoint(fs_, path_, path);
+    if (deleted.ok()) {
+      report.deleted.push_back(path);
+    } else {
+      report.warnings.push_back(absl::StrCat("deletion of old \"", path, "\": ", deleted.message()));
+    }
+  }
 }
 
 }  // namespace waypoint

@@ -9,9 +9,10 @@
 //   WAYPOINT_ASSIGN_OR_RETURN(auto latest, root.Latest());            // newest sealed one
 //   WAYPOINT_RETURN_IF_ERROR(Restore(fs, latest->path, {}, *sink).status());
 //
-// One thread, one writer per root: the root is locked while a save runs.
+// One thread, one writer per root: the root is locked while a save runs, or for as long as a job holds it (Hold).
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -19,21 +20,12 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/optional.h"
+#include "checkpoint/checkpointer/retention.h"
 #include "checkpoint/format/checkpoint_format.h"
 #include "checkpoint/storage/file_system.h"
 #include "checkpoint/tensor/transfer.h"
 
 namespace waypoint {
-
-// Which saves of a root are kept.
-struct Retention {
-  // The newest n scheduled saves, and the one just made; 0 keeps all.
-  int64_t keep = 0;
-  // Every n-th scheduled save (by step: step % (interval * keep_every) == 0) is kept for ever and not counted; 0: none.
-  int64_t keep_every = 0;
-  // Steps between scheduled saves; a save at another step (a signal's) is never deleted.
-  int64_t interval = 1;
-};
 
 struct CheckpointRef {
   int64_t step = 0;
@@ -52,12 +44,21 @@ struct SaveReport {
   CheckpointRef checkpoint;
   TransferStats stats;
   std::vector<std::string> deleted;  // paths, after the new one was published
+  // What went wrong beside the save itself: old checkpoints that could not be judged or deleted.  The new one is
+  // published all the same.
+  std::vector<std::string> warnings;
 };
 
 // A directory of checkpoints: <root>/step-<8 digits>[.a<attempt>].  Order is (step, attempt), never a clock.
 class CheckpointRoot {
  public:
   CheckpointRoot(FileSystem& fs, std::string path) : fs_(fs), path_(std::move(path)) {}
+
+  // Takes the lock <root>/.lock until Release, the end of this object or the death of the process, so that another job
+  // that saves here is refused between saves too.  Without it, each Save takes and drops the lock.
+  // Errors: E_LOCKED, at once, naming the holder's pid, host and since when it has it.
+  absl::Status Hold();
+  void Release() { held_.reset(); }
 
   // metadata.training().step() names the directory.  A step that is there already gets the next attempt.
   absl::StatusOr<SaveReport> Save(const CheckpointerOptions& options, const CheckpointMetadata& metadata,
@@ -68,10 +69,13 @@ class CheckpointRoot {
   absl::StatusOr<absl::optional<CheckpointRef>> Latest();
 
  private:
-  absl::StatusOr<std::vector<std::string>> ApplyRetention(const Retention& retention, const std::string& saved);
+  absl::StatusOr<std::unique_ptr<FileLock>> Lock();
+  void RemoveTrash(SaveReport& report);
+  void ApplyRetention(const Retention& retention, SaveReport& report);
 
   FileSystem& fs_;
   std::string path_;
+  std::unique_ptr<FileLock> held_;
 };
 
 // Detects the format of a directory.  E_UNSUPPORTED when none fits, E_AMBIGUOUS when several do; both list the choices.
@@ -88,8 +92,8 @@ struct RestoreOptions {
   bool cast = true;
 };
 
-// Fills the sink (native names) from a checkpoint of any format: E_MISSING names what the sink wants and the checkpoint lacks.  Tensors
-// that the sink does not want are left unread.
+// Fills the sink (native names) from a checkpoint of any format: E_MISSING names what the sink wants and the checkpoint
+// lacks.  Tensors that the sink does not want are left unread.
 absl::StatusOr<TransferStats> Restore(OpenedCheckpoint& checkpoint, TensorSink& sink, const RestoreOptions& options);
 
 // One checkpoint, published atomically at `target`.

@@ -2,12 +2,20 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "checkpoint/base/error.h"
 
 namespace waypoint {
+namespace {
+
+constexpr absl::string_view kSince = " since ";
+constexpr char kTimeFormat[] = "%Y-%m-%dT%H:%M:%SZ";
+
+}  // namespace
 
 absl::Status FileNotFoundError(absl::string_view path) {
   const absl::Status io = MakeError(ErrorKind::kIo, "");
@@ -26,8 +34,16 @@ absl::Status ReadPastEndError(absl::string_view path, int64_t offset, int64_t by
 }
 
 absl::Status FileLockedError(absl::string_view path, absl::string_view holder) {
+  std::string age;
+  absl::Time since;
+  const size_t at = holder.rfind(kSince);
+  // Nothing but what people read: of a description that is not ours, no age is told.
+  if (at != absl::string_view::npos &&
+      absl::ParseTime(kTimeFormat, holder.substr(at + kSince.size()), absl::UTCTimeZone(), &since, nullptr)) {
+    age = absl::StrCat(" (", absl::ToInt64Seconds(std::max(absl::Now() - since, absl::ZeroDuration())), "s ago)");
+  }
   return MakeError(ErrorKind::kLocked,
-                   absl::StrCat("\"", path, "\" is locked by ", holder.empty() ? "another process" : holder));
+                   absl::StrCat("\"", path, "\" is locked by ", holder.empty() ? "another process" : holder, age));
 }
 
 std::string FileLockDescription() {
@@ -35,8 +51,8 @@ std::string FileLockDescription() {
   if (gethostname(host, sizeof(host) - 1) != 0) {
     host[0] = '\0';
   }
-  return absl::StrCat("pid ", getpid(), " on ", host[0] == '\0' ? "an unnamed host" : host, " since ",
-                      absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", absl::Now(), absl::UTCTimeZone()));
+  return absl::StrCat("pid ", getpid(), " on ", host[0] == '\0' ? "an unnamed host" : host, kSince,
+                      absl::FormatTime(kTimeFormat, absl::Now(), absl::UTCTimeZone()));
 }
 
 }  // namespace waypoint

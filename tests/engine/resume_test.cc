@@ -64,10 +64,36 @@ TEST_P(ResumeEqualityTest, TenStepsEqualFiveAResumeAndFive) {
   EXPECT_EQ(resumed.DebugString(), described.DebugString());
 }
 
+// Of a save that was written while later steps overwrote the state.
+TEST_P(ResumeEqualityTest, ACheckpointInTheMiddleContinuesAsTheRunDid) {
+  const std::string directory = FreshDirectory("middle_" + GetParam().name);
+  const std::string config = TinyConfig(directory + "/run", TextFile(directory), 10);
+  const std::vector<std::string> layers = {config, GetParam().layer, "checkpoint { interval: 1 keep: 0 }"};
+  ASSERT_OK_AND_ASSIGN(const FinishedRun straight, RunTraining(layers, Quiet()));
+  EXPECT_EQ(straight.report.checkpoints.size(), 10);
+  const std::vector<std::string> history = History(directory + "/run");
+
+  for (int step = 9; step >= 3; step -= 2) {
+    for (const std::string& path : straight.report.checkpoints) {
+      if (path > absl::StrCat(directory, "/run/checkpoint/step-0000000", step)) {
+        ASSERT_OK(RemoveTree(PosixFileSystem(), path));
+      }
+    }
+    ASSERT_OK_AND_ASSIGN(const FinishedRun again, RunTraining(layers, Quiet()));
+    EXPECT_EQ(again.report.first_step, step);
+    EXPECT_EQ(DifferenceOf(again.trainer->state().Tensors(), straight.trainer->state().Tensors()), "") << step;
+    EXPECT_EQ(History(directory + "/run"), history) << step;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Variants, ResumeEqualityTest,
                          ::testing::Values(Variant{"float32", "dtype: \"float32\""},
                                            Variant{"bfloat16", "dtype: \"bfloat16\""},
-                                           Variant{"tied", "model { tied_embedding_weight: true }"}),
+                                           Variant{"tied", "model { tied_embedding_weight: true }"},
+                                           Variant{"copy", "checkpoint { async: COPY }"},
+                                           Variant{"lazy", "checkpoint { async: LAZY }"},
+                                           Variant{"lazy_bfloat16", "checkpoint { async: LAZY } dtype: \"bfloat16\""},
+                                           Variant{"write_protect", "checkpoint { async: WRITE_PROTECT }"}),
                          [](const auto& info) { return info.param.name; });
 
 TEST(ResumeTest, TrainingLearns) {
@@ -150,6 +176,32 @@ TEST(SignalTest, SavesAfterTheRunningStepAndStops) {
   EXPECT_EQ(rest.report.first_step, 3);
   EXPECT_THAT(DirectoriesIn(directory + "/run/checkpoint"),
               ElementsAre("step-00000003", "step-00000008", "step-00000009"));
+}
+
+TEST(SignalTest, TheLastSaveIsWaitedFor) {
+  const std::string directory = FreshDirectory("signal_async");
+  const std::string config = TinyConfig(directory + "/run", TextFile(directory), 9);
+
+  ASSERT_OK_AND_ASSIGN(const FinishedRun run,
+                       RunTraining({config, "checkpoint { interval: 2 async: LAZY }"}, Quiet(/*stop_after=*/5)));
+
+  EXPECT_EQ(run.report.checkpoints.size(), 3);
+  EXPECT_THAT(DirectoriesIn(directory + "/run/checkpoint"),
+              ElementsAre("step-00000002", "step-00000004", "step-00000005"));
+}
+
+TEST(TrainerTest, ASecondJobIsRefusedWhileOneRuns) {
+  const std::string directory = FreshDirectory("locked");
+  const std::string config = TinyConfig(directory + "/run", TextFile(directory), 3);
+  absl::Status second;
+  TrainerOptions options = Quiet();
+  // Between two saves.
+  options.on_step = [&](const StepMetrics&) { second = RunTraining({config}, Quiet()).status(); };
+
+  ASSERT_OK(RunTraining({config, "checkpoint { interval: 1 }"}, options));
+
+  EXPECT_THAT(second, IsKind(ErrorKind::kLocked, AllOf(HasSubstr("another job"), HasSubstr("pid"))));
+  EXPECT_OK(RunTraining({config}, Quiet()));
 }
 
 TEST(SignalTest, AtTheLastStepTheRunIsFinished) {

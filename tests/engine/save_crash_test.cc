@@ -95,6 +95,34 @@ TEST_F(SaveCrashTest, OldOrNewSurvivesAKillAtEveryCall) {
   EXPECT_GT(k, 10);  // a save is more calls than that
 }
 
+TEST_F(SaveCrashTest, AFailedBackgroundSaveEndsTheRunAndLeavesTheOldCheckpoint) {
+  // Failures before the last save come from the fence of a later step, those of the last one from the wait for it.
+  for (const int64_t steps : {2, 4}) {
+    int64_t failures = 0;
+    for (int64_t k = 0; k < 200; ++k) {
+      const std::unique_ptr<MemoryFileSystem> memory = before_.Crash(DiskState::kOnlySynced);
+      FaultFileSystem fs(*memory, Fault::kFullDisk, k);
+      TrainerOptions options = Quiet();
+      options.fs = &fs;
+      std::vector<std::string> layers = Layers(steps);
+      layers.push_back("checkpoint { async: LAZY keep: 2 }");
+      const absl::Status status = RunTraining(layers, options).status();
+      if (k >= fs.calls()) {
+        EXPECT_OK(status);
+        break;
+      }
+      if (!status.ok()) {
+        ++failures;
+        EXPECT_EQ(GetErrorKind(status), ErrorKind::kNoSpace) << status;
+      }
+      ASSERT_OK_AND_ASSIGN(const std::vector<CheckpointRef> left,
+                           CheckpointRoot(*memory, directory_ + "/run/checkpoint").List());
+      EXPECT_FALSE(left.empty()) << k;
+    }
+    EXPECT_GT(failures, 5) << steps;
+  }
+}
+
 TEST_F(SaveCrashTest, AFailedSaveEndsTheRunAndLeavesTheOldCheckpoint) {
   for (const Fault fault : {Fault::kFullDisk, Fault::kSyncEio}) {
     int64_t failures = 0;

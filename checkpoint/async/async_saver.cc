@@ -1,0 +1,324 @@
+#include "checkpoint/async/async_saver.h"
+
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <iterator>
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/memory/memory.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "checkpoint/base/error.h"
+#include "checkpoint/base/status_macros.h"
+
+namespace waypoint {
+namespace {
+
+class Stopwatch {
+ public:
+  double seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count(); }
+
+ private:
+  const std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
+};
+
+// Threads that this one starts inherit it.
+void LowerPriority(int nice) {
+  if (nice > 0) {
+    const int thread = static_cast<int>(syscall(SYS_gettid));
+    setpriority(PRIO_PROCESS, thread, getpriority(PRIO_PROCESS, thread) + nice);
+  }
+}
+
+int64_t BytesOf(const MemoryState& state) {
+  int64_t bytes = 0;
+  for (const MemoryTensor& tensor : state) {
+    bytes += tensor.num_bytes();
+  }
+  return bytes;
+}
+
+}  // namespace
+
+absl::string_view SnapshotMethodName(SnapshotMethod method) {
+  switch (method) {
+    case SnapshotMethod::kCopy:
+      return "copy";
+    case SnapshotMethod::kLazy:
+      return "lazy";
+    case SnapshotMethod::kWriteProtect:
+      return "write-protect";
+  }
+  return "unknown";
+}
+
+SnapshotWriter SaveInto(CheckpointRoot& root, CheckpointerOptions options, CheckpointMetadata metadata,
+                        std::vector<Asset> assets) {
+  return [&root, options = std::move(options), metadata = std::move(metadata), assets = std::move(assets)](
+             TensorSource& snapshot) { return root.Save(options, metadata, snapshot, assets); };
+}
+
+struct AsyncSaver::Snapshot {
+  AsyncSaveReport report;
+  std::unique_ptr<StateCopy> copy;  // null when nothing is copied
+  std::vector<PageGuard*> guards;   // that protect a part
+  std::vector<std::shared_ptr<SnapshotArena>> arenas;
+  std::unique_ptr<TensorSource> source;
+
+  ~Snapshot() { Release(); }
+  // Once: by then the next snapshot may have protected the same pages.
+  void Release() {
+    for (PageGuard* guard : guards) {
+      guard->Release();
+      report.copied_bytes += guard->stats().pages_copied * PageGuard::kPageBytes;
+    }
+    guards.clear();
+  }
+  // Where pages are protected: whom to ask for an address.
+  absl::Status CopyOut(const StridedSpan& from, const StridedSpan& to) const {
+    const AddressRange range = AddressesOf(from);
+    for (const auto& arena : arenas) {
+      if (arena->Contains(range)) {
+        return arena->guard()->Read(from, to);
+      }
+    }
+    CopyStrided(from, to);
+    return absl::OkStatus();
+  }
+};
+
+AsyncSaver::AsyncSaver(AsyncSaveOptions options) : options_(std::move(options)) {}
+
+AsyncSaver::~AsyncSaver() {
+  Join();
+  const absl::Status failure = TakeFailure();
+  if (failure.ok()) {
+    return;
+  }
+  if (options_.on_lost_failure) {
+    options_.on_lost_failure(failure);
+  } else {
+    std::fprintf(stderr, "%s\n", std::string(failure.message()).c_str());
+  }
+}
+
+absl::Status AsyncSaver::TakeFailure() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return std::exchange(failure_, absl::OkStatus());
+}
+
+void AsyncSaver::Join() {
+  if (background_.joinable()) {
+    background_.join();
+  }
+  snapshot_.reset();  // lets go of the tensors
+}
+
+bool AsyncSaver::busy() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return busy_;
+}
+
+std::vector<AsyncSaveReport> AsyncSaver::TakeFinished() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return std::exchange(finished_, {});
+}
+
+absl::Status AsyncSaver::Reserve(int64_t bytes) {
+  if (options_.max_snapshot_bytes > 0 && bytes > options_.max_snapshot_bytes) {
+    return MakeError(ErrorKind::kLimit,
+                     absl::StrCat("a snapshot needs ", bytes, " bytes of copies, max_snapshot_bytes is ",
+                                  options_.max_snapshot_bytes));
+  }
+  if (bytes > memory_.size_bytes()) {
+    memory_ = HostMemory();
+    WAYPOINT_ASSIGN_OR_RETURN(HostMemory memory, HostMemory::Map(bytes));
+    WAYPOINT_RETURN_IF_ERROR(memory.Populate(std::max(1, options_.copy_threads)));
+    memory_ = std::move(memory);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status AsyncSaver::Prepare(const MemoryState& state) {
+  WAYPOINT_RETURN_IF_ERROR(Wait());
+  WAYPOINT_RETURN_IF_ERROR(ManifestOf(state).status());
+  MemoryState copied;
+  for (const MemoryTensor& tensor : state) {
+    const bool stays = options_.method == SnapshotMethod::kWriteProtect && !tensor.fetch &&
+                       std::any_of(options_.arenas.begin(), options_.arenas.end(), [&tensor](const auto& arena) {
+                         return arena->guard() != nullptr && arena->Contains(AddressesOf(tensor.memory));
+                       });
+    if (!stays) {
+      copied.push_back(tensor);
+    }
+  }
+  return Reserve(StateCopy::BytesFor(copied));
+}
+
+absl::Status AsyncSaver::CopyNow(StateCopy& copy) const {
+  std::vector<std::thread> others;
+  for (int i = 1; i < options_.copy_threads; ++i) {
+    others.emplace_back([&copy] { copy.Work(); });
+  }
+  const absl::Status status = copy.Finish();
+  for (std::thread& other : others) {
+    other.join();
+  }
+  return status;
+}
+
+// Splits the state into what is protected now and what must be copied.
+void AsyncSaver::ProtectArenas(Snapshot& snapshot, MemoryState& rest, MemoryState& protected_part) {
+  MemoryState unprotected;
+  std::vector<std::string> reasons;
+  for (const auto& arena : options_.arenas) {
+    std::vector<AddressRange> ranges;
+    MemoryState inside;
+    MemoryState outside;
+    for (MemoryTensor& tensor : rest) {
+      const AddressRange range = AddressesOf(tensor.memory);
+      if (!tensor.fetch && arena->Contains(range)) {
+        ranges.push_back(range);
+        inside.push_back(std::move(tensor));
+      } else {
+        outside.push_back(std::move(tensor));
+      }
+    }
+    rest = std::move(outside);
+    if (inside.empty()) {
+      continue;
+    }
+    std::string refusal = arena->refusal();
+    if (arena->guard() != nullptr) {
+      const absl::Status status = arena->guard()->Protect(ranges);
+      refusal = std::string(status.message());
+    }
+    if (!refusal.empty()) {
+      reasons.push_back(refusal);
+      std::move(inside.begin(), inside.end(), std::back_inserter(unprotected));
+      continue;
+    }
+    snapshot.guards.push_back(arena->guard());
+    snapshot.arenas.push_back(arena);
+    std::move(inside.begin(), inside.end(), std::back_inserter(protected_part));
+  }
+  if (!rest.empty()) {
+    reasons.push_back(absl::StrCat(rest.size(), " tensors lie in no arena, as \"", rest[0].name, "\""));
+  }
+  std::move(unprotected.begin(), unprotected.end(), std::back_inserter(rest));
+  if (!reasons.empty()) {
+    snapshot.report.why = absl::StrCat("copied ", BytesOf(rest), " bytes: ", absl::StrJoin(reasons, "; "));
+  }
+  snapshot.report.method = snapshot.guards.empty() ? SnapshotMethod::kCopy : SnapshotMethod::kWriteProtect;
+}
+
+absl::StatusOr<std::unique_ptr<AsyncSaver::Snapshot>> AsyncSaver::Take(const MemoryState& state) {
+  WAYPOINT_RETURN_IF_ERROR(ManifestOf(state).status());
+  auto snapshot = absl::make_unique<Snapshot>();
+  snapshot->report.method = options_.method;
+  snapshot->report.state_bytes = BytesOf(state);
+  MemoryState rest = state;
+  MemoryState parts;
+  if (options_.method == SnapshotMethod::kWriteProtect) {
+    ProtectArenas(*snapshot, rest, parts);
+  }
+  if (!rest.empty()) {
+    WAYPOINT_RETURN_IF_ERROR(Reserve(StateCopy::BytesFor(rest)));
+    snapshot->copy = absl::make_unique<StateCopy>(std::move(rest), memory_.data());
+    snapshot->report.copied_bytes = snapshot->copy->bytes();
+    if (options_.method != SnapshotMethod::kLazy) {
+      WAYPOINT_RETURN_IF_ERROR(CopyNow(*snapshot->copy));
+    }
+    const MemoryState& copied = snapshot->copy->copied();
+    parts.insert(parts.end(), copied.begin(), copied.end());
+  }
+  // In the state's order, so that the checkpoint is the same whatever the method.
+  absl::flat_hash_map<absl::string_view, size_t> order;
+  for (size_t i = 0; i < state.size(); ++i) {
+    order.emplace(state[i].name, i);
+  }
+  std::sort(parts.begin(), parts.end(),
+            [&order](const MemoryTensor& a, const MemoryTensor& b) { return order.at(a.name) < order.at(b.name); });
+  const Snapshot* const self = snapshot.get();
+  WAYPOINT_ASSIGN_OR_RETURN(
+      snapshot->source,
+      NewMemoryStateSource(
+          std::move(parts),
+          snapshot->guards.empty() ? CopyFunction() : [self](const StridedSpan& from, const StridedSpan& to) {
+            return self->CopyOut(from, to);
+          }));
+  return snapshot;
+}
+
+absl::StatusOr<AsyncSaveReport> AsyncSaver::Save(const MemoryState& state, SnapshotWriter write) {
+  const Stopwatch waiting;
+  if (!options_.wait_when_busy && busy()) {
+    return MakeError(ErrorKind::kLocked, "the save before is still being written; wait for it, or save less often");
+  }
+  Join();
+  WAYPOINT_RETURN_IF_ERROR(TakeFailure());
+  const double waited_seconds = waiting.seconds();
+
+  const Stopwatch pausing;
+  WAYPOINT_ASSIGN_OR_RETURN(snapshot_, Take(state));
+  Snapshot& snapshot = *snapshot_;
+  snapshot.report.waited_seconds = waited_seconds;
+  fenced_ = false;
+  // Held so that the report is whole before the background can hand it on.
+  const std::lock_guard<std::mutex> lock(mutex_);
+  busy_ = true;
+  background_ = std::thread([this, &snapshot, write = std::move(write)] { Write(snapshot, write); });
+  snapshot.report.pause_seconds = pausing.seconds();
+  return snapshot.report;
+}
+
+void AsyncSaver::Write(Snapshot& snapshot, const SnapshotWriter& write) {
+  LowerPriority(options_.background_nice);
+  absl::Status copied;
+  if (options_.method == SnapshotMethod::kLazy && snapshot.copy != nullptr) {
+    copied = snapshot.copy->Finish();
+  }
+  const Stopwatch writing;
+  absl::StatusOr<SaveReport> saved = copied.ok() ? write(*snapshot.source) : absl::StatusOr<SaveReport>(copied);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  snapshot.Release();
+  if (saved.ok()) {
+    snapshot.report.save = *std::move(saved);
+    snapshot.report.write_seconds = writing.seconds();
+    finished_.push_back(snapshot.report);
+  } else {
+    failure_ = Annotate(saved.status(), "background save");
+  }
+  busy_ = false;
+}
+
+absl::Status AsyncSaver::Fence() {
+  if (snapshot_ != nullptr && options_.method == SnapshotMethod::kLazy && !fenced_) {
+    fenced_ = true;
+    const Stopwatch waiting;
+    // Its error is the background save's, too.
+    if (snapshot_->copy != nullptr) {
+      snapshot_->copy->Finish().IgnoreError();
+    }
+    const std::lock_guard<std::mutex> lock(mutex_);
+    snapshot_->report.fence_seconds = waiting.seconds();
+    // The save may have been quicker than this line.
+    if (!busy_ && !finished_.empty()) {
+      finished_.back().fence_seconds = snapshot_->report.fence_seconds;
+    }
+  }
+  return TakeFailure();
+}
+
+absl::Status AsyncSaver::Wait() {
+  Join();
+  return TakeFailure();
+}
+
+}  // namespace waypoint

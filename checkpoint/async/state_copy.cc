@@ -1,0 +1,93 @@
+#include "checkpoint/async/state_copy.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "checkpoint/base/aligned_buffer.h"
+#include "checkpoint/base/error.h"
+
+namespace waypoint {
+namespace {
+
+constexpr int64_t kAlignment = 64;
+// Large, so that memcpy streams past the caches; small, so that two threads end together.
+constexpr int64_t kTurnBytes = int64_t{32} << 20;
+
+StridedSpan Bytes(char* data, int64_t bytes) { return StridedSpan::Contiguous(data, 1, {bytes}); }
+
+}  // namespace
+
+int64_t StateCopy::BytesFor(const MemoryState& state) {
+  int64_t bytes = 0;
+  for (const MemoryTensor& tensor : state) {
+    bytes = AlignUp(bytes, kAlignment) + tensor.num_bytes();
+  }
+  return bytes;
+}
+
+StateCopy::StateCopy(MemoryState state, char* memory) : state_(std::move(state)) {
+  int64_t offset = 0;
+  for (size_t i = 0; i < state_.size(); ++i) {
+    const MemoryTensor& tensor = state_[i];
+    const int64_t bytes = tensor.num_bytes();
+    offset = AlignUp(offset, kAlignment);
+    MemoryTensor copy;
+    copy.name = tensor.name;
+    copy.dtype = tensor.dtype;
+    copy.shape = tensor.shape;
+    copy.box = tensor.box;
+    copy.memory = StridedSpan::Contiguous(memory + offset, DTypeBytes(tensor.dtype), tensor.box.sizes);
+    if (bytes > 0 && !tensor.fetch && tensor.memory.IsContiguous()) {
+      for (int64_t begin = 0; begin < bytes; begin += kTurnBytes) {
+        const int64_t length = std::min(kTurnBytes, bytes - begin);
+        pieces_.push_back({i, Bytes(tensor.memory.data + begin, length), Bytes(memory + offset + begin, length)});
+      }
+    } else if (bytes > 0) {
+      pieces_.push_back({i, tensor.fetch ? StridedSpan() : tensor.memory, copy.memory});
+    }
+    copied_.push_back(std::move(copy));
+    offset += bytes;
+    bytes_ += bytes;
+  }
+  int64_t turn_bytes = kTurnBytes;
+  for (size_t i = 0; i < pieces_.size(); ++i) {
+    const StridedSpan& to = pieces_[i].to;
+    const int64_t bytes = NumElements(to.sizes) * to.element_bytes;
+    if (turn_bytes + bytes > kTurnBytes) {
+      turns_.push_back({i, i});
+      turn_bytes = 0;
+    }
+    turns_.back().end = i + 1;
+    turn_bytes += bytes;
+  }
+}
+
+void StateCopy::Work() {
+  for (size_t turn = next_++; turn < turns_.size(); turn = next_++) {
+    absl::Status status;
+    for (size_t i = turns_[turn].begin; i < turns_[turn].end && status.ok(); ++i) {
+      const Piece& piece = pieces_[i];
+      const MemoryTensor& tensor = state_[piece.tensor];
+      if (tensor.fetch) {
+        status = Annotate(tensor.fetch(piece.to), absl::StrCat("tensor \"", tensor.name, "\""));
+      } else {
+        CopyStrided(piece.from, piece.to);
+      }
+    }
+    const std::lock_guard<std::mutex> lock(mutex_);
+    status_.Update(status);
+    if (++turns_done_ == turns_.size()) {
+      done_.notify_all();
+    }
+  }
+}
+
+absl::Status StateCopy::Finish() {
+  Work();
+  std::unique_lock<std::mutex> lock(mutex_);
+  done_.wait(lock, [this] { return turns_done_ == turns_.size(); });
+  return status_;
+}
+
+}  // namespace waypoint
