@@ -160,7 +160,7 @@ TEST_F(HfDirectoryTest, ConfigMustBeAFile) {
 }
 
 TEST_F(HfDirectoryTest, WithoutWeights) {
-  EXPECT_THAT(Read(), IsKind(ErrorKind::kMissing, HasSubstr("neither model.safetensors")));
+  EXPECT_THAT(Read(), IsKind(ErrorKind::kMissing, HasSubstr("none of model.safetensors")));
   directory_.Write("weights.safetensors", FloatFile({{"a", 1}}));
   EXPECT_THAT(Read(), IsKind(ErrorKind::kMissing, HasSubstr("\"weights.safetensors\"")));
 }
