@@ -53,11 +53,12 @@ absl::Status RunReader::Read(std::vector<FileRun> runs) {
   while (first < runs.size()) {
     // As many runs as lie close together; what a window cannot hold of a long run is left for the next one.
     const int64_t begin = runs[first].offset;
-    int64_t end = std::min(runs[first].end(), begin + options_.window_bytes);
+    const int64_t limit = begin + std::max<int64_t>(options_.window_bytes, runs[first].element_bytes);
+    int64_t end = std::min(runs[first].end(), limit);
     size_t last = first + 1;
     while (last < runs.size() && runs[last].file == runs[first].file && runs[last].offset <= end + options_.gap_bytes &&
-           runs[last].offset < begin + options_.window_bytes) {
-      end = std::max(end, std::min(runs[last].end(), begin + options_.window_bytes));
+           runs[last].offset < limit) {
+      end = std::max(end, std::min(runs[last].end(), limit));
       ++last;
     }
     // Windows end on a chunk where they can, so that no chunk is read twice for one run.
