@@ -18,9 +18,11 @@ CHECKPOINT_ORDER = [
     ["base"],
     ["storage", "tensor"],
     ["container"],
-    ["convert", "torch", "coordination"],
+    ["convert", "coordination"],
     ["format"],
     ["checkpointer"],
+    ["async"],
+    ["torch"],
 ]
 INCLUDE = re.compile(r'^#include "((?:%s)/[^"]+)"' % "|".join(ALLOWED), re.MULTILINE)
 
