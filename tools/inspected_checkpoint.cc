@@ -79,7 +79,7 @@ absl::StatusOr<InspectedCheckpoint> OpenInspected(FileSystem& fs, const std::str
     file.size_bytes = entry_info->size_bytes;
     if (absl::EndsWith(entry.name, ".safetensors")) {
       // The checkpoint is open, so its own files are sound; one that nothing refers to may be anything.
-      const absl::StatusOr<SafetensorsHeader> header = ReadHeaderOf(fs, entry_path, load.limits);
+      absl::StatusOr<SafetensorsHeader> header = ReadHeaderOf(fs, entry_path, load.limits);
       if (header.ok()) {
         file = Describe(entry.name, *header);
       } else {

@@ -11,6 +11,7 @@
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/json.h"
 #include "checkpoint/base/status_macros.h"
+#include "checkpoint/container/file_kind.h"
 
 namespace waypoint {
 namespace {
@@ -28,49 +29,6 @@ uint64_t ReadLittleEndian(absl::string_view bytes) {
   return value;
 }
 
-// What a file with these first bytes is, or empty.  A real safetensors file may begin with any of them that is a
-// plausible length, so the caller asks only when the length or what follows it is not.
-absl::string_view OtherKind(absl::string_view start) {
-  using absl::StartsWith;
-  if (StartsWith(start, "version https://git-lfs")) {
-    return "a git-lfs pointer; fetch the real file with \"git lfs pull\"";
-  }
-  if (absl::StartsWithIgnoreCase(start, "<!doctype") || absl::StartsWithIgnoreCase(start, "<html") ||
-      StartsWith(start, "<?xml")) {
-    return "a web page, probably an error page saved by a download; download the file again";
-  }
-  if (StartsWith(start, "PK\x03\x04") || StartsWith(start, "PK\x05\x06")) {
-    return "a zip archive, probably a PyTorch .pth or .bin file under a wrong name";
-  }
-  if (start.size() > 1 && start[0] == '\x80' && start[1] >= 2 && start[1] <= 5) {
-    return "a Python pickle, which is never loaded";
-  }
-  if (StartsWith(start, "GGUF")) {
-    return "a GGUF file";
-  }
-  if (StartsWith(start,
-                 "\x7F"
-                 "ELF")) {
-    return "an ELF executable";
-  }
-  if (StartsWith(start, "\x1F\x8B")) {
-    return "gzip-compressed; decompress it first";
-  }
-  if (StartsWith(start, "\x28\xB5\x2F\xFD")) {
-    return "zstd-compressed; decompress it first";
-  }
-  if (StartsWith(start, "\x89HDF")) {
-    return "an HDF5 file";
-  }
-  if (StartsWith(start, "\x93NUMPY")) {
-    return "a NumPy array";
-  }
-  if (StartsWith(start, "{")) {
-    return "JSON text";
-  }
-  return "";
-}
-
 // Checks the length field and what follows it.  `start` is the first bytes of the file: kSignatureBytes or all.
 absl::StatusOr<int64_t> CheckPrefix(absl::string_view start, int64_t file_bytes, absl::string_view path,
                                     const Limits& limits) {
@@ -82,7 +40,8 @@ absl::StatusOr<int64_t> CheckPrefix(absl::string_view start, int64_t file_bytes,
   const uint64_t declared = ReadLittleEndian(start);
   const bool over_limit = declared > static_cast<uint64_t>(limits.safetensors_header_bytes);
   if (over_limit || (start.size() > kPrefixBytes && start[kPrefixBytes] != '{' && !is_space(start[kPrefixBytes]))) {
-    if (const absl::string_view kind = OtherKind(start); !kind.empty()) {
+    // A real file may begin with any signature that is a plausible length, so only now.
+    if (const absl::string_view kind = FileKind(start); !kind.empty()) {
       return MakeError(ErrorKind::kHeader, absl::StrCat(QuotedPath(path), ": no safetensors file but ", kind));
     }
   }

@@ -23,8 +23,8 @@ constexpr double kMaxExactDouble = 9007199254740992.0;
 // A wrong field does not stop the parse: the rest must still be JSON, and the kinds of error have an order.
 class IndexEvents final : public JsonEvents {
  public:
-  IndexEvents(absl::string_view path, const Limits& limits, SafetensorsIndex* index)
-      : path_(path), limits_(limits), index_(index) {}
+  IndexEvents(absl::string_view path, absl::string_view extension, const Limits& limits, SafetensorsIndex* index)
+      : path_(path), extension_(extension), limits_(limits), index_(index) {}
 
   // After the parse.
   absl::Status Finish() {
@@ -162,10 +162,10 @@ class IndexEvents final : public JsonEvents {
         return MakeError(ErrorKind::kLimit,
                          absl::StrCat(QuotedPath(path_), ": more files than shard_files = ", limits_.shard_files));
       }
-      if (name_.ok() && !(IsPlainFileName(it->first) && absl::EndsWith(it->first, ".safetensors"))) {
+      if (name_.ok() && !(IsPlainFileName(it->first) && absl::EndsWith(it->first, extension_))) {
         name_ = MakeError(ErrorKind::kPath,
                           absl::StrCat(QuotedPath(path_), ": tensor ", Quoted(key_), " is said to be in ",
-                                       Quoted(it->first), ", which is no plain file name that ends in .safetensors"));
+                                       Quoted(it->first), ", which is no plain file name that ends in ", extension_));
       }
       index_->files.push_back(it->first);
     }
@@ -198,6 +198,7 @@ class IndexEvents final : public JsonEvents {
   }
 
   const absl::string_view path_;
+  const absl::string_view extension_;
   const Limits& limits_;
   SafetensorsIndex* const index_;
 
@@ -259,9 +260,9 @@ std::string EscapeNonAscii(absl::string_view json) {
 }  // namespace
 
 absl::StatusOr<SafetensorsIndex> ParseSafetensorsIndex(absl::string_view text, absl::string_view path,
-                                                       const Limits& limits) {
+                                                       const Limits& limits, absl::string_view extension) {
   SafetensorsIndex index;
-  IndexEvents events(path, limits, &index);
+  IndexEvents events(path, extension, limits, &index);
   WAYPOINT_RETURN_IF_ERROR(ParseJsonEvents(text, QuotedPath(path), limits, events));
   WAYPOINT_RETURN_IF_ERROR(events.Finish());
   return index;

@@ -1,7 +1,8 @@
 #ifndef CHECKPOINT_CONTAINER_SAFETENSORS_INDEX_H_
 #define CHECKPOINT_CONTAINER_SAFETENSORS_INDEX_H_
 
-// model.safetensors.index.json: which of several safetensors files holds which tensor.
+// model.safetensors.index.json: which of several safetensors files holds which tensor.  pytorch_model.bin.index.json
+// has the same form.
 //
 //   {"metadata": {"total_size": 354688}, "weight_map": {"lm_head.weight": "model-00002-of-00002.safetensors", ...}}
 //
@@ -28,7 +29,7 @@ struct SafetensorsIndex {
     int file = 0;  // position in `files`
   };
 
-  // Plain names that end in ".safetensors", in the order in which the index first names them.
+  // Plain names that end in the extension, in the order in which the index first names them.
   std::vector<std::string> files;
   // In the order of the index; no tensor twice.
   std::vector<Place> places;
@@ -40,10 +41,11 @@ struct SafetensorsIndex {
 // `path` is for messages.  Linear in time and memory.
 //
 // Errors, in this order: those of ParseJsonEvents, E_LIMIT (tensor_name_bytes, index_tensors, shard_files), E_SCHEMA
-// (also for a total_size that is no whole number), E_PATH for a file name that is not plain or not a safetensors
-// file's, E_MISSING for an empty weight_map.  Unknown keys beside the two are ignored.
+// (also for a total_size that is no whole number), E_PATH for a file name that is not plain or has not the extension,
+// E_MISSING for an empty weight_map.  Unknown keys beside the two are ignored.
 absl::StatusOr<SafetensorsIndex> ParseSafetensorsIndex(absl::string_view text, absl::string_view path,
-                                                       const Limits& limits);
+                                                       const Limits& limits,
+                                                       absl::string_view extension = ".safetensors");
 
 // The text that Hugging Face's save_pretrained writes: json.dumps(indent=2, sort_keys=True) and a newline, non-ASCII
 // escaped.  `metadata` is an object.  Source: transformers, modeling_utils.py, save_pretrained.

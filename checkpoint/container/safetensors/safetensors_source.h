@@ -3,19 +3,15 @@
 
 // The tensors of one or more safetensors files, read by box.
 //
-// The reads of a batch are sorted by file and offset, neighbours merged, and made in large aligned pieces past the page
-// cache; the caller's elements are then copied out of them.  Where a file has digests, whole chunks are read and
-// checked.  Thread-safe.
+// Reads go through a RunReader.  Where a file has digests, whole chunks are read and checked.  Thread-safe.
 
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
-#include "checkpoint/base/aligned_buffer.h"
 #include "checkpoint/container/chunk_digests.h"
+#include "checkpoint/container/run_reader.h"
 #include "checkpoint/container/safetensors/header.h"
 #include "checkpoint/storage/file_system.h"
 #include "checkpoint/tensor/tensor_source.h"
@@ -29,12 +25,7 @@ struct SafetensorsFile {
   ChunkDigests digests;
 };
 
-struct SafetensorsSourceOptions {
-  // Largest single read.
-  int64_t window_bytes = int64_t{8} << 20;
-  // Bytes between two wanted runs that are read along rather than skipped.
-  int64_t gap_bytes = int64_t{64} << 10;
-};
+using SafetensorsSourceOptions = RunReaderOptions;
 
 class SafetensorsSource : public TensorSource {
  public:
@@ -46,34 +37,25 @@ class SafetensorsSource : public TensorSource {
   const Manifest& manifest() const override { return manifest_; }
   // Errors: E_IO, E_TRUNCATED, E_CHECKSUM; messages name the file and the offset.
   absl::Status Read(absl::Span<const ReadRequest> requests) override;
-  int64_t ScratchBytes(int64_t block_bytes) const override;
+  int64_t ScratchBytes(int64_t block_bytes) const override { return reader_->ScratchBytes(block_bytes); }
 
   // Read from disk so far, including what was read along.
-  int64_t bytes_read() const;
+  int64_t bytes_read() const { return reader_->bytes_read(); }
 
  private:
-  struct Run;
   struct Place {
     int64_t file = 0;
     int64_t begin = 0;
   };
 
-  SafetensorsSource(FileSystem& fs, std::vector<SafetensorsFile> files, const SafetensorsSourceOptions& options)
-      : fs_(fs), files_(std::move(files)), options_(options), open_files_(files_.size()) {}
+  explicit SafetensorsSource(std::vector<SafetensorsFile> files) : files_(std::move(files)) {}
 
-  absl::StatusOr<const ReadableFile*> OpenFile(int64_t file);
-  absl::Status ReadWindow(absl::Span<const Run> runs, int64_t begin, int64_t end);
   absl::Status CheckDigests(int64_t file, int64_t begin, absl::Span<const char> data) const;
 
-  FileSystem& fs_;
   std::vector<SafetensorsFile> files_;  // without the headers' entries; not changed after Create
-  const SafetensorsSourceOptions options_;
   Manifest manifest_;
   std::vector<Place> places_;  // by tensor
-  BufferPool scratch_;
-  mutable std::mutex mutex_;
-  std::vector<std::unique_ptr<ReadableFile>> open_files_ ABSL_GUARDED_BY(mutex_);
-  int64_t bytes_read_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::unique_ptr<RunReader> reader_;
 };
 
 }  // namespace waypoint

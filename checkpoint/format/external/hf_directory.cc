@@ -14,6 +14,7 @@
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/container/safetensors/index.h"
+#include "checkpoint/container/torch_zip/torch_file.h"
 #include "checkpoint/format/external/hf_assets.h"
 #include "checkpoint/storage/confined_directory.h"
 
@@ -22,6 +23,7 @@ namespace {
 
 constexpr absl::string_view kConfigName = "config.json";
 constexpr absl::string_view kSingleName = "model.safetensors";
+constexpr absl::string_view kSingleBinName = "pytorch_model.bin";
 constexpr absl::string_view kBinIndexName = "pytorch_model.bin.index.json";
 // Spelled out in one message.
 constexpr size_t kNamedItems = 10;
@@ -88,46 +90,50 @@ class Reader {
         loose.push_back(entry.name);
       }
     }
-    if (files_.Has(kSingleName)) {
-      WAYPOINT_RETURN_IF_ERROR(ReadShard(std::string(kSingleName)));
-      WAYPOINT_RETURN_IF_ERROR(MapTensors());
-      if (files_.Has(kSafetensorsIndexName)) {
-        used_.emplace(kSafetensorsIndexName);
-        WAYPOINT_RETURN_IF_ERROR(Ambiguous(
-            absl::StrCat("took ", Quoted(kSingleName), ", not the files of ", Quoted(kSafetensorsIndexName))));
+    if (files_.Has(kSingleName) || files_.Has(kSafetensorsIndexName)) {
+      WAYPOINT_RETURN_IF_ERROR(ReadSet(kSingleName, kSafetensorsIndexName, ".safetensors"));
+      if (!bin_files.empty()) {
+        used_.insert(bin_files.begin(), bin_files.end());
+        used_.emplace(kBinIndexName);
+        return Ambiguous(absl::StrCat("took safetensors, not ", QuotedList(bin_files)));
       }
-    } else if (files_.Has(kSafetensorsIndexName)) {
-      WAYPOINT_RETURN_IF_ERROR(ReadIndexed());
-    } else if (!bin_files.empty()) {
-      used_.insert(bin_files.begin(), bin_files.end());
-      used_.emplace(kBinIndexName);
-      hf_.bin_files = std::move(bin_files);
       return absl::OkStatus();
-    } else {
-      return MakeError(
-          ErrorKind::kMissing,
-          absl::StrCat(QuotedPath(files_.path()), ": has neither ", kSingleName, " nor ", kSafetensorsIndexName,
-                       " nor pytorch_model*.bin",
-                       loose.empty() ? "" : absl::StrCat("; files that nothing refers to: ", QuotedList(loose))));
     }
-    if (!bin_files.empty()) {
-      used_.insert(bin_files.begin(), bin_files.end());
-      used_.emplace(kBinIndexName);
-      return Ambiguous(absl::StrCat("took safetensors, not ", QuotedList(bin_files)));
+    if (files_.Has(kSingleBinName) || files_.Has(kBinIndexName)) {
+      return ReadSet(kSingleBinName, kBinIndexName, ".bin");
+    }
+    loose.insert(loose.end(), bin_files.begin(), bin_files.end());
+    return MakeError(
+        ErrorKind::kMissing,
+        absl::StrCat(QuotedPath(files_.path()), ": has none of ", kSingleName, ", ", kSafetensorsIndexName, ", ",
+                     kSingleBinName, " and ", kBinIndexName,
+                     loose.empty() ? "" : absl::StrCat("; files that nothing refers to: ", QuotedList(loose))));
+  }
+
+  // The one file, or else those of the index.
+  absl::Status ReadSet(absl::string_view single, absl::string_view index, absl::string_view extension) {
+    if (!files_.Has(single)) {
+      return ReadIndexed(index, extension);
+    }
+    WAYPOINT_RETURN_IF_ERROR(ReadShard(std::string(single)));
+    WAYPOINT_RETURN_IF_ERROR(MapTensors());
+    if (files_.Has(index)) {
+      used_.emplace(index);
+      return Ambiguous(absl::StrCat("took ", Quoted(single), ", not the files of ", Quoted(index)));
     }
     return absl::OkStatus();
   }
 
-  absl::Status ReadIndexed() {
-    const std::string shown = JoinPath(files_.path(), kSafetensorsIndexName);
-    WAYPOINT_ASSIGN_OR_RETURN(const std::string path, files_.Resolve(kSafetensorsIndexName));
+  absl::Status ReadIndexed(absl::string_view index_name, absl::string_view extension) {
+    const std::string shown = JoinPath(files_.path(), index_name);
+    WAYPOINT_ASSIGN_OR_RETURN(const std::string path, files_.Resolve(index_name));
     SafetensorsIndex index;
     {
       WAYPOINT_ASSIGN_OR_RETURN(const std::string text,
                                 ReadSmallFile(fs_, path, options_.limits.index_file_bytes, "index_file_bytes"));
-      WAYPOINT_ASSIGN_OR_RETURN(index, ParseSafetensorsIndex(text, shown, options_.limits));
+      WAYPOINT_ASSIGN_OR_RETURN(index, ParseSafetensorsIndex(text, shown, options_.limits, extension));
     }
-    used_.emplace(kSafetensorsIndexName);
+    used_.emplace(index_name);
 
     // All of them, before the first is opened: an index may name very many.
     std::vector<std::string> missing;
@@ -148,25 +154,54 @@ class Reader {
   }
 
   absl::Status ReadShard(const std::string& name) {
+    WAYPOINT_ASSIGN_OR_RETURN(const std::string path, files_.Resolve(name));
+    WAYPOINT_ASSIGN_OR_RETURN(const std::unique_ptr<ReadableFile> file, fs_.OpenForRead(path, OpenOptions()));
+    used_.insert(name);
+    if (IsBinFile(name)) {
+      WAYPOINT_ASSIGN_OR_RETURN(TorchContents contents, ReadTorchFile(*file, options_.limits));
+      const int64_t values = static_cast<int64_t>(contents.values.size()) + contents.values_left_out;
+      if (values > 0) {
+        hf_.notes.push_back(absl::StrCat("left behind, no tensors: ", values, " values of ", Quoted(name)));
+      }
+      hf_.bin_shards.push_back({name, std::move(contents)});
+      return absl::OkStatus();
+    }
     HfShard shard;
     shard.name = name;
-    WAYPOINT_ASSIGN_OR_RETURN(shard.path, files_.Resolve(name));
-    WAYPOINT_ASSIGN_OR_RETURN(const std::unique_ptr<ReadableFile> file, fs_.OpenForRead(shard.path, OpenOptions()));
+    shard.path = path;
     WAYPOINT_ASSIGN_OR_RETURN(shard.header, ReadSafetensorsHeader(*file, options_.limits));
-    used_.insert(name);
     hf_.shards.push_back(std::move(shard));
     return absl::OkStatus();
   }
 
-  // Fills shard_of_; its keys are the names in the headers.
-  absl::Status MapTensors() {
-    for (size_t shard = 0; shard < hf_.shards.size(); ++shard) {
+  // One of the two lists is empty.
+  size_t shard_count() const { return hf_.shards.size() + hf_.bin_shards.size(); }
+  const std::string& ShardName(size_t shard) const {
+    return hf_.shards.empty() ? hf_.bin_shards[shard].name : hf_.shards[shard].name;
+  }
+  std::vector<absl::string_view> TensorNames(size_t shard) const {
+    std::vector<absl::string_view> names;
+    if (hf_.shards.empty()) {
+      for (const TorchTensor& tensor : hf_.bin_shards[shard].contents.tensors) {
+        names.push_back(tensor.name);
+      }
+    } else {
       for (const SafetensorsEntry& entry : hf_.shards[shard].header.entries) {
-        const auto [it, inserted] = shard_of_.try_emplace(entry.name, shard);
+        names.push_back(entry.name);
+      }
+    }
+    return names;
+  }
+
+  // Fills shard_of_; its keys are the names in the shards.
+  absl::Status MapTensors() {
+    for (size_t shard = 0; shard < shard_count(); ++shard) {
+      for (const absl::string_view name : TensorNames(shard)) {
+        const auto [it, inserted] = shard_of_.try_emplace(name, shard);
         if (!inserted) {
-          return MakeError(ErrorKind::kDupKey, absl::StrCat(QuotedPath(files_.path()), ": tensor ", Quoted(entry.name),
-                                                            " is in ", Quoted(hf_.shards[it->second].name), " and in ",
-                                                            Quoted(hf_.shards[shard].name)));
+          return MakeError(ErrorKind::kDupKey,
+                           absl::StrCat(QuotedPath(files_.path()), ": tensor ", Quoted(name), " is in ",
+                                        Quoted(ShardName(it->second)), " and in ", Quoted(ShardName(shard))));
         }
       }
     }
@@ -180,7 +215,7 @@ class Reader {
       const auto it = shard_of_.find(place.tensor);
       if (it == shard_of_.end() || static_cast<int>(it->second) != place.file) {
         missing.push_back(absl::StrCat(place.tensor, " in ", index.files[place.file],
-                                       it == shard_of_.end() ? "" : ", but in " + hf_.shards[it->second].name));
+                                       it == shard_of_.end() ? "" : ", but in " + ShardName(it->second)));
       } else {
         ++found;
       }
@@ -195,10 +230,10 @@ class Reader {
         listed.insert(place.tensor);
       }
       std::vector<std::string> extra;
-      for (const HfShard& shard : hf_.shards) {
-        for (const SafetensorsEntry& entry : shard.header.entries) {
-          if (!listed.contains(entry.name)) {
-            extra.push_back(absl::StrCat(entry.name, " in ", shard.name));
+      for (size_t shard = 0; shard < shard_count(); ++shard) {
+        for (const absl::string_view name : TensorNames(shard)) {
+          if (!listed.contains(name)) {
+            extra.push_back(absl::StrCat(name, " in ", ShardName(shard)));
           }
         }
       }
@@ -209,6 +244,12 @@ class Reader {
       int64_t total = 0;  // fits: each summand is at most the size of a file
       for (const HfShard& shard : hf_.shards) {
         total += shard.header.file_bytes - shard.header.data_begin;
+      }
+      // transformers counts tensors that share their elements once.
+      for (const HfBinShard& shard : hf_.bin_shards) {
+        for (const TorchStorage& storage : shard.contents.storages) {
+          total += storage.bytes;
+        }
       }
       if (total != *index.total_bytes) {
         return MakeError(ErrorKind::kSizeMismatch,
@@ -266,12 +307,6 @@ class Reader {
 };
 
 }  // namespace
-
-std::string HfDirectory::BinFilesMessage() const {
-  return absl::StrCat(QuotedPath(path), ": the weights are PyTorch pickles (", QuotedList(bin_files),
-                      "), which are not read; convert them to safetensors first, for example with transformers' "
-                      "save_pretrained(..., safe_serialization=True)");
-}
 
 absl::StatusOr<HfDirectory> ReadHfDirectory(FileSystem& fs, const std::string& directory, const LoadOptions& options) {
   WAYPOINT_ASSIGN_OR_RETURN(const ConfinedDirectory files, ConfinedDirectory::Open(fs, directory));

@@ -4,11 +4,12 @@
 // A Hugging Face model directory, resolved and checked but for the model: config, headers of all weight files, assets.
 //
 //   WAYPOINT_ASSIGN_OR_RETURN(const HfDirectory hf, ReadHfDirectory(fs, "Llama-3-8B", options));
-//   if (hf.shards.empty()) { return MakeError(ErrorKind::kUnsupported, hf.BinFilesMessage()); }
+//   ... hf.shards, or else hf.bin_shards ...
 //
-// Weights are model.safetensors, else the files of model.safetensors.index.json, else pytorch_model*.bin, which are
-// only listed.  The choice is by name: a broken safetensors file never makes a .bin file the answer.  Files are opened
-// one at a time.  What links may point to: confined_directory.h.  Does not link libtorch.  Thread-safe.
+// Weights are model.safetensors, else the files of model.safetensors.index.json, else pytorch_model.bin, else the files
+// of pytorch_model.bin.index.json.  The choice is by name: a broken safetensors file never makes a .bin file the
+// answer. Files are opened one at a time.  What links may point to: confined_directory.h.  Does not link libtorch.
+// Thread-safe.
 
 #include <string>
 #include <vector>
@@ -16,6 +17,7 @@
 #include "absl/status/statusor.h"
 #include "checkpoint/base/json.h"
 #include "checkpoint/container/safetensors/header.h"
+#include "checkpoint/container/torch_zip/torch_contents.h"
 #include "checkpoint/format/checkpoint_format.h"
 #include "checkpoint/storage/file_system.h"
 
@@ -27,6 +29,11 @@ struct HfShard {
   SafetensorsHeader header;
 };
 
+struct HfBinShard {
+  std::string name;
+  TorchContents contents;  // its path is the one to open
+};
+
 struct HfDirectory {
   std::string path;
   // config.json: an object, and its text.
@@ -34,14 +41,11 @@ struct HfDirectory {
   std::string config_text;
   // No tensor is in two of them.
   std::vector<HfShard> shards;
-  // Names of pytorch_model*.bin, when there is no safetensors file.
-  std::vector<std::string> bin_files;
+  // Only when there is no safetensors file.
+  std::vector<HfBinShard> bin_shards;
   std::vector<Asset> assets;
   // What was left behind, and rival weights that were not taken.
   std::vector<std::string> notes;
-
-  // What to tell a user who has only bin_files.
-  std::string BinFilesMessage() const;
 };
 
 // Checks in this order: config.json, index, file names, presence and then header of every shard, index against shards,
@@ -50,7 +54,7 @@ struct HfDirectory {
 // Errors: E_IO (no directory, no config.json, not a regular file), E_PATH, E_MISSING (no weights, a shard, or a tensor
 // that is not in the shard where the index says), E_EXTRA (a tensor that the index does not list), E_DUP_KEY (a tensor
 // in two shards), E_SIZE_MISMATCH (total_size), E_AMBIGUOUS (rivals, case), E_SCHEMA (config.json is no object), and
-// those of ParseJson, ParseSafetensorsIndex, ReadSafetensorsHeader and CheckHfAsset.
+// those of ParseJson, ParseSafetensorsIndex, ReadSafetensorsHeader, ReadTorchFile and CheckHfAsset.
 absl::StatusOr<HfDirectory> ReadHfDirectory(FileSystem& fs, const std::string& directory, const LoadOptions& options);
 
 }  // namespace waypoint

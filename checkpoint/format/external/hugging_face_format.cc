@@ -10,6 +10,7 @@
 #include "checkpoint/base/json.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/container/safetensors/safetensors_source.h"
+#include "checkpoint/container/torch_zip/torch_source.h"
 #include "checkpoint/convert/weights/converted_source.h"
 #include "checkpoint/format/external/hf_directory.h"
 #include "checkpoint/format/external/hugging_face_writer.h"
@@ -44,6 +45,27 @@ absl::StatusOr<bool> AreEqual(TensorSource& source, int64_t a, int64_t b) {
   return true;
 }
 
+// Takes the headers out of `hf`.
+absl::StatusOr<std::unique_ptr<TensorSource>> OpenWeights(FileSystem& fs, HfDirectory& hf, const LoadOptions& options) {
+  if (hf.shards.empty()) {
+    std::vector<TorchContents> files;
+    for (HfBinShard& shard : hf.bin_shards) {
+      files.push_back(std::move(shard.contents));
+    }
+    TorchSourceOptions source_options;
+    source_options.reader.window_bytes = options.window_bytes;
+    source_options.verify = options.verify_digests;
+    return TorchSource::Create(fs, std::move(files), source_options);
+  }
+  std::vector<SafetensorsFile> files;
+  for (HfShard& shard : hf.shards) {
+    files.push_back({shard.path, std::move(shard.header), {}});
+  }
+  SafetensorsSourceOptions source_options;
+  source_options.window_bytes = options.window_bytes;
+  return SafetensorsSource::Create(fs, std::move(files), source_options);
+}
+
 class HuggingFaceFormat : public CheckpointFormat {
  public:
   explicit HuggingFaceFormat(std::unique_ptr<HuggingFaceFamily> family) : family_(std::move(family)) {}
@@ -76,10 +98,10 @@ class HuggingFaceFormat : public CheckpointFormat {
     const auto annotate = [&directory](const absl::Status& status) {
       return Annotate(status, absl::StrCat("\"", directory, "\""));
     };
-    if (hf.shards.empty()) {
-      return annotate(MakeError(ErrorKind::kUnsupported, hf.BinFilesMessage()));
-    }
     int64_t tensors_present = 0;
+    for (const HfBinShard& shard : hf.bin_shards) {
+      tensors_present += static_cast<int64_t>(shard.contents.tensors.size());
+    }
     for (const HfShard& shard : hf.shards) {
       tensors_present += static_cast<int64_t>(shard.header.entries.size());
     }
@@ -87,14 +109,7 @@ class HuggingFaceFormat : public CheckpointFormat {
     if (!model.ok()) {
       return Annotate(model.status(), absl::StrCat("\"", JoinPath(directory, "config.json"), "\""));
     }
-    std::vector<SafetensorsFile> files;
-    for (HfShard& shard : hf.shards) {
-      files.push_back({shard.path, std::move(shard.header), {}});
-    }
-    SafetensorsSourceOptions source_options;
-    source_options.window_bytes = options.window_bytes;
-    WAYPOINT_ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsSource> source,
-                              SafetensorsSource::Create(fs, std::move(files), source_options));
+    WAYPOINT_ASSIGN_OR_RETURN(std::unique_ptr<TensorSource> source, OpenWeights(fs, hf, options));
     auto plan = PlanImport(model->rules, model->parameters, source->manifest());
     if (!plan.ok()) {
       return annotate(plan.status());
@@ -119,8 +134,7 @@ class HuggingFaceFormat : public CheckpointFormat {
     for (std::vector<std::string>* notes : {&hf.notes, &model->notes, &plan->notes}) {
       opened.notes.insert(opened.notes.end(), notes->begin(), notes->end());
     }
-    WAYPOINT_ASSIGN_OR_RETURN(opened.tensors, ConvertedSource::Create(std::unique_ptr<TensorSource>(std::move(source)),
-                                                                      std::move(plan->tensors)));
+    WAYPOINT_ASSIGN_OR_RETURN(opened.tensors, ConvertedSource::Create(std::move(source), std::move(plan->tensors)));
     return opened;
   }
 

@@ -1,0 +1,260 @@
+#include "checkpoint/container/torch_zip/torch_listing.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "checkpoint/base/checked_math.h"
+#include "checkpoint/base/error.h"
+#include "checkpoint/base/json.h"
+#include "checkpoint/base/status_macros.h"
+
+namespace waypoint {
+namespace {
+
+// Enough for settings and counters; a checkpoint may also hold long lists of numbers.
+constexpr size_t kMaxValues = 10'000;
+constexpr size_t kMaxValueBytes = 256;
+
+// Cut between characters of UTF-8.
+std::string Shortened(absl::string_view text) {
+  size_t end = std::min(text.size(), kMaxValueBytes);
+  while (end < text.size() && end > 0 && (text[end] & 0xC0) == 0x80) {
+    --end;
+  }
+  return std::string(text.substr(0, end));
+}
+
+class Lister {
+ public:
+  Lister(const PickleTree& tree, absl::string_view what, const Limits& limits, TorchContents* contents)
+      : tree_(tree), what_(what), limits_(limits), contents_(contents) {}
+
+  absl::Status Run() {
+    if (!tree_.IsDict(tree_.root)) {
+      return MakeError(ErrorKind::kSchema,
+                       absl::StrCat(what_, ": the file holds ", PickleKindName(tree_.kind(tree_.root)),
+                                    ", must hold a dict of tensors"));
+    }
+    std::vector<Step> path = {{tree_.root, 0, 0}};
+    while (!path.empty()) {
+      Step& step = path.back();
+      name_.resize(step.name_bytes);
+      const absl::Span<const PickleRef> items = tree_.Items(step.ref);
+      if (step.next == items.size()) {
+        path.pop_back();
+        continue;
+      }
+      // A few bytes can repeat a container many times in each of many others.
+      if (++visited_ > limits_.pickle_values) {
+        return Limit("values, counted as often as they occur", "pickle_values", limits_.pickle_values);
+      }
+      if (!name_.empty()) {
+        name_.push_back('.');
+      }
+      if (tree_.IsDict(step.ref)) {
+        AppendKey(items[step.next]);
+        ++step.next;
+      } else {
+        absl::StrAppend(&name_, step.next);
+      }
+      const PickleRef item = items[step.next++];
+      if (static_cast<int64_t>(name_.size()) > limits_.tensor_name_bytes) {
+        return Limit(absl::StrCat("name ", Quoted(name_)), "tensor_name_bytes", limits_.tensor_name_bytes);
+      }
+      if (HoldsOthers(item)) {
+        path.push_back({item, 0, name_.size()});
+      } else if (tree_.kind(item) == PickleKind::kTensor) {
+        WAYPOINT_RETURN_IF_ERROR(Annotate(AddTensor(tree_.Tensor(item)), absl::StrCat(what_, ": ", Quoted(name_))));
+      } else {
+        WAYPOINT_RETURN_IF_ERROR(AddValue(item));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  struct Step {
+    PickleRef ref;
+    size_t next;
+    size_t name_bytes;
+  };
+
+  absl::Status Limit(absl::string_view subject, absl::string_view limit_name, int64_t limit) const {
+    return MakeError(ErrorKind::kLimit, absl::StrCat(what_, ": ", subject, " is over ", limit_name, " = ", limit));
+  }
+
+  bool HoldsOthers(PickleRef ref) const {
+    const PickleKind kind = tree_.kind(ref);
+    return tree_.IsDict(ref) || kind == PickleKind::kList || kind == PickleKind::kTuple;
+  }
+
+  void AppendKey(PickleRef key) {
+    switch (tree_.kind(key)) {
+      case PickleKind::kText:
+        absl::StrAppend(&name_, tree_.Text(key));
+        break;
+      case PickleKind::kBool:
+        absl::StrAppend(&name_, tree_.Integer(key) != 0 ? "True" : "False");
+        break;
+      case PickleKind::kInteger:
+        absl::StrAppend(&name_, tree_.Integer(key));
+        break;
+      default:
+        absl::StrAppend(&name_, "None");
+    }
+  }
+
+  absl::Status AddTensor(const PickleTensor& from) {
+    const absl::Span<const PickleRef> shape = tree_.Items(from.shape);
+    const absl::Span<const PickleRef> strides = tree_.Items(from.strides);
+    listing_bytes_ += static_cast<int64_t>(sizeof(TorchTensor) + name_.size() + 16 * shape.size());
+    if (listing_bytes_ > limits_.torch_listing_bytes) {
+      return Limit("the list of tensors", "torch_listing_bytes", limits_.torch_listing_bytes);
+    }
+    if (static_cast<int64_t>(contents_->tensors.size()) >= limits_.torch_tensors) {
+      return Limit("the number of tensors", "torch_tensors", limits_.torch_tensors);
+    }
+    if (name_.find('\0') != std::string::npos) {
+      return MakeError(ErrorKind::kSchema, "the name holds a NUL");
+    }
+    if (!names_.insert(name_).second) {
+      return MakeError(ErrorKind::kDupKey, "two tensors have this name");
+    }
+    TorchTensor tensor;
+    tensor.name = name_;
+    tensor.dtype = from.dtype;
+    tensor.storage = from.storage;
+    tensor.offset = from.offset;
+    for (size_t d = 0; d < shape.size(); ++d) {
+      tensor.shape.push_back(tree_.Integer(shape[d]));
+      tensor.strides.push_back(tree_.Integer(strides[d]));
+    }
+    WAYPOINT_RETURN_IF_ERROR(CheckGeometry(tensor));
+    contents_->tensors.push_back(std::move(tensor));
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckGeometry(const TorchTensor& tensor) const {
+    const TorchStorage& storage = contents_->storages[tensor.storage];
+    const auto outside = [&](absl::string_view problem) {
+      return MakeError(ErrorKind::kStorage,
+                       absl::StrCat("shape ", ShapeString(tensor.shape), ", strides ", ShapeString(tensor.strides),
+                                    ", offset ", tensor.offset, " of ", DTypeName(tensor.dtype), " in storage ",
+                                    Quoted(storage.key), " of ", storage.bytes, " bytes: ", problem));
+    };
+    bool negative = tensor.offset < 0;
+    for (size_t d = 0; d < tensor.shape.size(); ++d) {
+      negative = negative || tensor.shape[d] < 0 || tensor.strides[d] < 0;
+    }
+    if (negative) {
+      return outside("a number is negative");
+    }
+    WAYPOINT_ASSIGN_OR_RETURN(const int64_t bytes, TensorBytes(tensor.dtype, tensor.shape));
+    int64_t last = tensor.offset;
+    for (size_t d = 0; bytes > 0 && d < tensor.shape.size(); ++d) {
+      int64_t reach = 0;
+      if (!CheckedMul(tensor.shape[d] - 1, tensor.strides[d], &reach) || !CheckedAdd(last, reach, &last)) {
+        return outside("the last element is beyond 63 bits");
+      }
+    }
+    const int64_t elements = storage.bytes / DTypeBytes(tensor.dtype);
+    if (bytes > 0 ? last >= elements : last > elements) {
+      return outside(absl::StrCat("the last element would be number ", last, " of ", elements));
+    }
+    int64_t allowed = 0;
+    if (CheckedMul(storage.bytes, limits_.expand_factor, &allowed) && bytes > std::max(allowed, limits_.expand_bytes)) {
+      return MakeError(ErrorKind::kLimit, absl::StrCat("unfolds ", storage.bytes, " bytes of storage to ", bytes,
+                                                       ", over expand_bytes = ", limits_.expand_bytes,
+                                                       " and expand_factor = ", limits_.expand_factor));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status AddValue(PickleRef ref) {
+    if (tree_.kind(ref) == PickleKind::kStorage) {
+      return MakeError(ErrorKind::kUnsupported,
+                       absl::StrCat(what_, ": ", Quoted(name_), " is a storage that belongs to no tensor"));
+    }
+    if (contents_->values.size() >= kMaxValues) {
+      ++contents_->values_left_out;
+      return absl::OkStatus();
+    }
+    TorchValue value;
+    switch (tree_.kind(ref)) {
+      case PickleKind::kNone:
+        value.type = "None";
+        break;
+      case PickleKind::kBool:
+        value.type = "bool";
+        value.text = tree_.Integer(ref) != 0 ? "True" : "False";
+        break;
+      case PickleKind::kInteger:
+        value.type = "int";
+        value.text = absl::StrCat(tree_.Integer(ref));
+        break;
+      case PickleKind::kFloat:
+        value.type = "float";
+        value.text = absl::StrFormat("%.17g", tree_.Float(ref));
+        break;
+      case PickleKind::kText:
+        value.type = "str";
+        value.text = Shortened(tree_.Text(ref));
+        break;
+      case PickleKind::kGlobal:
+        value.type = tree_.Global(ref).meaning == PickleMeaning::kDType ? "dtype" : "name";
+        value.text = std::string(tree_.Global(ref).name);
+        break;
+      case PickleKind::kBigInteger:
+        value.type = "int beyond 64 bits";
+        break;
+      case PickleKind::kBytes:
+        value.type = "bytes";
+        break;
+      case PickleKind::kSet:
+        value.type = "set";
+        break;
+      default:
+        value.type = "constant";
+    }
+    // Two bytes of pickle can repeat a long name.
+    if (listing_bytes_ + static_cast<int64_t>(name_.size()) > limits_.torch_listing_bytes) {
+      ++contents_->values_left_out;
+      return absl::OkStatus();
+    }
+    listing_bytes_ += static_cast<int64_t>(sizeof(TorchValue) + name_.size() + value.text.size());
+    value.path = name_;
+    contents_->values.push_back(std::move(value));
+    return absl::OkStatus();
+  }
+
+  const PickleTree& tree_;
+  const absl::string_view what_;
+  const Limits& limits_;
+  TorchContents* const contents_;
+  std::string name_;  // of the item that is looked at
+  absl::flat_hash_set<std::string> names_;
+  int64_t visited_ = 0;
+  int64_t listing_bytes_ = 0;
+};
+
+}  // namespace
+
+absl::StatusOr<int64_t> StorageBytes(const PickleStorage& storage) {
+  const int element_bytes = storage.dtype == DType::kInvalid ? 1 : DTypeBytes(storage.dtype);
+  int64_t bytes = 0;
+  if (storage.numel < 0 || !CheckedMul(storage.numel, element_bytes, &bytes)) {
+    return MakeError(ErrorKind::kStorage, absl::StrCat("storage ", Quoted(storage.key), " is said to have ",
+                                                       storage.numel, " elements of ", element_bytes, " bytes"));
+  }
+  return bytes;
+}
+
+absl::Status ListTensors(const PickleTree& tree, absl::string_view what, const Limits& limits,
+                         TorchContents* contents) {
+  return Lister(tree, what, limits, contents).Run();
+}
+
+}  // namespace waypoint
