@@ -10,6 +10,7 @@
 #include "tests/testing/safetensors_bytes.h"
 #include "tests/testing/status_matchers.h"
 #include "tests/testing/temp_directory.h"
+#include "tests/testing/torch_bytes.h"
 
 namespace waypoint {
 namespace {
@@ -272,7 +273,7 @@ TEST_F(HfDirectoryTest, SafetensorsGoBeforeBinFiles) {
   ASSERT_OK_AND_ASSIGN(const HfDirectory hf, Read());
 
   EXPECT_EQ(hf.shards.size(), 1u);
-  EXPECT_THAT(hf.bin_files, IsEmpty());
+  EXPECT_THAT(hf.bin_shards, IsEmpty());
   EXPECT_THAT(hf.notes, ElementsAre(HasSubstr("pytorch_model.bin")));
   EXPECT_THAT(ReadStrictly(), IsKind(ErrorKind::kAmbiguous, HasSubstr("pytorch_model.bin")));
 }
@@ -283,19 +284,83 @@ TEST_F(HfDirectoryTest, BrokenSafetensorsAreNotReplacedByBinFiles) {
   EXPECT_THAT(Read(), IsKind(ErrorKind::kTruncated));
 }
 
-TEST_F(HfDirectoryTest, BinFilesAreListed) {
-  directory_.Write("pytorch_model-00002-of-00002.bin", "PK");
-  directory_.Write("pytorch_model-00001-of-00002.bin", "PK");
-  directory_.Write("pytorch_model.bin.index.json", "{}");
+// A file of torch.save with a float32 storage of 3 elements for each name.
+std::string BinFile(const std::vector<std::string>& names, absl::string_view further_items = "") {
+  std::vector<std::pair<std::string, std::string>> items;
+  std::vector<std::string> storages;
+  for (const std::string& name : names) {
+    PickledTensor tensor;
+    tensor.key = absl::StrCat(storages.size());
+    tensor.numel = 3;
+    tensor.shape = {3};
+    tensor.strides = {1};
+    items.emplace_back(name, tensor.ToString());
+    storages.push_back(SomeBytes(12));
+  }
+  return TorchBytes(Pickle(absl::StrCat(PickleDict(items), further_items)), storages);
+}
+
+constexpr char kBinIndex[] = "pytorch_model.bin.index.json";
+constexpr char kBin1[] = "pytorch_model-00001-of-00002.bin";
+constexpr char kBin2[] = "pytorch_model-00002-of-00002.bin";
+constexpr char kBinIndexText[] = R"({"metadata":{"total_size":36},"weight_map":{
+    "a":"pytorch_model-00001-of-00002.bin","b":"pytorch_model-00001-of-00002.bin","c":"pytorch_model-00002-of-00002.bin"}})";
+
+TEST_F(HfDirectoryTest, OneBinFileIsRead) {
+  directory_.Write("pytorch_model.bin", BinFile({"a", "b"}, PickleText("epoch") + "K\x03s"));
   directory_.Write("training_args.bin", "PK");
 
   ASSERT_OK_AND_ASSIGN(const HfDirectory hf, Read());
 
   EXPECT_THAT(hf.shards, IsEmpty());
-  EXPECT_THAT(hf.bin_files, ElementsAre("pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"));
-  EXPECT_THAT(hf.BinFilesMessage(),
-              AllOf(HasSubstr("pytorch_model-00001-of-00002.bin"), HasSubstr("safe_serialization")));
-  EXPECT_THAT(hf.notes, ElementsAre(HasSubstr("\"training_args.bin\"")));
+  ASSERT_EQ(hf.bin_shards.size(), 1u);
+  EXPECT_EQ(hf.bin_shards[0].name, "pytorch_model.bin");
+  EXPECT_EQ(hf.bin_shards[0].contents.tensors.size(), 2u);
+  EXPECT_THAT(hf.notes, ElementsAre(HasSubstr("1 values of \"pytorch_model.bin\""), HasSubstr("training_args.bin")));
+}
+
+TEST_F(HfDirectoryTest, BinShardsAgreeWithTheirIndex) {
+  directory_.Write(kBin1, BinFile({"a", "b"}));
+  directory_.Write(kBin2, BinFile({"c"}));
+  directory_.Write(kBinIndex, kBinIndexText);
+  ASSERT_OK_AND_ASSIGN(const HfDirectory hf, ReadStrictly());
+  EXPECT_EQ(hf.bin_shards.size(), 2u);
+
+  directory_.Write(kBinIndex, absl::StrReplaceAll(kBinIndexText, {{"36", "35"}}));
+  EXPECT_OK(Read());
+  EXPECT_THAT(ReadStrictly(), IsKind(ErrorKind::kSizeMismatch, HasSubstr("36 bytes")));
+  directory_.Write(kBinIndex, absl::StrReplaceAll(kBinIndexText, {{R"("b":)", R"("ghost":)"}}));
+  EXPECT_THAT(Read(), IsKind(ErrorKind::kMissing, HasSubstr("ghost")));
+  directory_.Write(kBinIndex, absl::StrReplaceAll(kBinIndexText, {{kBin2, "model.safetensors.bak"}}));
+  EXPECT_THAT(Read(), IsKind(ErrorKind::kPath, HasSubstr("ends in .bin")));
+  directory_.Write(kBinIndex, absl::StrReplaceAll(kBinIndexText, {{kBin2, "../x.bin"}}));
+  EXPECT_THAT(Read(), IsKind(ErrorKind::kPath));
+  directory_.Write(kBinIndex, kBinIndexText);
+  directory_.Write(kBin2, BinFile({"c", "a"}));
+  EXPECT_THAT(Read(), IsKind(ErrorKind::kDupKey, HasSubstr("\"a\"")));
+  directory_.Write(kBin2, BinFile({"c", "d"}));
+  EXPECT_THAT(Read(), IsKind(ErrorKind::kExtra, HasSubstr("\"d in")));
+  directory_.Remove(kBin2);
+  EXPECT_THAT(Read(), IsKind(ErrorKind::kMissing, HasSubstr(kBin2)));
+}
+
+TEST_F(HfDirectoryTest, BinFilesWithoutAnIndexAreNotGuessedTogether) {
+  directory_.Write(kBin1, BinFile({"a"}));
+  directory_.Write(kBin2, BinFile({"b"}));
+  EXPECT_THAT(Read(), IsKind(ErrorKind::kMissing, HasSubstr(kBin1)));
+}
+
+TEST_F(HfDirectoryTest, TwoSetsOfBinFiles) {
+  directory_.Write("pytorch_model.bin", BinFile({"a"}));
+  directory_.Write(kBinIndex, kBinIndexText);
+  EXPECT_OK(Read());
+  EXPECT_THAT(ReadStrictly(), IsKind(ErrorKind::kAmbiguous));
+}
+
+TEST_F(HfDirectoryTest, BinFilesNeverRunCode) {
+  directory_.Write("pytorch_model.bin",
+                   TorchBytes(Pickle(PickleGlobal2("posix", "system") + PickleText("true") + "\x85R"), {}));
+  EXPECT_THAT(Read(), IsKind(ErrorKind::kCode, HasSubstr("pytorch_model.bin")));
 }
 
 TEST_F(HfDirectoryTest, TwoSetsOfSafetensors) {
