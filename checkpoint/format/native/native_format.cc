@@ -18,7 +18,9 @@ ChunkDigests DigestsOf(const FileRecord& file) {
   ChunkDigests digests;
   digests.chunk_bytes = file.chunk_bytes();
   digests.digests.resize(file.chunk_digests().size() / 8);
-  std::memcpy(digests.digests.data(), file.chunk_digests().data(), digests.digests.size() * 8);
+  if (!digests.digests.empty()) {  // an empty asset has none, and memcpy takes no null
+    std::memcpy(digests.digests.data(), file.chunk_digests().data(), digests.digests.size() * 8);
+  }
   return digests;
 }
 
