@@ -3,9 +3,10 @@
 
 // How the ranks of a job speak to each other about a checkpoint: a few small messages, never tensors.
 //
-//   WAYPOINT_ASSIGN_OR_RETURN(std::string path, coordinator.Broadcast("latest", rank == 0 ? Latest() : "", 0,
-//   timeout)); absl::Status mine = WriteMyFiles(); WAYPOINT_RETURN_IF_ERROR(coordinator.Agree("files written", mine,
-//   timeout));   // nobody goes on when one failed WAYPOINT_RETURN_IF_ERROR(coordinator.Barrier("published", timeout));
+//   WAYPOINT_ASSIGN_OR_RETURN(std::string path, coordinator.Broadcast("latest", rank == 0 ? Latest() : "", 0, timeout));
+//   absl::Status mine = WriteMyFiles();
+//   WAYPOINT_RETURN_IF_ERROR(coordinator.Agree("files written", mine, timeout));   // nobody goes on when one failed
+//   WAYPOINT_RETURN_IF_ERROR(coordinator.Barrier("published", timeout));
 //
 // Contract of every implementation
 // - Every rank makes the same calls, with the same names, in the same order.  A name is part of the message: ranks
@@ -53,7 +54,15 @@ class Coordinator {
   // OK when every rank passed OK.  A rank that passed an error gets its own back; all others get E_RANK with the rank
   // and the message of the first one that failed.  The coordinator stays usable: the failure was talked about.
   absl::Status Agree(absl::string_view name, const absl::Status& mine, absl::Duration timeout);
+
+  // AllGather and Agree in one: what every rank passed when none passed an error, else the same error as Agree.
+  absl::StatusOr<std::vector<std::string>> AllGatherIfOk(absl::string_view name,
+                                                         const absl::StatusOr<std::string>& mine,
+                                                         absl::Duration timeout);
 };
+
+// E_REQUEST for a message over kMaxMessageBytes and for a root that is no rank.  For implementations.
+absl::Status CheckMessage(absl::string_view name, absl::string_view bytes, int root, int world_size);
 
 // Rank 0 of 1: a job of one process.  Every call returns at once.
 class LocalCoordinator : public Coordinator {
