@@ -25,7 +25,8 @@ class BoxIndex {
 
   const std::vector<Box>& boxes() const { return boxes_; }
 
-  // Visits each box that overlaps (empty ones never do), in an order that only depends on the boxes, until `visit` returns false.
+  // Visits each box that overlaps (empty ones never do), in an order that only depends on the boxes, until `visit`
+  // returns false.
   void ForEachOverlap(const Box& box, absl::FunctionRef<bool(int64_t index)> visit) const;
 
   // A part of `region` that no box covers; empty when all of it is covered.

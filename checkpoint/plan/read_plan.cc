@@ -34,9 +34,9 @@ absl::StatusOr<ReadPlan> ReadPlan::Create(absl::string_view tensor_name, const D
   }
   if (elements != NumElements(shape)) {
     const absl::optional<Box> hole = plan.index_.FindHole(Box::Whole(shape));
-    return MakeError(ErrorKind::kMissing, absl::StrCat("tensor \"", tensor_name, "\": nothing is stored of ",
-                                                       hole.has_value() ? hole->ToString() : "its end", " of shape ",
-                                                       ShapeString(shape)));
+    return MakeError(ErrorKind::kMissing,
+                     absl::StrCat("tensor \"", tensor_name, "\": nothing is stored of ",
+                                  hole.has_value() ? hole->ToString() : "its end", " of shape ", ShapeString(shape)));
   }
   return plan;
 }

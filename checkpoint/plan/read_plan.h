@@ -25,8 +25,8 @@ struct StoredPart {
 
 class ReadPlan {
  public:
-  // Checks that the stored boxes make up the tensor: E_SCHEMA for a box outside of the shape, E_AMBIGUOUS for two that overlap,
-  // E_MISSING naming a range that no box covers.  O(n log n).
+  // Checks that the stored boxes make up the tensor: E_SCHEMA for a box outside of the shape, E_AMBIGUOUS for two that
+  // overlap, E_MISSING naming a range that no box covers.  O(n log n).
   static absl::StatusOr<ReadPlan> Create(absl::string_view tensor_name, const Dims& shape, std::vector<Box> stored);
 
   const std::vector<Box>& stored() const { return index_.boxes(); }

@@ -70,23 +70,23 @@ absl::Status SavePlanner::AddRank(const Manifest& manifest) {
     }
     const TensorMeta& known = tensors_[index];
     if (known.shape != tensor.shape) {
-      return MakeError(ErrorKind::kShape, absl::StrCat("tensor \"", tensor.name, "\" has shape ",
-                                                       ShapeString(tensor.shape), " on rank ", rank, ", ",
-                                                       ShapeString(known.shape), " on rank ", first_rank_[index]));
+      return MakeError(ErrorKind::kShape,
+                       absl::StrCat("tensor \"", tensor.name, "\" has shape ", ShapeString(tensor.shape), " on rank ",
+                                    rank, ", ", ShapeString(known.shape), " on rank ", first_rank_[index]));
     }
     if (known.dtype != tensor.dtype) {
-      return MakeError(ErrorKind::kDType, absl::StrCat("tensor \"", tensor.name, "\" is ", DTypeName(tensor.dtype),
-                                                       " on rank ", rank, ", ", DTypeName(known.dtype), " on rank ",
-                                                       first_rank_[index]));
+      return MakeError(ErrorKind::kDType,
+                       absl::StrCat("tensor \"", tensor.name, "\" is ", DTypeName(tensor.dtype), " on rank ", rank,
+                                    ", ", DTypeName(known.dtype), " on rank ", first_rank_[index]));
     }
     if (tensor.boxes.empty()) {
       held_[index].push_back({Box::Whole(tensor.shape), rank});
     }
     for (const Box& box : tensor.boxes) {
       if (!Contains(tensor.shape, box)) {
-        return MakeError(ErrorKind::kRequest, absl::StrCat("tensor \"", tensor.name, "\": rank ", rank, " holds ",
-                                                           box.ToString(), ", outside of shape ",
-                                                           ShapeString(tensor.shape)));
+        return MakeError(ErrorKind::kRequest,
+                         absl::StrCat("tensor \"", tensor.name, "\": rank ", rank, " holds ", box.ToString(),
+                                      ", outside of shape ", ShapeString(tensor.shape)));
       }
       held_[index].push_back({box, rank});
     }
@@ -119,9 +119,8 @@ absl::Status SavePlanner::AddTensor(int64_t tensor, SavePlan* plan) {
   // Small boxes first: a larger one that overlaps them gives up what they have, and its ranks may write that too.
   std::vector<int64_t> order(boxes.size());
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&boxes](int64_t a, int64_t b) {
-    return boxes[a].num_elements() < boxes[b].num_elements();
-  });
+  std::stable_sort(order.begin(), order.end(),
+                   [&boxes](int64_t a, int64_t b) { return boxes[a].num_elements() < boxes[b].num_elements(); });
   std::vector<int64_t> place(boxes.size());
   for (size_t i = 0; i < order.size(); ++i) {
     place[order[i]] = static_cast<int64_t>(i);

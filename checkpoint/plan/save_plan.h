@@ -45,8 +45,8 @@ class SavePlanner {
  public:
   explicit SavePlanner(const SavePlanOptions& options) : options_(options) {}
 
-  // Ranks in order.  The manifest is not needed afterwards.  Errors: E_DTYPE, E_SHAPE when ranks disagree about a tensor;
-  // E_REQUEST for a box outside of its shape.
+  // Ranks in order.  The manifest is not needed afterwards.  Errors: E_DTYPE, E_SHAPE when ranks disagree about a
+  // tensor; E_REQUEST for a box outside of its shape.
   absl::Status AddRank(const Manifest& manifest);
 
   // E_MISSING naming a range that no rank holds.
@@ -73,8 +73,8 @@ class SavePlanner {
   const SavePlanOptions options_;
   int32_t world_size_ = 0;
   Manifest tensors_;
-  std::vector<int32_t> first_rank_;       // by tensor: who named it first
-  std::vector<std::vector<Held>> held_;   // by tensor
+  std::vector<int32_t> first_rank_;      // by tensor: who named it first
+  std::vector<std::vector<Held>> held_;  // by tensor
   // What more than one rank holds.
   absl::flat_hash_map<Owners, size_t> shared_index_;
   std::vector<std::pair<Owners, std::vector<Region>>> shared_;

@@ -41,7 +41,8 @@ std::vector<Parameter> StageParameters(int stage) {
   if (stage == 0) {
     parameters.push_back({"embedding.weight", {kVocabulary, kHidden}, 0});
   }
-  for (int64_t layer = kLayers * stage / kPipelineParallel; layer < kLayers * (stage + 1) / kPipelineParallel; ++layer) {
+  for (int64_t layer = kLayers * stage / kPipelineParallel; layer < kLayers * (stage + 1) / kPipelineParallel;
+       ++layer) {
     const std::string prefix = absl::StrCat("decoder.", layer, ".");
     parameters.push_back({prefix + "norm_1.weight", {kHidden}});
     parameters.push_back({prefix + "mixer.query.weight", {kHidden, kHidden}, 0});

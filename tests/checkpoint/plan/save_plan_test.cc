@@ -60,9 +60,9 @@ void Check(const std::vector<Manifest>& ranks, const SavePlan& plan) {
       const int64_t held = ranks[rank].Find(meta.name);
       ASSERT_GE(held, 0);
       const std::vector<Box>& boxes = ranks[rank][held].boxes;
-      EXPECT_TRUE(boxes.empty() || std::any_of(boxes.begin(), boxes.end(), [&](const Box& box) {
-                    return Intersect(box, write.box) == write.box;
-                  })) << "rank " << rank << " does not hold " << write.box.ToString();
+      EXPECT_TRUE(boxes.empty() || std::any_of(boxes.begin(), boxes.end(),
+                                               [&](const Box& box) { return Intersect(box, write.box) == write.box; }))
+          << "rank " << rank << " does not hold " << write.box.ToString();
       written[write.tensor].push_back(write.box);
       bytes += write.box.num_elements() * DTypeBytes(meta.dtype);
     }
@@ -190,9 +190,9 @@ TEST(SavePlannerTest, EqualInputGivesEqualPlans) {
 }
 
 TEST(SavePlannerTest, WhatNobodyHoldsIsNamed) {
-  EXPECT_THAT(Plan({ManifestOf({Meta("w", {4, 2}, {{{0, 0}, {2, 2}}})}),
-                    ManifestOf({Meta("w", {4, 2}, {{{3, 0}, {1, 2}}})})}),
-              IsKind(ErrorKind::kMissing, HasSubstr("\"w\": no rank holds [2:3, 0:2] of shape [4, 2]")));
+  EXPECT_THAT(
+      Plan({ManifestOf({Meta("w", {4, 2}, {{{0, 0}, {2, 2}}})}), ManifestOf({Meta("w", {4, 2}, {{{3, 0}, {1, 2}}})})}),
+      IsKind(ErrorKind::kMissing, HasSubstr("\"w\": no rank holds [2:3, 0:2] of shape [4, 2]")));
 }
 
 TEST(SavePlannerTest, RanksThatDisagreeAboutATensorAreRefused) {
