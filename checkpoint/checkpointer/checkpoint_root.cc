@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <memory>
 #include <tuple>
 #include <utility>
 
@@ -11,6 +12,7 @@
 #include "checkpoint/base/registry.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/checkpointer/checkpointer.h"
+#include "checkpoint/coordination/coordinator.h"
 
 namespace waypoint {
 namespace {
@@ -78,25 +80,46 @@ absl::StatusOr<absl::optional<CheckpointRef>> CheckpointRoot::Latest() {
   return absl::optional<CheckpointRef>(std::move(found.back()));
 }
 
-absl::StatusOr<SaveReport> CheckpointRoot::Save(const CheckpointerOptions& options, const CheckpointMetadata& metadata,
-                                                TensorSource& state, const std::vector<Asset>& assets) {
-  WAYPOINT_RETURN_IF_ERROR(MakeDirectories(fs_, path_));
-  WAYPOINT_ASSIGN_OR_RETURN(const auto lock, fs_.Lock(JoinPath(path_, ".lock")));
-  SaveReport report;
-  report.checkpoint.step = metadata.training().step();
+absl::StatusOr<std::string> CheckpointRoot::PrepareSave(int64_t step) {
+  CheckpointRef next;
+  next.step = step;
   // The next attempt after whatever is there, complete or not: names are never used twice.
   WAYPOINT_ASSIGN_OR_RETURN(const std::vector<DirectoryEntry> entries, fs_.List(path_));
   for (const DirectoryEntry& entry : entries) {
     CheckpointRef ref;
-    if (ParseDirectoryName(entry.name, &ref) && ref.step == report.checkpoint.step) {
-      report.checkpoint.attempt = std::max(report.checkpoint.attempt, ref.attempt + 1);
+    if (ParseDirectoryName(entry.name, &ref) && ref.step == step) {
+      next.attempt = std::max(next.attempt, ref.attempt + 1);
     }
     // What a killed clean-up left.
     if (absl::StartsWith(entry.name, kTrashPrefix)) {
       WAYPOINT_RETURN_IF_ERROR(RemoveTree(fs_, JoinPath(path_, entry.name)));
     }
   }
-  report.checkpoint.path = JoinPath(path_, DirectoryName(report.checkpoint.step, report.checkpoint.attempt));
+  return DirectoryName(next.step, next.attempt);
+}
+
+absl::StatusOr<SaveReport> CheckpointRoot::Save(const CheckpointerOptions& options, const CheckpointMetadata& metadata,
+                                                TensorSource& state, const std::vector<Asset>& assets) {
+  LocalCoordinator alone;
+  Coordinator& ranks = options.save.coordinator == nullptr ? alone : *options.save.coordinator;
+  const absl::Duration timeout = options.save.coordination_timeout;
+  const bool first = ranks.rank() == 0;
+  std::unique_ptr<FileLock> lock;  // rank 0's, for the whole job
+  const auto prepare = [&]() -> absl::StatusOr<std::string> {
+    if (!first) {
+      return std::string();
+    }
+    WAYPOINT_RETURN_IF_ERROR(MakeDirectories(fs_, path_));
+    WAYPOINT_ASSIGN_OR_RETURN(lock, fs_.Lock(JoinPath(path_, ".lock")));
+    return PrepareSave(metadata.training().step());
+  };
+  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> names,
+                            ranks.AllGatherIfOk("checkpoint directory", prepare(), timeout));
+  SaveReport report;
+  if (!ParseDirectoryName(names[0], &report.checkpoint)) {
+    return MakeError(ErrorKind::kRank, absl::StrCat("rank 0 named the directory \"", names[0], "\""));
+  }
+  report.checkpoint.path = JoinPath(path_, names[0]);
   WriteOptions write;
   write.format = options.format;
   write.save = options.save;
@@ -106,7 +129,12 @@ absl::StatusOr<SaveReport> CheckpointRoot::Save(const CheckpointerOptions& optio
     return Annotate(stats.status(), absl::StrCat("save of step ", report.checkpoint.step));
   }
   report.stats = *stats;
-  WAYPOINT_ASSIGN_OR_RETURN(report.deleted, ApplyRetention(options.retention));
+  absl::StatusOr<std::vector<std::string>> deleted = std::vector<std::string>();
+  if (first) {
+    deleted = ApplyRetention(options.retention);
+  }
+  WAYPOINT_RETURN_IF_ERROR(ranks.Agree("retention", deleted.status(), timeout));
+  report.deleted = *std::move(deleted);
   return report;
 }
 

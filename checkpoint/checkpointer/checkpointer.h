@@ -9,7 +9,11 @@
 //   WAYPOINT_ASSIGN_OR_RETURN(auto latest, root.Latest());            // newest sealed one
 //   WAYPOINT_RETURN_IF_ERROR(Restore(fs, latest->path, {}, *sink).status());
 //
-// One thread, one writer per root: the root is locked while a save runs.
+// Many ranks save together when SaveOptions::coordinator says so: all call Save or WriteCheckpoint with the same
+// arguments and their own state, and all get OK or an error that names who failed.  Files must be on a file system that
+// all of them see.  Any rank opens and restores by itself.
+//
+// One thread, one writer (or job) per root: the root is locked while a save runs.
 
 #include <functional>
 #include <string>
@@ -51,7 +55,7 @@ struct CheckpointerOptions {
 struct SaveReport {
   CheckpointRef checkpoint;
   TransferStats stats;
-  std::vector<std::string> deleted;  // paths, after the new one was published
+  std::vector<std::string> deleted;  // paths, after the new one was published; only rank 0 knows them
 };
 
 // A directory of checkpoints: <root>/step-<8 digits>[.a<attempt>].  Order is (step, attempt), never a clock.
@@ -68,6 +72,7 @@ class CheckpointRoot {
   absl::StatusOr<absl::optional<CheckpointRef>> Latest();
 
  private:
+  absl::StatusOr<std::string> PrepareSave(int64_t step);
   absl::StatusOr<std::vector<std::string>> ApplyRetention(const Retention& retention);
 
   FileSystem& fs_;
@@ -88,8 +93,8 @@ struct RestoreOptions {
   bool cast = true;
 };
 
-// Fills the sink (native names) from a checkpoint of any format: E_MISSING names what the sink wants and the checkpoint lacks.  Tensors
-// that the sink does not want are left unread.
+// Fills the sink (native names) from a checkpoint of any format: E_MISSING names what the sink wants and the checkpoint
+// lacks.  Tensors that the sink does not want are left unread.
 absl::StatusOr<TransferStats> Restore(OpenedCheckpoint& checkpoint, TensorSink& sink, const RestoreOptions& options);
 
 // One checkpoint, published atomically at `target`.
@@ -98,7 +103,8 @@ struct WriteOptions {
   bool overwrite = false;
   SaveOptions save;
   TransferOptions transfer;
-  // Called with the staging directory when everything is written and synced; an error keeps it from being published.
+  // Called, on rank 0, with the staging directory when everything is written and synced; an error keeps it from being
+  // published.
   std::function<absl::Status(const std::string& staged_path)> before_publish;
 };
 absl::StatusOr<TransferStats> WriteCheckpoint(FileSystem& fs, const std::string& target, const WriteOptions& options,

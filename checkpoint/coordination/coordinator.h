@@ -3,10 +3,9 @@
 
 // How the ranks of a job speak to each other about a checkpoint: a few small messages, never tensors.
 //
-//   WAYPOINT_ASSIGN_OR_RETURN(std::string path, coordinator.Broadcast("latest", rank == 0 ? Latest() : "", 0, timeout));
-//   absl::Status mine = WriteMyFiles();
-//   WAYPOINT_RETURN_IF_ERROR(coordinator.Agree("files written", mine, timeout));   // nobody goes on when one failed
-//   WAYPOINT_RETURN_IF_ERROR(coordinator.Barrier("published", timeout));
+//   WAYPOINT_ASSIGN_OR_RETURN(std::string path, coordinator.Broadcast("latest", rank == 0 ? Latest() : "", 0,
+//   timeout)); absl::Status mine = WriteMyFiles(); WAYPOINT_RETURN_IF_ERROR(coordinator.Agree("files written", mine,
+//   timeout));   // nobody goes on when one failed WAYPOINT_RETURN_IF_ERROR(coordinator.Barrier("published", timeout));
 //
 // Contract of every implementation
 // - Every rank makes the same calls, with the same names, in the same order.  A name is part of the message: ranks

@@ -90,6 +90,7 @@ class HuggingFaceFormat : public CheckpointFormat {
     }
     SafetensorsSourceOptions source_options;
     source_options.window_bytes = options.window_bytes;
+    source_options.gap_bytes = options.gap_bytes;
     WAYPOINT_ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsSource> source,
                               SafetensorsSource::Create(fs, std::move(files), source_options));
     auto plan = PlanImport(model->rules, model->parameters, source->manifest());

@@ -52,16 +52,15 @@ class CoordinatorConformanceTest : public ::testing::TestWithParam<NewCoordinato
 };
 
 TEST_P(CoordinatorConformanceTest, RanksKnowTheirPlace) {
-  const auto places = Run<std::pair<int, int>>(
-      3, [](Coordinator& c) { return std::make_pair(c.rank(), c.world_size()); });
+  const auto places =
+      Run<std::pair<int, int>>(3, [](Coordinator& c) { return std::make_pair(c.rank(), c.world_size()); });
 
   EXPECT_THAT(places, ::testing::ElementsAre(std::make_pair(0, 3), std::make_pair(1, 3), std::make_pair(2, 3)));
 }
 
 TEST_P(CoordinatorConformanceTest, EveryRankGetsWhatTheRootSent) {
-  const auto got = Run<std::string>(4, [](Coordinator& c) {
-    return c.Broadcast("word", absl::StrCat("from ", c.rank()), 2, kLong).value();
-  });
+  const auto got = Run<std::string>(
+      4, [](Coordinator& c) { return c.Broadcast("word", absl::StrCat("from ", c.rank()), 2, kLong).value(); });
 
   EXPECT_THAT(got, ::testing::Each("from 2"));
 }
@@ -130,9 +129,8 @@ TEST_P(CoordinatorConformanceTest, ARankThatComesTooLateFailsToo) {
 TEST_P(CoordinatorConformanceTest, ARankThatLeavesIsNamedLongBeforeTheTimeout) {
   const absl::Time start = absl::Now();
 
-  const auto statuses = RunStatus(3, [](Coordinator& c) {
-    return c.rank() == 2 ? absl::OkStatus() : c.Barrier("meet", kLong);
-  });
+  const auto statuses =
+      RunStatus(3, [](Coordinator& c) { return c.rank() == 2 ? absl::OkStatus() : c.Barrier("meet", kLong); });
 
   EXPECT_THAT(statuses[0], IsKind(ErrorKind::kRank, ::testing::HasSubstr("rank 2")));
   EXPECT_THAT(statuses[1], IsKind(ErrorKind::kRank, ::testing::HasSubstr("rank 2")));
@@ -146,12 +144,11 @@ TEST_P(CoordinatorConformanceTest, LeavingAfterTheLastCallIsNoFailure) {
 }
 
 TEST_P(CoordinatorConformanceTest, RanksAtDifferentCallsAreToldBothNames) {
-  const auto statuses =
-      RunStatus(2, [](Coordinator& c) { return c.Barrier(c.rank() == 0 ? "save" : "load", kLong); });
+  const auto statuses = RunStatus(2, [](Coordinator& c) { return c.Barrier(c.rank() == 0 ? "save" : "load", kLong); });
 
   for (const absl::Status& status : statuses) {
-    EXPECT_THAT(status, IsKind(ErrorKind::kRank, ::testing::AllOf(::testing::HasSubstr("\"save\""),
-                                                                 ::testing::HasSubstr("\"load\""))));
+    EXPECT_THAT(status, IsKind(ErrorKind::kRank,
+                               ::testing::AllOf(::testing::HasSubstr("\"save\""), ::testing::HasSubstr("\"load\""))));
   }
 }
 
