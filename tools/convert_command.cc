@@ -6,13 +6,10 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/checkpointer/checkpointer.h"
 #include "tools/command_line.h"
-#include "tools/compare_checkpoints.h"
 #include "tools/convert_report.h"
 #include "tools/convert_target.h"
 #include "tools/resident_memory.h"
@@ -43,13 +40,6 @@ absl::StatusOr<Plan> PlanOutput(FileSystem& fs, CheckpointFormat& format, Opened
     plan.bytes += asset.size_bytes;
   }
   plan.optimizer_state = save.optimizer_state && format.supports_optimizer_state();
-  const std::vector<TensorMeta>& tensors = source.tensors->manifest().tensors();
-  const int64_t optimizer_tensors = std::count_if(tensors.begin(), tensors.end(), IsOptimizerState);
-  if (optimizer_tensors > 0 && !plan.optimizer_state) {
-    plan.notes.push_back(absl::StrCat("left out ", Count(optimizer_tensors, "tensor"), " of optimizer state: ",
-                                      save.optimizer_state ? absl::StrCat("format \"", format.name(), "\" holds none")
-                                                           : std::string("--optimizer drop")));
-  }
   return plan;
 }
 

@@ -12,11 +12,7 @@ namespace {
 
 class DigestSink : public TensorSink {
  public:
-  explicit DigestSink(TensorBlocks blocks) : blocks_(std::move(blocks)) {
-    for (int64_t i = 0; i < blocks_.manifest().size(); ++i) {
-      digests_.push_back(std::make_unique<Xxh3Stream>());
-    }
-  }
+  explicit DigestSink(TensorBlocks blocks) : blocks_(std::move(blocks)) { hex_.resize(blocks_.manifest().size()); }
 
   const Manifest& manifest() const override { return blocks_.manifest(); }
   int64_t num_blocks() const override { return static_cast<int64_t>(blocks_.blocks().size()); }
@@ -24,25 +20,40 @@ class DigestSink : public TensorSink {
 
   absl::Status Write(int64_t index, absl::Span<char> data) override {
     for (const Piece& piece : blocks_.blocks()[index].pieces) {
-      digests_[piece.tensor]->Update(
-          data.subspan(piece.offset_bytes, BoxBytes(blocks_.manifest()[piece.tensor], piece.box)));
+      Continue(piece.tensor);
+      stream_->Update(data.subspan(piece.offset_bytes, BoxBytes(blocks_.manifest()[piece.tensor], piece.box)));
     }
     return absl::OkStatus();
   }
 
-  absl::Status Finish() override { return absl::OkStatus(); }
-
-  std::vector<std::string> Hex() const {
-    std::vector<std::string> hex;
-    for (const auto& digest : digests_) {
-      hex.push_back(DigestHex(digest->Digest()));
+  absl::Status Finish() override {
+    Continue(-1);
+    // Tensors without elements have no blocks.
+    for (std::string& hex : hex_) {
+      hex = hex.empty() ? DigestHex(Xxh3Stream().Digest()) : hex;
     }
-    return hex;
+    return absl::OkStatus();
   }
 
+  std::vector<std::string> TakeHex() { return std::move(hex_); }
+
  private:
+  // One stream at a time, for a file may name very many tensors: blocks come in order.
+  void Continue(int64_t tensor) {
+    if (tensor == tensor_) {
+      return;
+    }
+    if (stream_ != nullptr) {
+      hex_[tensor_] = DigestHex(stream_->Digest());
+    }
+    stream_ = tensor < 0 ? nullptr : std::make_unique<Xxh3Stream>();
+    tensor_ = tensor;
+  }
+
   const TensorBlocks blocks_;
-  std::vector<std::unique_ptr<Xxh3Stream>> digests_;
+  std::vector<std::string> hex_;
+  int64_t tensor_ = -1;
+  std::unique_ptr<Xxh3Stream> stream_;
 };
 
 }  // namespace
@@ -57,7 +68,7 @@ absl::StatusOr<std::vector<std::string>> DigestTensors(TensorSource& source, con
   TransferOptions in_order = transfer;
   in_order.threads = 1;
   WAYPOINT_RETURN_IF_ERROR(Transfer(source, sink, in_order).status());
-  return sink.Hex();
+  return sink.TakeHex();
 }
 
 }  // namespace waypoint

@@ -50,6 +50,9 @@ absl::Status Diff(const InspectRequest& request, const InspectEnvironment& envir
   ProgressPrinter progress("comparing", environment.progress, environment.err);
   CompareOptions compare;
   compare.transfer = TransferWith(progress);
+  if (request.ignore_optimizer) {
+    compare.selected = [](const TensorMeta& tensor) { return !IsOptimizerState(tensor); };
+  }
   WAYPOINT_ASSIGN_OR_RETURN(report.comparison, CompareSources(*first.opened.tensors, *second.opened.tensors, compare));
   progress.Clear();
   *equal = report.equal();
@@ -81,9 +84,9 @@ absl::Status Inspect(const InspectRequest& request, const InspectEnvironment& en
     report.verified = true;
   }
   if (request.json) {
-    Print(InspectJson(report), environment.out);
+    WriteInspectJson(report, environment.out);
   } else {
-    environment.out << InspectText(report) << std::flush;
+    WriteInspectText(report, environment.out);
   }
   return absl::OkStatus();
 }
@@ -96,6 +99,7 @@ ExitCode InspectMain(int argc, const char* const* argv, const InspectEnvironment
   app.add_option("--diff", request.diff,
                  "compare with this checkpoint tensor by tensor, in native names; exit code 4 "
                  "when they differ");
+  app.add_flag("--ignore-optimizer", request.ignore_optimizer, "compare weights only");
   app.add_option("--from", request.format, "format of PATH; auto looks at the directory");
   app.add_flag("--carry-unknown", request.carry_unknown, "accept config keys that the format does not declare");
   app.add_flag("--json", request.json, "report on stdout as JSON");

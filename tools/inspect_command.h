@@ -18,6 +18,8 @@ struct InspectRequest {
   std::string path;  // resolved
   std::string diff;  // empty: none
   std::string format = "auto";
+  // Compare weights only.
+  bool ignore_optimizer = false;
   bool verify = false;
   bool carry_unknown = false;
   bool json = false;

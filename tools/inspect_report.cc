@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "checkpoint/base/json.h"
 #include "google/protobuf/text_format.h"
 #include "google/protobuf/util/json_util.h"
 #include "tools/command_line.h"
@@ -35,9 +36,18 @@ std::string DtypeCounts(const Manifest& manifest) {
   });
 }
 
+std::string JsonDump(const nlohmann::ordered_json& json, int indent) {
+  return json.dump(indent, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+}
+
+// As it is when a terminal shows that.
+std::string Visible(absl::string_view text, const std::string& quoted) {
+  return quoted.size() == text.size() + 2 ? std::string(text) : quoted;
+}
+
 }  // namespace
 
-std::string InspectText(const InspectReport& report) {
+void WriteInspectText(const InspectReport& report, std::ostream& out) {
   const InspectedCheckpoint& checkpoint = *report.checkpoint;
   const CheckpointMetadata& metadata = checkpoint.opened.metadata;
   const Manifest& manifest = checkpoint.opened.tensors->manifest();
@@ -64,12 +74,16 @@ std::string InspectText(const InspectReport& report) {
   }
   absl::StrAppend(&text, "\nfiles:\n");
   for (const InspectedFile& file : checkpoint.files) {
-    absl::StrAppend(&text, "  ", file.name, "  ", HumanBytes(static_cast<double>(file.size_bytes)));
+    absl::StrAppend(&text, "  ", Visible(file.name, QuotedPath(file.name)), "  ",
+                    HumanBytes(static_cast<double>(file.size_bytes)));
     if (file.tensors > 0) {
       absl::StrAppend(&text, ", ", Count(file.tensors, "tensor"));
     }
+    if (!file.problem.empty()) {
+      absl::StrAppend(&text, ", not used: ", file.problem);
+    }
     for (const auto& [key, value] : file.metadata) {
-      absl::StrAppend(&text, ", ", key, "=", value);
+      absl::StrAppend(&text, ", ", Visible(key, Quoted(key)), "=", Visible(value, Quoted(value)));
     }
     absl::StrAppend(&text, "\n");
   }
@@ -79,23 +93,25 @@ std::string InspectText(const InspectReport& report) {
       absl::StrAppend(&text, "  ", line, "\n");
     }
   }
-  absl::StrAppend(&text, "\ntensors:\n");
+  out << text << "\ntensors:\n";
   size_t width = 0;
   for (const TensorMeta& tensor : manifest.tensors()) {
     width = std::max(width, std::min<size_t>(tensor.name.size(), 80));
   }
   for (int64_t i = 0; i < manifest.size(); ++i) {
     const TensorMeta& tensor = manifest[i];
-    absl::StrAppend(&text,
-                    absl::StrFormat("  %-*s  %-4s %-16s %9s", width, tensor.name, DTypeName(tensor.dtype),
-                                    ShapeString(tensor.shape), HumanBytes(static_cast<double>(tensor.num_bytes()))));
-    absl::StrAppend(&text, report.digests.empty() ? "" : "  xxh3:", report.digests.empty() ? "" : report.digests[i],
-                    "\n");
+    out << absl::StrFormat("  %-*s  %-4s %-16s %9s", width, Visible(tensor.name, QuotedPath(tensor.name)),
+                           DTypeName(tensor.dtype), ShapeString(tensor.shape),
+                           HumanBytes(static_cast<double>(tensor.num_bytes())));
+    if (!report.digests.empty()) {
+      out << "  xxh3:" << report.digests[i];
+    }
+    out << "\n";
   }
-  return text;
+  out << std::flush;
 }
 
-nlohmann::ordered_json InspectJson(const InspectReport& report) {
+void WriteInspectJson(const InspectReport& report, std::ostream& out) {
   const InspectedCheckpoint& checkpoint = *report.checkpoint;
   const CheckpointMetadata& metadata = checkpoint.opened.metadata;
   const Manifest& manifest = checkpoint.opened.tensors->manifest();
@@ -126,7 +142,8 @@ nlohmann::ordered_json InspectJson(const InspectReport& report) {
     json["files"].push_back(
         {{"name", file.name}, {"bytes", file.size_bytes}, {"tensors", file.tensors}, {"metadata", file.metadata}});
   }
-  json["tensors"] = nlohmann::ordered_json::array();
+  const std::string head = JsonDump(json, 2);
+  out << absl::string_view(head).substr(0, head.size() - 2) << ",\n  \"tensors\": [";
   for (int64_t i = 0; i < manifest.size(); ++i) {
     const TensorMeta& tensor = manifest[i];
     nlohmann::ordered_json entry = {{"name", tensor.name},
@@ -136,9 +153,9 @@ nlohmann::ordered_json InspectJson(const InspectReport& report) {
     if (!report.digests.empty()) {
       entry["xxh3"] = report.digests[i];
     }
-    json["tensors"].push_back(std::move(entry));
+    out << (i == 0 ? "\n    " : ",\n    ") << JsonDump(entry, -1);
   }
-  return json;
+  out << (manifest.size() == 0 ? "]\n}\n" : "\n  ]\n}\n") << std::flush;
 }
 
 std::string DiffText(const DiffReport& report) {

@@ -3,6 +3,7 @@
 
 // What `inspect` found, for people and for scripts.  Does not link libtorch.  Thread-safe.
 
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -30,8 +31,11 @@ struct DiffReport {
   bool equal() const { return comparison.equal() && config_differences.empty(); }
 };
 
-std::string InspectText(const InspectReport& report);
-nlohmann::ordered_json InspectJson(const InspectReport& report);
+// Written tensor by tensor: a report may be larger than the header that it speaks of.  Names and values of a file are
+// escaped where a terminal would obey them; metadata is cut.
+void WriteInspectText(const InspectReport& report, std::ostream& out);
+// Names are whole, values of metadata are cut.
+void WriteInspectJson(const InspectReport& report, std::ostream& out);
 
 std::string DiffText(const DiffReport& report);
 nlohmann::ordered_json DiffJson(const DiffReport& report);

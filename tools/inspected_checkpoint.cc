@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/checkpointer/checkpointer.h"
 #include "checkpoint/container/safetensors/header.h"
@@ -11,17 +12,35 @@
 namespace waypoint {
 namespace {
 
+// Of one value, and of one behind the first megabyte of them.
+constexpr size_t kShownValueBytes = 4096;
+constexpr size_t kShownRestBytes = 120;
+constexpr size_t kShownMetadataBytes = size_t{1} << 20;
+
 absl::StatusOr<SafetensorsHeader> ReadHeaderOf(FileSystem& fs, const std::string& path, const Limits& limits) {
   WAYPOINT_ASSIGN_OR_RETURN(const auto file, fs.OpenForRead(path, {}));
   return ReadSafetensorsHeader(*file, limits);
 }
 
-InspectedFile Describe(const std::string& name, const SafetensorsHeader& header) {
+// Takes the metadata, of which a file may have very much, out of the header.
+InspectedFile Describe(const std::string& name, SafetensorsHeader& header) {
   InspectedFile file;
   file.name = name;
   file.size_bytes = header.file_bytes;
   file.tensors = static_cast<int64_t>(header.entries.size());
-  file.metadata = header.metadata;
+  file.metadata = std::move(header.metadata);
+  header.metadata.clear();
+  size_t shown_bytes = 0;
+  for (auto& [key, value] : file.metadata) {
+    size_t cut = shown_bytes < kShownMetadataBytes ? kShownValueBytes : kShownRestBytes;
+    if (value.size() > cut) {
+      while ((static_cast<unsigned char>(value[cut]) & 0xC0) == 0x80) {
+        --cut;  // never inside a character
+      }
+      value = absl::StrCat(value.substr(0, cut), "... (", value.size(), " bytes)");
+    }
+    shown_bytes += value.size();
+  }
   return file;
 }
 
@@ -50,19 +69,24 @@ absl::StatusOr<InspectedCheckpoint> OpenInspected(FileSystem& fs, const std::str
   WAYPOINT_ASSIGN_OR_RETURN(const std::vector<DirectoryEntry> entries, fs.List(path));
   for (const DirectoryEntry& entry : entries) {
     const std::string entry_path = JoinPath(path, entry.name);
-    if (entry.type != FileType::kFile) {
+    // Links too: a cache of downloads is made of them.  One that leads nowhere is none of the checkpoint's files.
+    const absl::StatusOr<FileInfo> entry_info = fs.Stat(entry_path);
+    if (!entry_info.ok() || entry_info->type != FileType::kFile) {
       continue;
     }
+    InspectedFile file;
+    file.name = entry.name;
+    file.size_bytes = entry_info->size_bytes;
     if (absl::EndsWith(entry.name, ".safetensors")) {
-      WAYPOINT_ASSIGN_OR_RETURN(const SafetensorsHeader header, ReadHeaderOf(fs, entry_path, load.limits));
-      inspected.files.push_back(Describe(entry.name, header));
-    } else {
-      WAYPOINT_ASSIGN_OR_RETURN(const FileInfo entry_info, fs.Stat(entry_path));
-      InspectedFile file;
-      file.name = entry.name;
-      file.size_bytes = entry_info.size_bytes;
-      inspected.files.push_back(std::move(file));
+      // The checkpoint is open, so its own files are sound; one that nothing refers to may be anything.
+      absl::StatusOr<SafetensorsHeader> header = ReadHeaderOf(fs, entry_path, load.limits);
+      if (header.ok()) {
+        file = Describe(entry.name, *header);
+      } else {
+        file.problem = std::string(header.status().message());
+      }
     }
+    inspected.files.push_back(std::move(file));
   }
   return inspected;
 }

@@ -19,7 +19,9 @@ struct InspectedFile {
   int64_t size_bytes = 0;
   // Of a safetensors file.
   int64_t tensors = 0;
-  std::map<std::string, std::string> metadata;
+  // Why a file beside the checkpoint's own is no safetensors file, whatever its name says.
+  std::string problem;
+  std::map<std::string, std::string> metadata;  // long values are cut
 };
 
 struct InspectedCheckpoint {

@@ -15,6 +15,7 @@
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/container/safetensors/header.h"
+#include "checkpoint/storage/file_system.h"
 #include "tools/exit_codes.h"
 
 namespace waypoint {
@@ -90,7 +91,8 @@ std::string LogitsProgramBeside() {
   return JoinPath(length > 0 ? DirName(absl::string_view(path, length)) : ".", "logits");
 }
 
-absl::StatusOr<std::vector<float>> RunLogits(FileSystem& fs, const std::string& program, const LogitsRun& run) {
+absl::StatusOr<std::vector<float>> RunLogits(const std::string& program, const LogitsRun& run) {
+  FileSystem& fs = PosixFileSystem();
   WAYPOINT_ASSIGN_OR_RETURN(const TemporaryDirectory temporary, TemporaryDirectory::Create());
   const std::string output = JoinPath(temporary.path(), "logits.safetensors");
   const std::string log = JoinPath(temporary.path(), "log");

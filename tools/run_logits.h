@@ -10,7 +10,6 @@
 
 #include "absl/status/statusor.h"
 #include "checkpoint/base/dtype.h"
-#include "checkpoint/storage/file_system.h"
 
 namespace waypoint {
 
@@ -29,7 +28,7 @@ std::string LogitsProgramBeside();
 
 // Logits of every position, row-major.  Uses a directory below $TMPDIR for the time of the call.
 // Errors: E_VERIFY with what the program said; Cancelled when it was interrupted; E_IO.
-absl::StatusOr<std::vector<float>> RunLogits(FileSystem& fs, const std::string& program, const LogitsRun& run);
+absl::StatusOr<std::vector<float>> RunLogits(const std::string& program, const LogitsRun& run);
 
 }  // namespace waypoint
 

@@ -82,11 +82,11 @@ absl::Status VerifyLogits(FileSystem& fs, CheckpointFormat& format, const std::s
   run.directory = source_path;
   run.format = source_format;
   run.round_to = options.weights_dtype;
-  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<float> wanted, RunLogits(fs, options.logits_program, run));
+  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<float> wanted, RunLogits(options.logits_program, run));
   run.directory = path;
   run.format = format.name();
   run.round_to = DType::kInvalid;
-  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<float> found, RunLogits(fs, options.logits_program, run));
+  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<float> found, RunLogits(options.logits_program, run));
   if (wanted.size() != found.size()) {
     return MakeError(ErrorKind::kVerify,
                      absl::StrCat(found.size(), " logits of the output, ", wanted.size(), " of the source"));

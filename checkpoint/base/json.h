@@ -92,7 +92,8 @@ absl::Status CheckUtf8(absl::string_view text, absl::string_view what);
 // json.dumps(indent=2, ensure_ascii=False) writes it, including 1e-05 and 10000.0 for floats.
 std::string DumpJson(const Json& value);
 
-// A name from a file for a message: in quotes, control characters escaped, cut at 120 bytes with its length behind it.
+// A name from a file for a message: in quotes, what a terminal does not show as it is escaped, cut at 120 bytes with
+// its length behind it.
 std::string Quoted(absl::string_view text);
 
 // The same for a path of the caller's, which is never cut: its end matters most.

@@ -14,6 +14,8 @@ struct Limits {
   // Tensors and metadata entries of one safetensors file: what bounds the memory that a header of full size takes.
   int64_t safetensors_tensors = 500'000;
   int64_t safetensors_metadata_entries = 100'000;
+  // Dimensions of all its tensors together.
+  int64_t safetensors_dimensions = 2'000'000;
   // Nesting of JSON arrays and objects.
   int64_t json_depth = 64;
   // Keys of the JSON objects that are open at one place of a text.

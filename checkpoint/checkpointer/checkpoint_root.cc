@@ -42,6 +42,15 @@ bool ParseDirectoryName(absl::string_view name, CheckpointRef* ref) {
          DirectoryName(ref->step, ref->attempt) == original;
 }
 
+// A directory that a StagedDirectory of one of our names was written in.
+bool IsStage(const DirectoryEntry& entry) {
+  absl::string_view name = entry.name;
+  CheckpointRef ref;
+  const size_t end = name.rfind(".tmp-");
+  return entry.type == FileType::kDirectory && absl::ConsumePrefix(&name, ".") && end != absl::string_view::npos &&
+         ParseDirectoryName(name.substr(0, end - 1), &ref);
+}
+
 }  // namespace
 
 absl::StatusOr<std::vector<CheckpointRef>> CheckpointRoot::List() {
@@ -90,8 +99,8 @@ absl::StatusOr<std::string> CheckpointRoot::PrepareSave(int64_t step) {
     if (ParseDirectoryName(entry.name, &ref) && ref.step == step) {
       next.attempt = std::max(next.attempt, ref.attempt + 1);
     }
-    // What a killed clean-up left.
-    if (absl::StartsWith(entry.name, kTrashPrefix)) {
+    // What a killed clean-up left, and a killed save of a step that may never come again.
+    if (absl::StartsWith(entry.name, kTrashPrefix) || IsStage(entry)) {
       WAYPOINT_RETURN_IF_ERROR(RemoveTree(fs_, JoinPath(path_, entry.name)));
     }
   }
@@ -131,14 +140,15 @@ absl::StatusOr<SaveReport> CheckpointRoot::Save(const CheckpointerOptions& optio
   report.stats = *stats;
   absl::StatusOr<std::vector<std::string>> deleted = std::vector<std::string>();
   if (first) {
-    deleted = ApplyRetention(options.retention);
+    deleted = ApplyRetention(options.retention, report.checkpoint.path);
   }
   WAYPOINT_RETURN_IF_ERROR(ranks.Agree("retention", deleted.status(), timeout));
   report.deleted = *std::move(deleted);
   return report;
 }
 
-absl::StatusOr<std::vector<std::string>> CheckpointRoot::ApplyRetention(const Retention& retention) {
+absl::StatusOr<std::vector<std::string>> CheckpointRoot::ApplyRetention(const Retention& retention,
+                                                                         const std::string& saved) {
   std::vector<std::string> deleted;
   if (retention.keep <= 0) {
     return deleted;
@@ -153,7 +163,8 @@ absl::StatusOr<std::vector<std::string>> CheckpointRoot::ApplyRetention(const Re
     if (retention.keep_every > 0 && ref->step % (interval * retention.keep_every) == 0) {
       continue;
     }
-    if (++kept <= retention.keep || ref == all.rbegin()) {
+    // A run that was taken back to an earlier step saves below the newest one: that is no reason to lose the save.
+    if (++kept <= retention.keep || ref->path == saved) {
       continue;
     }
     // Taken out of sight in one step first, so that a crash leaves no half checkpoint under a good name.

@@ -31,7 +31,7 @@ namespace waypoint {
 
 // Which saves of a root are kept.
 struct Retention {
-  // The newest n scheduled saves; 0 keeps all.
+  // The newest n scheduled saves, and the one just made; 0 keeps all.
   int64_t keep = 0;
   // Every n-th scheduled save (by step: step % (interval * keep_every) == 0) is kept for ever and not counted; 0: none.
   int64_t keep_every = 0;
@@ -73,7 +73,7 @@ class CheckpointRoot {
 
  private:
   absl::StatusOr<std::string> PrepareSave(int64_t step);
-  absl::StatusOr<std::vector<std::string>> ApplyRetention(const Retention& retention);
+  absl::StatusOr<std::vector<std::string>> ApplyRetention(const Retention& retention, const std::string& saved);
 
   FileSystem& fs_;
   std::string path_;

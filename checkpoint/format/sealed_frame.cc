@@ -5,6 +5,8 @@
 #include "absl/strings/str_cat.h"
 #include "checkpoint/base/digest.h"
 #include "checkpoint/base/error.h"
+#include "google/protobuf/io/coded_stream.h"
+#include "google/protobuf/io/zero_copy_stream_impl_lite.h"
 
 namespace waypoint {
 namespace {
@@ -33,6 +35,17 @@ std::string SealFrame(absl::string_view body, uint32_t version) {
   Sha256 sha;
   sha.Update(bytes);
   return bytes + sha.Hex();
+}
+
+std::string SealMessage(const google::protobuf::MessageLite& message, uint32_t version) {
+  std::string body;
+  {
+    google::protobuf::io::StringOutputStream stream(&body);
+    google::protobuf::io::CodedOutputStream coded(&stream);
+    coded.SetSerializationDeterministic(true);
+    message.SerializeToCodedStream(&coded);
+  }
+  return SealFrame(body, version);
 }
 
 absl::StatusOr<SealedBody> OpenFrame(absl::string_view bytes, absl::string_view path, uint32_t expected_version) {

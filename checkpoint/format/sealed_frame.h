@@ -18,10 +18,14 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "google/protobuf/message_lite.h"
 
 namespace waypoint {
 
 std::string SealFrame(absl::string_view body, uint32_t version);
+
+// Maps in the order of their keys: equal messages are equal bytes.
+std::string SealMessage(const google::protobuf::MessageLite& message, uint32_t version);
 
 struct SealedBody {
   absl::string_view body;  // part of what was opened

@@ -6,6 +6,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "checkpoint/base/error.h"
+#include "checkpoint/base/json.h"
 #include "checkpoint/base/status_macros.h"
 
 namespace waypoint {
@@ -33,25 +34,26 @@ absl::StatusOr<std::string> ConfinedDirectory::Resolve(absl::string_view name) c
   const std::string path = JoinPath(path_, name);
   const EntryIterator entry = Find(entries_, name);
   if (entry == entries_.end()) {
-    return MakeError(ErrorKind::kIo, absl::StrCat("\"", path, "\" does not exist"));
+    return MakeError(ErrorKind::kIo, absl::StrCat(QuotedPath(path), " does not exist"));
   }
   if (entry->type == FileType::kFile) {
     return path;
   }
   if (entry->type != FileType::kSymlink) {
-    return MakeError(ErrorKind::kIo, absl::StrCat("\"", path, "\" is no regular file"));
+    return MakeError(ErrorKind::kIo, absl::StrCat(QuotedPath(path), " is no regular file"));
   }
 
   WAYPOINT_ASSIGN_OR_RETURN(std::string target, fs_->RealPath(path));
   const std::string snapshots = DirName(root_);
   const bool in_blobs = BaseName(snapshots) == "snapshots" && DirName(target) == JoinPath(DirName(snapshots), "blobs");
   if (!in_blobs && target != root_ && !absl::StartsWith(target, absl::StrCat(root_ == "/" ? "" : root_, "/"))) {
-    return MakeError(ErrorKind::kPath, absl::StrCat("\"", path, "\" is a link to \"", target,
-                                                    "\", outside of the directory; copy the file into it"));
+    return MakeError(ErrorKind::kPath, absl::StrCat(QuotedPath(path), " is a link to ", QuotedPath(target),
+                                                    ", outside of the directory; copy the file into it"));
   }
   WAYPOINT_ASSIGN_OR_RETURN(const FileInfo info, fs_->Stat(target));
   if (info.type != FileType::kFile) {
-    return MakeError(ErrorKind::kIo, absl::StrCat("\"", path, "\" is a link to \"", target, "\", no regular file"));
+    return MakeError(ErrorKind::kIo,
+                     absl::StrCat(QuotedPath(path), " is a link to ", QuotedPath(target), ", no regular file"));
   }
   return target;
 }

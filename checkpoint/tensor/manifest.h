@@ -8,7 +8,6 @@
 #include <string>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "checkpoint/base/dtype.h"
@@ -41,12 +40,16 @@ class Manifest {
   const TensorMeta& operator[](int64_t index) const { return tensors_[index]; }
   // -1 when there is no such tensor.
   int64_t Find(absl::string_view name) const;
+  // Room for that many in all.
+  void Reserve(int64_t tensors) { tensors_.reserve(tensors); }
   // Of the boxes that are held.
   int64_t total_bytes() const;
 
  private:
   std::vector<TensorMeta> tensors_;
-  absl::flat_hash_map<std::string, int64_t> index_;
+  // Open addressing over places in tensors_, -1 for none: names are not held twice.
+  size_t SlotOf(absl::string_view name) const;
+  std::vector<int64_t> slots_;
 };
 
 }  // namespace waypoint

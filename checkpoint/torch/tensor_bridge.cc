@@ -38,6 +38,9 @@ absl::StatusOr<std::vector<Held>> Hold(const LiveState& state, Manifest* manifes
     if (!dtype.ok()) {
       return Annotate(dtype.status(), absl::StrCat("tensor \"", live.name, "\""));
     }
+    if (live.tensor.layout() != at::kStrided) {
+      return MakeError(ErrorKind::kRequest, absl::StrCat("tensor \"", live.name, "\" is not dense; make it so first"));
+    }
     const Dims local(live.tensor.sizes().begin(), live.tensor.sizes().end());
     TensorMeta meta;
     meta.name = live.name;
@@ -54,7 +57,8 @@ absl::StatusOr<std::vector<Held>> Hold(const LiveState& state, Manifest* manifes
     }
     WAYPOINT_RETURN_IF_ERROR(manifest->Add(std::move(meta)));
     // The tensor is only looked at: autograd must not see the writes.
-    held.push_back({live.tensor.detach(), std::move(box), DTypeBytes(*dtype), live.tensor.device().is_cpu()});
+    const bool lazy = live.tensor.is_conj() || live.tensor.is_neg();  // memory holds other values than the tensor
+    held.push_back({live.tensor.detach(), std::move(box), DTypeBytes(*dtype), live.tensor.device().is_cpu() && !lazy});
   }
   return held;
 }

@@ -34,6 +34,7 @@ struct LiveTensor {
 
 using LiveState = std::vector<LiveTensor>;
 
+// Both: E_REQUEST for tensors that are not dense or whose box does not describe them, E_DUP_KEY, E_DTYPE.
 absl::StatusOr<std::unique_ptr<TensorSource>> NewLiveSource(const LiveState& state);
 // block_bytes: neighbours are filled together up to this size, large tensors in pieces of it.
 absl::StatusOr<std::unique_ptr<TensorSink>> NewLiveSink(const LiveState& state, int64_t block_bytes = int64_t{8} << 20);

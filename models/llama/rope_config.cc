@@ -23,8 +23,14 @@ constexpr double kBetaSlow = 1;
 class RopeReader {
  public:
   // `object`: "rope_scaling" or "rope_parameters"; theta may be inside only of the latter.
-  RopeReader(ImportContext& context, std::string object, bool theta_inside, const RopeDefaults& defaults)
-      : context_(context), object_(std::move(object)), theta_inside_(theta_inside), defaults_(defaults) {}
+  // `max_positions`: absent when the document's is wrong.
+  RopeReader(ImportContext& context, std::string object, bool theta_inside, double default_theta,
+             absl::optional<int64_t> max_positions)
+      : context_(context),
+        object_(std::move(object)),
+        theta_inside_(theta_inside),
+        default_theta_(default_theta),
+        max_positions_(max_positions) {}
 
   Rotary Read() {
     ReadTheta();
@@ -64,7 +70,7 @@ class RopeReader {
   }
 
   void ReadTheta() {
-    rotary_.set_theta(defaults_.theta);
+    rotary_.set_theta(default_theta_);
     const bool flat = ReadInto("rope_theta", "theta", false);
     const double flat_theta = rotary_.theta();
     if (theta_inside_ && context_.Peek(Key("rope_theta")) != nullptr) {
@@ -121,8 +127,8 @@ class RopeReader {
 
   void ReadDynamic() {
     ReadInto(Key("factor"), "dynamic.scale_factor", true);
-    if (const absl::optional<int64_t> length = MaxPositions(); length.has_value()) {
-      rotary_.mutable_dynamic()->set_original_context_length(*length);
+    if (max_positions_.has_value()) {
+      rotary_.mutable_dynamic()->set_original_context_length(*max_positions_);
     }
     // transformers allows it here and computes with max_position_embeddings all the same.
     const Json* ignored = context_.Find(Key("original_max_position_embeddings"));
@@ -135,10 +141,10 @@ class RopeReader {
   void ReadYarn() {
     YarnRotary* yarn = rotary_.mutable_yarn();
     ReadContextLength("yarn.original_context_length");
-    const absl::optional<int64_t> expanded = MaxPositions();
-    const double ratio = expanded.has_value() && yarn->original_context_length() > 0
-                             ? static_cast<double>(*expanded) / static_cast<double>(yarn->original_context_length())
-                             : 0;
+    const double ratio =
+        max_positions_.has_value() && yarn->original_context_length() > 0
+            ? static_cast<double>(*max_positions_) / static_cast<double>(yarn->original_context_length())
+            : 0;
     if (context_.Peek(Key("factor")) != nullptr) {
       const bool read = ReadInto(Key("factor"), "yarn.scale_factor", true);
       if (read && ratio > 1 && ratio != yarn->scale_factor()) {
@@ -170,33 +176,38 @@ class RopeReader {
     if (ReadInto(key, field, false) || context_.Peek(key) != nullptr) {
       return;
     }
-    if (const absl::optional<int64_t> length = MaxPositions(); length.has_value()) {
-      (void)FieldPath::Resolve(*Rotary::descriptor(), field)->Write(*length, &rotary_);
+    if (max_positions_.has_value()) {
+      (void)FieldPath::Resolve(*Rotary::descriptor(), field)->Write(*max_positions_, &rotary_);
     }
-  }
-
-  // Not claimed: it stays in the document whatever the rotary embedding is.
-  absl::optional<int64_t> MaxPositions() {
-    const Json* value = context_.Peek(kMaxPositions);
-    if (value == nullptr) {
-      return defaults_.max_position_embeddings;
-    }
-    Llama3Rotary scratch;
-    const absl::Status status =
-        FieldPath::Resolve(*Llama3Rotary::descriptor(), "original_context_length")->Write(*value, &scratch);
-    if (!status.ok()) {
-      context_.AddProblem(kMaxPositions, status);
-      return absl::nullopt;
-    }
-    return scratch.original_context_length();
   }
 
   ImportContext& context_;
   const std::string object_;
   const bool theta_inside_;
-  const RopeDefaults& defaults_;
+  const double default_theta_;
+  const absl::optional<int64_t> max_positions_;
   Rotary rotary_;
 };
+
+// Checked even where no rotary embedding needs it.  Not claimed: it stays in the document whatever the embedding is.
+absl::optional<int64_t> ReadMaxPositions(const RopeDefaults& defaults, ImportContext& context) {
+  const Json* value = context.Peek(kMaxPositions);
+  if (value == nullptr) {
+    return defaults.max_position_embeddings;
+  }
+  Llama3Rotary scratch;
+  const absl::Status status =
+      FieldPath::Resolve(*Llama3Rotary::descriptor(), "original_context_length")->Write(*value, &scratch);
+  if (!status.ok()) {
+    context.AddProblem(kMaxPositions, status);
+    return absl::nullopt;
+  }
+  if (scratch.original_context_length() < 1) {
+    context.AddProblem(kMaxPositions, absl::StrCat("is ", scratch.original_context_length(), ", must be positive"));
+    return absl::nullopt;
+  }
+  return scratch.original_context_length();
+}
 
 void ImportRope(const FieldPath& native, const RopeDefaults& defaults, ImportContext& context, Message* message) {
   const bool has_parameters = context.Peek("rope_parameters") != nullptr;
@@ -208,10 +219,12 @@ void ImportRope(const FieldPath& native, const RopeDefaults& defaults, ImportCon
   if (!has_scaling) {
     context.Claim("rope_scaling");
   }
-  Rotary rotary =
-      RopeReader(context, has_parameters ? "rope_parameters" : "rope_scaling", has_parameters, defaults).Read();
+  const absl::optional<int64_t> max_positions = ReadMaxPositions(defaults, context);
+  Rotary rotary = RopeReader(context, has_parameters ? "rope_parameters" : "rope_scaling", has_parameters,
+                             defaults.theta, max_positions)
+                      .Read();
   if (has_parameters && has_scaling) {
-    Rotary other = RopeReader(context, "rope_scaling", false, defaults).Read();
+    Rotary other = RopeReader(context, "rope_scaling", false, defaults.theta, max_positions).Read();
     // The flat theta may be left out beside rope_parameters.
     if (context.Peek("rope_theta") == nullptr) {
       other.set_theta(rotary.theta());

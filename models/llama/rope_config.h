@@ -28,7 +28,8 @@ struct RopeDefaults {
 //
 // Import: both layouts, also side by side when they agree.  llama3 and yarn without original_max_position_embeddings,
 // and dynamic always, take max_position_embeddings.  yarn: an absent factor is max_position_embeddings over the
-// original length, absent or zero betas are 32 and 1.  A partial_rotary_factor other than 1 is E_UNSUPPORTED. Export:
+// original length, absent or zero betas are 32 and 1.  A partial_rotary_factor other than 1 is E_UNSUPPORTED.
+// max_position_embeddings must be a positive integer or absent, whether it is used or not.  Export:
 // in the layout of the original; without one, of the export's options.
 PrimitivePtr RopeDeclaration(std::string native, RopeDefaults defaults = {});
 

@@ -140,16 +140,44 @@ TEST(RoundToDTypeTest, TiesGoToEvenAndTheRangeEnds) {
   EXPECT_EQ(RoundToDType(std::ldexp(3.0, -25), DType::kF16), std::ldexp(4.0, -25));
 }
 
-TEST(CompareElementsTest, NanEqualsNanAndZerosDiffer) {
+TEST(CompareElementsTest, NanEqualsNanAcrossTypesAndZerosDiffer) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   const float a[] = {nan, 0.0f, nan};
-  const float b[] = {-nan, -0.0f, 1.0f};
+  const double b[] = {-nan, -0.0, 1.0};
 
-  const ElementComparison found = CompareElements(DType::kF32, reinterpret_cast<const char*>(a), DType::kF32,
+  const ElementComparison found = CompareElements(DType::kF32, reinterpret_cast<const char*>(a), DType::kF64,
                                                   reinterpret_cast<const char*>(b), 3, false);
 
   EXPECT_EQ(found.differing, 2);
   EXPECT_TRUE(std::isinf(found.max_abs_diff));
+}
+
+TEST(CompareElementsTest, OneTypeIsComparedAsBytes) {
+  const uint16_t a[] = {0x7e00, 0x8000, 0x3c00};
+  const uint16_t b[] = {0x7e01, 0x8000, 0x3c00};
+
+  const ElementComparison found = CompareElements(DType::kF16, reinterpret_cast<const char*>(a), DType::kF16,
+                                                  reinterpret_cast<const char*>(b), 3, true);
+
+  EXPECT_EQ(found.differing, 1);
+}
+
+TEST(ElementToDoubleTest, EveryHalfIsWhatItsFieldsSay) {
+  for (int bits = 0; bits < 0x10000; ++bits) {
+    const uint16_t half = static_cast<uint16_t>(bits);
+    const int exponent = half >> 10 & 0x1f;
+    const double fraction = (half & 0x3ff) / 1024.0;
+    const double magnitude = exponent == 0 ? std::ldexp(fraction, -14) : std::ldexp(1 + fraction, exponent - 15);
+    const double found = ElementToDouble(DType::kF16, reinterpret_cast<const char*>(&half));
+    if (exponent == 0x1f) {
+      ASSERT_EQ(std::isinf(found), (half & 0x3ff) == 0) << bits;
+      ASSERT_EQ(std::isnan(found), (half & 0x3ff) != 0) << bits;
+    } else {
+      ASSERT_EQ(found, (half & 0x8000) != 0 ? -magnitude : magnitude) << bits;
+      // And it is its own rounding.
+      ASSERT_EQ(RoundToDType(found, DType::kF16), found) << bits;
+    }
+  }
 }
 
 }  // namespace

@@ -52,6 +52,24 @@ class InspectTest(unittest.TestCase):
                          sorted(files.read_safetensors(path)[0]))
         self.assertTrue(all(len(tensor["xxh3"]) == 16 for tensor in report["tensors"]))
 
+    def test_hostile_names_and_metadata_are_shown_harmlessly(self):
+        header = json.dumps({"__metadata__": {"\x1b[2J": "v" * 100000, "format": "pt"},
+                             "a\n\x1b]0;\u202e": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]},
+                             "b": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+        path = os.path.join(self.work, "hostile.safetensors")
+        with open(path, "wb") as file:
+            file.write(struct.pack("<Q", len(header)) + header + bytes(4))
+
+        text = self.inspect(path)
+        report = json.loads(self.inspect(path, "--json", "--verify"))
+
+        self.assertNotRegex(text, "[\x00-\x09\x0b-\x1f\x7f\u202e]")
+        self.assertIn("format=pt", text)
+        self.assertLess(len(text), 2000)
+        self.assertEqual([tensor["name"] for tensor in report["tensors"]], ["a\n\x1b]0;\u202e", "b"])
+        self.assertNotEqual(report["tensors"][0]["xxh3"], report["tensors"][1]["xxh3"])
+        self.assertLess(len(report["files"][0]["metadata"]["\x1b[2J"]), 5000)
+
     def test_verify_finds_a_flipped_bit(self):
         weights = os.path.join(self.native, "model.safetensors")
         with open(weights, "r+b") as file:

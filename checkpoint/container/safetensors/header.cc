@@ -324,6 +324,11 @@ class HeaderEvents final : public JsonEvents {
         return MakeError(ErrorKind::kLimit,
                          absl::StrCat(Tensor(), "more dimensions than tensor_rank = ", limits_.tensor_rank));
       }
+      if (++dimensions_ > limits_.safetensors_dimensions) {
+        return MakeError(ErrorKind::kLimit,
+                         absl::StrCat(Tensor(), "more dimensions in all than safetensors_dimensions = ",
+                                      limits_.safetensors_dimensions));
+      }
       entry_.shape.push_back(number);
     } else {
       (offsets_ == 0 ? entry_.begin : entry_.end) = number;
@@ -357,6 +362,7 @@ class HeaderEvents final : public JsonEvents {
   Field field_ = Field::kUnknown;
   int seen_ = 0;
   int64_t offsets_ = 0;
+  int64_t dimensions_ = 0;  // of all tensors so far
   SafetensorsEntry entry_;
 
   absl::Status schema_;

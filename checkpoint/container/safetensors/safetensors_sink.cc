@@ -20,6 +20,15 @@ absl::StatusOr<std::unique_ptr<SafetensorsSink>> SafetensorsSink::Create(FileSys
   auto sink = std::unique_ptr<SafetensorsSink>(new SafetensorsSink(fs, std::move(directory), std::move(manifest)));
   block_bytes = AlignUp(std::max<int64_t>(block_bytes, 1), chunk_bytes);
   for (SafetensorsFilePlan& plan : files) {
+    for (const int64_t tensor : plan.tensors) {
+      const TensorMeta& meta = sink->manifest_[tensor];
+      if (DTypeBytes(meta.dtype) == 0) {
+        // A block may begin inside any tensor, which such elements cannot be cut for.
+        return MakeError(ErrorKind::kUnsupported, absl::StrCat("tensor \"", meta.name, "\" is ", DTypeName(meta.dtype),
+                                                               ", whose elements are no whole bytes; it can be read, "
+                                                               "not written"));
+      }
+    }
     std::stable_sort(plan.tensors.begin(), plan.tensors.end(), [&sink](int64_t a, int64_t b) {
       return DTypeBytes(sink->manifest_[a].dtype) > DTypeBytes(sink->manifest_[b].dtype);
     });

@@ -42,6 +42,7 @@ struct WrittenFile {
 class SafetensorsSink : public TensorSink {
  public:
   // block_bytes is rounded up to whole digest chunks; chunk_bytes is a multiple of kDirectAlignment.
+  // Errors: E_UNSUPPORTED for elements that are no whole bytes.
   static absl::StatusOr<std::unique_ptr<SafetensorsSink>> Create(FileSystem& fs, std::string directory,
                                                                  Manifest manifest,
                                                                  std::vector<SafetensorsFilePlan> files,

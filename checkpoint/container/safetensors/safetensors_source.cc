@@ -27,12 +27,19 @@ absl::StatusOr<std::unique_ptr<SafetensorsSource>> SafetensorsSource::Create(Fil
                                                                              std::vector<SafetensorsFile> files,
                                                                              const SafetensorsSourceOptions& options) {
   auto source = std::unique_ptr<SafetensorsSource>(new SafetensorsSource(fs, std::move(files), options));
+  int64_t tensors = 0;
+  for (const SafetensorsFile& file : source->files_) {
+    tensors += static_cast<int64_t>(file.header.entries.size());
+  }
+  source->manifest_.Reserve(tensors);
+  source->places_.reserve(tensors);
   for (size_t file = 0; file < source->files_.size(); ++file) {
-    for (const SafetensorsEntry& entry : source->files_[file].header.entries) {
+    // From here on the manifest has them: names are not held twice.
+    for (SafetensorsEntry& entry : std::exchange(source->files_[file].header.entries, {})) {
       TensorMeta meta;
-      meta.name = entry.name;
+      meta.name = std::move(entry.name);
       meta.dtype = entry.dtype;
-      meta.shape = entry.shape;
+      meta.shape = std::move(entry.shape);
       const absl::Status added = source->manifest_.Add(std::move(meta));
       if (!added.ok()) {
         return Annotate(added, absl::StrCat("\"", source->files_[file].path, "\""));
@@ -50,7 +57,11 @@ int64_t SafetensorsSource::bytes_read() const {
 
 int64_t SafetensorsSource::ScratchBytes(int64_t block_bytes) const {
   // One window at a time, widened to whole chunks at both ends.
-  return std::min(block_bytes, options_.window_bytes) + 2 * kDigestChunkBytes;
+  int64_t chunk_bytes = kDigestChunkBytes;
+  for (const SafetensorsFile& file : files_) {
+    chunk_bytes = std::max(chunk_bytes, file.digests.chunk_bytes);
+  }
+  return std::min(block_bytes, options_.window_bytes) + 2 * chunk_bytes;
 }
 
 absl::StatusOr<const ReadableFile*> SafetensorsSource::OpenFile(int64_t file) {
@@ -101,6 +112,8 @@ absl::Status SafetensorsSource::Read(absl::Span<const ReadRequest> requests) {
     if (end < runs[last - 1].end() && AlignDown(end, kDigestChunkBytes) > runs[last - 1].offset) {
       end = AlignDown(end, kDigestChunkBytes);
     }
+    // An element is never cut: a window that holds none would be asked for for ever.
+    end = std::max(end, begin + runs[first].element_bytes);
     WAYPOINT_RETURN_IF_ERROR(ReadWindow(absl::MakeConstSpan(runs).subspan(first, last - first), begin, end));
     size_t kept = first;
     for (size_t i = first; i < last; ++i) {
@@ -162,17 +175,18 @@ absl::Status SafetensorsSource::CheckDigests(int64_t file, int64_t begin, absl::
     const uint64_t found = Xxh3(data.subspan(offset, digests.chunk_bytes));
     if (chunk >= digests.digests.size() || found != digests.digests[chunk]) {
       std::string tensors;
-      for (const SafetensorsEntry& entry : files_[file].header.entries) {
-        if (entry.begin < begin + offset + digests.chunk_bytes && entry.end > begin + offset) {
-          absl::StrAppend(&tensors, tensors.empty() ? "" : ", ", "\"", entry.name, "\"");
+      for (int64_t i = 0; i < manifest_.size(); ++i) {
+        if (places_[i].file == file && places_[i].begin < begin + offset + digests.chunk_bytes &&
+            places_[i].begin + manifest_[i].num_bytes() > begin + offset) {
+          absl::StrAppend(&tensors, tensors.empty() ? "" : ", ", "\"", manifest_[i].name, "\"");
         }
       }
-      return MakeError(ErrorKind::kChecksum,
-                       absl::StrCat("\"", files_[file].path, "\": chunk ", chunk, " at ", begin + offset,
-                                    " has digest ", DigestHex(found), ", the manifest says ",
-                                    chunk < digests.digests.size() ? DigestHex(digests.digests[chunk]) : "nothing",
-                                    " (tensors ", tensors.empty() ? "none, the header" : tensors,
-                                    "); the file was damaged after it was written"));
+      return MakeError(
+          ErrorKind::kChecksum,
+          absl::StrCat("\"", files_[file].path, "\": chunk ", chunk, " at ", begin + offset, " has digest ",
+                       DigestHex(found), ", the manifest says ",
+                       chunk < digests.digests.size() ? DigestHex(digests.digests[chunk]) : "nothing", " (tensors ",
+                       tensors.empty() ? "none, the header" : tensors, "); the file was damaged after it was written"));
     }
   }
   return absl::OkStatus();

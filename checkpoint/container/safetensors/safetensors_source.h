@@ -4,7 +4,8 @@
 // The tensors of one or more safetensors files, read by box.
 //
 // The reads of a batch are sorted by file and offset, neighbours merged, and made in large aligned pieces past the page
-// cache; the caller's elements are then copied out of them.  Where a file has digests, whole chunks are read and checked.  Thread-safe.
+// cache; the caller's elements are then copied out of them.  Where a file has digests, whole chunks are read and
+// checked.  Thread-safe.
 
 #include <memory>
 #include <mutex>
@@ -65,7 +66,7 @@ class SafetensorsSource : public TensorSource {
   absl::Status CheckDigests(int64_t file, int64_t begin, absl::Span<const char> data) const;
 
   FileSystem& fs_;
-  const std::vector<SafetensorsFile> files_;
+  std::vector<SafetensorsFile> files_;  // without the headers' entries; not changed after Create
   const SafetensorsSourceOptions options_;
   Manifest manifest_;
   std::vector<Place> places_;  // by tensor

@@ -92,13 +92,13 @@ absl::Status ConfigConverter::Run(const Json& document, const ConfigImportOption
     if (harmless != nullptr && harmless->value != nullptr && !value->is_null() &&
         *value != Json::parse(harmless->value)) {
       log->problems.Add(ErrorKind::kUnsupported,
-                        absl::StrCat("\"", JsonPathText(path), "\" is ", JsonText(*value), ", supported is ",
+                        absl::StrCat(Quoted(JsonPathText(path)), " is ", JsonText(*value), ", supported is ",
                                      harmless->value, ": ", harmless->reason));
       continue;
     }
     report->carried.push_back(JsonPathText(path));
     if (harmless == nullptr && !value->is_null()) {
-      unknown.push_back(absl::StrCat("\"", JsonPathText(path), "\" = ", JsonText(*value)));
+      unknown.push_back(absl::StrCat(Quoted(JsonPathText(path)), " = ", JsonText(*value)));
     }
   }
   if (!unknown.empty()) {

@@ -24,6 +24,8 @@ constexpr HarmlessKey kRootKeys[] = {
     // Code beside a model is never run here.
     {"auto_map", nullptr, "names Python code for transformers; it is carried, never run"},
     {"tokenizer_class", nullptr, kIdentity},
+    {"unsloth_fixed", nullptr, kIdentity},
+    {"unsloth_version", nullptr, kIdentity},
     {"prefix", nullptr, kGeneration},
 
     // The weights' own dtypes decide; the key is rewritten when they are cast.
@@ -35,11 +37,21 @@ constexpr HarmlessKey kRootKeys[] = {
     {"tf_legacy_loss", nullptr, kRuntime},
     {"chunk_size_feed_forward", nullptr, kRuntime},
     {"pretraining_tp", nullptr, "slices matrix products as training did; the weights are the same"},
+    {"_attn_implementation", nullptr, kRuntime},
     {"_attn_implementation_autoset", nullptr, kRuntime},
+    {"_attn_implementation_internal", nullptr, kRuntime},
+    {"attn_implementation", nullptr, kRuntime},
+    {"_flash_attn_2_enabled", nullptr, kRuntime},
+    {"use_flash_attention_2", nullptr, kRuntime},
+    {"gradient_checkpointing", nullptr, kRuntime},
+    {"keys_to_ignore_at_inference", nullptr, kOutputs},
     {"max_position_embeddings", nullptr, "a limit; where rotary embeddings depend on it, their declaration reads it"},
+    {"max_sequence_length", nullptr, "a limit of the first LLaMA configs; nothing computes with it"},
+    {"rope_interleaved", "false", "interleaved rotary embeddings need the rows of query and key reordered"},
     {"initializer_range", nullptr, kTraining},
 
     {"bos_token_id", nullptr, kTokens},
+    {"unk_token_id", nullptr, kTokens},
     {"eos_token_id", nullptr, kTokens},
     {"pad_token_id", nullptr, kTokens},
     {"sep_token_id", nullptr, kTokens},

@@ -78,7 +78,7 @@ absl::StatusOr<std::string> DistributedWriter::WriteRecords() {
     box->set_end(entry.end);
   }
   *records.mutable_rng_states() = metadata_.training().rng_states();
-  const std::string bytes = SealFrame(records.SerializeAsString(), kDistributedVersion);
+  const std::string bytes = SealMessage(records, kDistributedVersion);
   const std::string name = RankFileName(coordinator_->rank(), coordinator_->world_size(), ".pb");
   WAYPOINT_RETURN_IF_ERROR(WriteSmallFile(fs_, JoinPath(directory_, name), bytes));
   // Both names are durable before rank 0 hears of them.
@@ -110,7 +110,7 @@ absl::Status DistributedWriter::Seal(const std::vector<std::string>& rank_seals,
   }
   WAYPOINT_RETURN_IF_ERROR(fs_.SyncDirectory(directory_));
   WAYPOINT_RETURN_IF_ERROR(WriteSmallFile(fs_, JoinPath(directory_, kDistributedManifestName),
-                                          SealFrame(manifest.SerializeAsString(), kDistributedVersion)));
+                                          SealMessage(manifest, kDistributedVersion)));
   return fs_.SyncDirectory(directory_);
 }
 

@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "checkpoint/base/error.h"
@@ -36,6 +37,15 @@ constexpr absl::string_view kSuffixes[] = {".tiktoken", ".jinja", ".md", ".py"};
 }  // namespace
 
 bool IsHfAsset(absl::string_view name) {
+  // Names that the native format does not store, and that no model needs.
+  for (const char c : name) {
+    if (absl::ascii_iscntrl(c) || c == '\\') {
+      return false;
+    }
+  }
+  if (absl::StartsWith(name, "-")) {
+    return false;
+  }
   for (const absl::string_view known : kNames) {
     if (name == known) {
       return true;

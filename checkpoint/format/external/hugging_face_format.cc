@@ -7,11 +7,13 @@
 #include "absl/strings/str_cat.h"
 #include "checkpoint/base/aligned_buffer.h"
 #include "checkpoint/base/error.h"
+#include "checkpoint/base/json.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/container/safetensors/safetensors_source.h"
 #include "checkpoint/convert/weights/converted_source.h"
 #include "checkpoint/format/external/hf_directory.h"
 #include "checkpoint/format/external/hugging_face_writer.h"
+#include "checkpoint/storage/confined_directory.h"
 
 namespace waypoint {
 namespace {
@@ -52,17 +54,18 @@ class HuggingFaceFormat : public CheckpointFormat {
   bool supports_optimizer_state() const override { return false; }
 
   absl::StatusOr<bool> Probe(FileSystem& fs, const std::string& directory) override {
-    const std::string path = JoinPath(directory, "config.json");
-    WAYPOINT_ASSIGN_OR_RETURN(const bool exists, Exists(fs, path));
-    if (!exists) {
+    WAYPOINT_ASSIGN_OR_RETURN(const ConfinedDirectory files, ConfinedDirectory::Open(fs, directory));
+    if (!files.Has("config.json")) {
       return false;
     }
+    WAYPOINT_ASSIGN_OR_RETURN(const std::string path, files.Resolve("config.json"));
+    const std::string shown = QuotedPath(JoinPath(directory, "config.json"));
     const Limits limits;
     WAYPOINT_ASSIGN_OR_RETURN(const std::string text,
                               ReadSmallFile(fs, path, limits.json_file_bytes, "json_file_bytes"));
-    WAYPOINT_ASSIGN_OR_RETURN(const Json config, ParseJson(text, absl::StrCat("\"", path, "\""), limits));
+    WAYPOINT_ASSIGN_OR_RETURN(const Json config, ParseJson(text, shown, limits));
     if (!config.is_object()) {
-      return MakeError(ErrorKind::kSchema, absl::StrCat("\"", path, "\" is no JSON object"));
+      return MakeError(ErrorKind::kSchema, absl::StrCat(shown, " is no JSON object"));
     }
     return family_->Recognises(config);
   }

@@ -77,7 +77,7 @@ absl::Status CheckRecords(const NativeManifest& manifest, const Limits& limits) 
 }  // namespace
 
 std::string SerializeManifest(const NativeManifest& manifest) {
-  return SealFrame(manifest.SerializeAsString(), kNativeFormatVersion);
+  return SealMessage(manifest, kNativeFormatVersion);
 }
 
 absl::StatusOr<SealedManifest> ParseManifest(absl::string_view bytes, absl::string_view path, const Limits& limits) {

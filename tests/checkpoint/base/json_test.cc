@@ -303,6 +303,13 @@ TEST(DumpJsonTest, ParsesBackToTheSame) {
   EXPECT_EQ(Parse(DumpJson(json)).value(), json);
 }
 
+TEST(QuotedTest, ATerminalShowsEveryCharacter) {
+  EXPECT_EQ(Quoted("\x1B[31m\x7F"), R"("\u001b[31m\u007f")");
+  EXPECT_EQ(Quoted("\u202Egnp.\u200B\u2028\u009B\uFEFF"), R"("\u202egnp.\u200b\u2028\u009b\ufeff")");
+  EXPECT_EQ(Quoted("\u00E9\u4E2D\U0001F600"), "\"\u00E9\u4E2D\U0001F600\"");
+  EXPECT_EQ(QuotedPath("a\xFF\xC3"), R"("a\xff\xc3")");
+}
+
 TEST(QuotedTest, LongNamesAreCutBetweenCharacters) {
   EXPECT_EQ(Quoted("a\"b\n"), R"("a\"b\n")");
   EXPECT_EQ(Quoted(Repeat("x", 119) + "\xC3\xA9" + "y"), "\"" + Repeat("x", 119) + "\"... (122 bytes)");

@@ -237,6 +237,35 @@ TEST(LlamaImportTest, HarmlessKeysPassThrough) {
   EXPECT_THAT(imported.notes, IsEmpty());
 }
 
+// Keys beyond the architecture that published configs have.
+TEST(LlamaImportTest, PublishedConfigsNeedNoFlag) {
+  for (const char* members : {
+           // The first LLaMA conversions.
+           R"({"_name_or_path": "", "max_sequence_length": 2048, "pad_token_id": -1,
+               "transformers_version": "4.28.0.dev0"})",
+           // SmolLM2.
+           R"({"is_llama_config": true, "rope_interleaved": false, "pretraining_tp": 1,
+               "transformers.js_config": {"kv_cache_dtype": {"fp16": "float16"}}})",
+           // Fine-tunes.
+           R"({"unsloth_fixed": true, "unsloth_version": "2024.9", "_attn_implementation": "sdpa",
+               "_attn_implementation_autoset": true, "_flash_attn_2_enabled": true, "use_flash_attention_2": true,
+               "gradient_checkpointing": false, "unk_token_id": 0})",
+           // transformers 5.
+           R"({"dtype": "bfloat16", "layer_types": null, "chunk_size_feed_forward": 0,
+               "keys_to_ignore_at_inference": ["past_key_values"], "output_attentions": false})",
+       }) {
+    Json config = Small();
+    config.update(Json::parse(members));
+
+    ASSERT_OK_AND_ASSIGN(const ImportedConfig imported, ImportLlamaConfig(config, false));
+    ASSERT_OK_AND_ASSIGN(const Json again, ExportLlamaConfig(imported.config, &config, {}));
+
+    EXPECT_EQ(again.dump(), config.dump());
+  }
+  EXPECT_THAT(ImportLlamaConfig(With("rope_interleaved", "true"), true),
+              IsKind(ErrorKind::kUnsupported, HasSubstr("rope_interleaved")));
+}
+
 TEST(LlamaImportTest, BiasesAndExplicitHeadDim) {
   Json config = With("attention_bias", "true");
   config["mlp_bias"] = true;

@@ -147,6 +147,15 @@ TEST(RopeConfigTest, MissingAndWrongParametersAreNamed) {
               IsKind(ErrorKind::kConfig, HasSubstr("\"max_position_embeddings\" is \"x\"")));
 }
 
+TEST(RopeConfigTest, MaxPositionsMustBePositiveEvenUnused) {
+  for (const char* value : {"0", "-1", "1.5", "\"2048\"", "[2048]", "true", "9223372036854775808"}) {
+    EXPECT_THAT(Import(absl::StrCat("\"max_position_embeddings\": ", value)),
+                IsKind(ErrorKind::kConfig, HasSubstr("\"max_position_embeddings\" is")))
+        << value;
+  }
+  EXPECT_OK(Import("\"max_position_embeddings\": null"));
+}
+
 TEST(RopeConfigTest, ContradictionsAreRefused) {
   EXPECT_THAT(Import(R"("rope_scaling": {"rope_type": "linear", "type": "dynamic", "factor": 2.0})"),
               IsKind(ErrorKind::kConfig, HasSubstr("remove the wrong one")));

@@ -293,6 +293,7 @@ TEST(SafetensorsHeaderTest, LimitsAreChecked) {
   Limits limits;
   limits.safetensors_tensors = 1;
   limits.safetensors_metadata_entries = 1;
+  limits.safetensors_dimensions = 2;
   const auto parse = [&limits](const std::string& header) {
     const std::string file = SafetensorsBytes(header, "");
     return ParseSafetensorsHeader(file, file.size(), "a", limits);
@@ -302,6 +303,9 @@ TEST(SafetensorsHeaderTest, LimitsAreChecked) {
               IsKind(ErrorKind::kLimit, HasSubstr("safetensors_tensors")));
   EXPECT_THAT(parse(R"({"__metadata__":{"a":"b","c":"d"}})"),
               IsKind(ErrorKind::kLimit, HasSubstr("safetensors_metadata_entries")));
+  EXPECT_OK(parse("{" + Entry("a", "U8", "[0,1]", "[0,0]") + "}"));
+  EXPECT_THAT(parse("{" + Entry("a", "U8", "[0,1,1]", "[0,0]") + "}"),
+              IsKind(ErrorKind::kLimit, HasSubstr("safetensors_dimensions")));
 }
 
 // Kinds of error have an order, whatever comes first in the header.

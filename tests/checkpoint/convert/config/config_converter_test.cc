@@ -104,6 +104,17 @@ TEST(ConfigImportTest, ManyUnknownKeysMakeNoEndlessMessage) {
   EXPECT_LT(status.message().size(), 100'000);
 }
 
+TEST(ConfigImportTest, UnknownKeysAreShownWithoutTheirControls) {
+  Json document = Json::parse(R"({"a": {"f": 1}})");
+  document["\x1B[2J" + std::string(100'000, 'k')] = "\x1B[2J";
+  Pair pair;
+
+  const absl::Status status = PairConverter().Import(document, {}, &pair).status();
+
+  EXPECT_THAT(status, IsKind(ErrorKind::kConfig, HasSubstr("\"\\u001b[2Jkkk")));
+  EXPECT_LT(status.message().size(), 1000u);
+}
+
 TEST(ConfigExportTest, UnchangedConfigIsTheOriginal) {
   for (const char* original : {
            R"({"token":7,"s":6.0,"a":{"token":1,"f":3}})",

@@ -75,6 +75,18 @@ TEST_F(HfDirectoryTest, OneFile) {
   EXPECT_THAT(hf.notes, IsEmpty());
 }
 
+TEST_F(HfDirectoryTest, NamesThatNothingStoresAreLeftBehind) {
+  WriteSingle();
+  directory_.Write("a\nb.md", "x");
+  directory_.Write("-rf.md", "x");
+  directory_.Write("with space.md", "x");
+
+  ASSERT_OK_AND_ASSIGN(const HfDirectory hf, Read());
+
+  EXPECT_THAT(AssetNames(hf), ElementsAre("with space.md"));
+  EXPECT_THAT(hf.notes, Contains(AllOf(HasSubstr("\"-rf.md\""), HasSubstr(R"("a\nb.md")"))));
+}
+
 TEST_F(HfDirectoryTest, Shards) {
   WriteSharded();
 
