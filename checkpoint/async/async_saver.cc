@@ -279,11 +279,12 @@ absl::StatusOr<AsyncSaveReport> AsyncSaver::Save(const MemoryState& state, Snaps
 }
 
 void AsyncSaver::Write(Snapshot& snapshot, const SnapshotWriter& write) {
-  LowerPriority(options_.background_nice);
   absl::Status copied;
   if (options_.method == SnapshotMethod::kLazy && snapshot.copy != nullptr) {
     copied = snapshot.copy->Finish();
   }
+  // Only now: the fence would wait for a copy that everybody else goes before.
+  LowerPriority(options_.background_nice);
   const Stopwatch writing;
   absl::StatusOr<SaveReport> saved = copied.ok() ? write(*snapshot.source) : absl::StatusOr<SaveReport>(copied);
   const std::lock_guard<std::mutex> lock(mutex_);

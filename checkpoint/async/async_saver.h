@@ -59,7 +59,7 @@ struct AsyncSaveOptions {
   int64_t max_snapshot_bytes = 0;
   // Of kCopy, the calling one included.  kLazy uses one beside training, and the caller of Fence.
   int copy_threads = 2;
-  // Added to the niceness of background threads, so that training goes first.
+  // Added to the niceness of the threads that convert and write, so that training goes first.
   int background_nice = 10;
   // Where tensors may live; for kWriteProtect.
   std::vector<std::shared_ptr<SnapshotArena>> arenas = {};

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <memory>
 #include <tuple>
 #include <utility>
 
@@ -11,6 +12,7 @@
 #include "checkpoint/base/registry.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/checkpointer/checkpointer.h"
+#include "checkpoint/coordination/coordinator.h"
 
 namespace waypoint {
 namespace {
@@ -121,24 +123,44 @@ absl::Status CheckpointRoot::Hold() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<SaveReport> CheckpointRoot::Save(const CheckpointerOptions& options, const CheckpointMetadata& metadata,
-                                                TensorSource& state, const std::vector<Asset>& assets) {
-  std::unique_ptr<FileLock> lock;
-  if (held_ == nullptr) {
-    WAYPOINT_ASSIGN_OR_RETURN(lock, Lock());
-  }
-  SaveReport report;
-  report.checkpoint.step = metadata.training().step();
+absl::StatusOr<std::string> CheckpointRoot::PrepareSave(int64_t step, SaveReport& report) {
+  CheckpointRef next;
+  next.step = step;
   // The next attempt after whatever is there, complete or not: names are never used twice.
   WAYPOINT_ASSIGN_OR_RETURN(const std::vector<DirectoryEntry> entries, fs_.List(path_));
   for (const DirectoryEntry& entry : entries) {
     CheckpointRef ref;
-    if (ParseDirectoryName(entry.name, &ref) && ref.step == report.checkpoint.step) {
-      report.checkpoint.attempt = std::max(report.checkpoint.attempt, ref.attempt + 1);
+    if (ParseDirectoryName(entry.name, &ref) && ref.step == step) {
+      next.attempt = std::max(next.attempt, ref.attempt + 1);
     }
   }
-  report.checkpoint.path = JoinPath(path_, DirectoryName(report.checkpoint.step, report.checkpoint.attempt));
   RemoveTrash(report);
+  return DirectoryName(next.step, next.attempt);
+}
+
+absl::StatusOr<SaveReport> CheckpointRoot::Save(const CheckpointerOptions& options, const CheckpointMetadata& metadata,
+                                                TensorSource& state, const std::vector<Asset>& assets) {
+  LocalCoordinator alone;
+  Coordinator& ranks = options.save.coordinator == nullptr ? alone : *options.save.coordinator;
+  const absl::Duration timeout = options.save.coordination_timeout;
+  const bool first = ranks.rank() == 0;
+  SaveReport report;
+  std::unique_ptr<FileLock> lock;  // rank 0's, for the whole job
+  const auto prepare = [&]() -> absl::StatusOr<std::string> {
+    if (!first) {
+      return std::string();
+    }
+    if (held_ == nullptr) {
+      WAYPOINT_ASSIGN_OR_RETURN(lock, Lock());
+    }
+    return PrepareSave(metadata.training().step(), report);
+  };
+  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> names,
+                            ranks.AllGatherIfOk("checkpoint directory", prepare(), timeout));
+  if (!ParseDirectoryName(names[0], &report.checkpoint)) {
+    return MakeError(ErrorKind::kRank, absl::StrCat("rank 0 named the directory \"", names[0], "\""));
+  }
+  report.checkpoint.path = JoinPath(path_, names[0]);
   WriteOptions write;
   write.format = options.format;
   write.save = options.save;
@@ -148,7 +170,11 @@ absl::StatusOr<SaveReport> CheckpointRoot::Save(const CheckpointerOptions& optio
     return Annotate(stats.status(), absl::StrCat("save of step ", report.checkpoint.step));
   }
   report.stats = *stats;
-  ApplyRetention(options.retention, report);
+  if (first) {
+    ApplyRetention(options.retention, report);
+  }
+  // Nobody goes on to the next save while rank 0 still deletes.
+  WAYPOINT_RETURN_IF_ERROR(ranks.Agree("retention", absl::OkStatus(), timeout));
   return report;
 }
 

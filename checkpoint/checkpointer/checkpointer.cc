@@ -1,5 +1,6 @@
 #include "checkpoint/checkpointer/checkpointer.h"
 
+#include <memory>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -8,6 +9,7 @@
 #include "checkpoint/base/registry.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/convert/weights/converted_source.h"
+#include "checkpoint/coordination/coordinator.h"
 #include "checkpoint/storage/staged_directory.h"
 
 namespace waypoint {
@@ -41,8 +43,9 @@ absl::StatusOr<CheckpointFormat*> DetectFormat(FileSystem& fs, const std::string
   }
   if (fitting.empty()) {
     WAYPOINT_RETURN_IF_ERROR(broken);
-    return MakeError(ErrorKind::kUnsupported,
-                     absl::StrCat("\"", directory, "\" looks like no format that this program knows; ", KnownFormats()));
+    return MakeError(
+        ErrorKind::kUnsupported,
+        absl::StrCat("\"", directory, "\" looks like no format that this program knows; ", KnownFormats()));
   }
   std::vector<std::string> names;
   for (const CheckpointFormat* format : fitting) {
@@ -86,22 +89,52 @@ absl::StatusOr<TransferStats> WriteCheckpoint(FileSystem& fs, const std::string&
                                               const std::vector<Asset>& assets) {
   CheckpointFormat* format = Registry<CheckpointFormat>::Global().Find(options.format);
   if (format == nullptr) {
-    return MakeError(ErrorKind::kRequest, absl::StrCat("there is no format \"", options.format, "\"; ", KnownFormats()));
+    return MakeError(ErrorKind::kRequest,
+                     absl::StrCat("there is no format \"", options.format, "\"; ", KnownFormats()));
   }
-  // Planned before anything is created, so that a wrong request leaves no trace.
-  WAYPOINT_RETURN_IF_ERROR(format->Create(fs, "", metadata, state, assets, options.save).status());
-  StageOptions stage;
-  stage.overwrite = options.overwrite;
-  WAYPOINT_ASSIGN_OR_RETURN(auto staged, StagedDirectory::Create(fs, target, stage));
-  WAYPOINT_ASSIGN_OR_RETURN(auto writer,
-                            format->Create(fs, staged->path(), metadata, state, assets, options.save));
-  WAYPOINT_ASSIGN_OR_RETURN(const TransferStats stats, Transfer(writer->source(), writer->sink(), options.transfer));
-  WAYPOINT_RETURN_IF_ERROR(writer->Finish());
-  if (options.before_publish) {
-    WAYPOINT_RETURN_IF_ERROR(options.before_publish(staged->path()));
+  LocalCoordinator alone;
+  Coordinator& ranks = options.save.coordinator == nullptr ? alone : *options.save.coordinator;
+  const absl::Duration timeout = options.save.coordination_timeout;
+  const bool first = ranks.rank() == 0;
+  if (ranks.world_size() > 1 && !format->written_by_many_ranks()) {
+    return MakeError(ErrorKind::kUnsupported,
+                     absl::StrCat("format \"", options.format, "\" is written by one rank, this job has ",
+                                  ranks.world_size(), "; save as \"distributed\" and convert afterwards"));
   }
-  WAYPOINT_RETURN_IF_ERROR(staged->Publish());
-  return stats;
+  if (ranks.world_size() == 1) {
+    // Planned before anything is created, so that a wrong request leaves no trace.
+    WAYPOINT_RETURN_IF_ERROR(format->Create(fs, "", metadata, state, assets, options.save).status());
+  }
+  // Rank 0 makes the directory and publishes it; the others write into it.  It goes, on failure, only after all have
+  // agreed that it failed, so that nobody's own error is that his files vanished.
+  std::unique_ptr<StagedDirectory> staged;
+  const auto stage = [&]() -> absl::StatusOr<std::string> {
+    if (!first) {
+      return std::string();
+    }
+    StageOptions stage_options;
+    stage_options.overwrite = options.overwrite;
+    WAYPOINT_ASSIGN_OR_RETURN(staged, StagedDirectory::Create(fs, target, stage_options));
+    return staged->path();
+  };
+  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> paths,
+                            ranks.AllGatherIfOk("staging directory", stage(), timeout));
+  const std::string& path = paths[0];
+
+  auto writer = format->Create(fs, path, metadata, state, assets, options.save);
+  WAYPOINT_RETURN_IF_ERROR(ranks.Agree("plan", writer.status(), timeout));
+  const auto stats = Transfer((*writer)->source(), (*writer)->sink(), options.transfer);
+  WAYPOINT_RETURN_IF_ERROR(ranks.Agree("tensors", stats.status(), timeout));
+  WAYPOINT_RETURN_IF_ERROR(ranks.Agree("manifest", (*writer)->Finish(), timeout));
+  absl::Status published;
+  if (first && options.before_publish) {
+    published = options.before_publish(path);
+  }
+  if (first && published.ok()) {
+    published = staged->Publish();
+  }
+  WAYPOINT_RETURN_IF_ERROR(ranks.Agree("publication", published, timeout));
+  return *stats;
 }
 
 }  // namespace waypoint

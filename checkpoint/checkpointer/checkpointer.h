@@ -9,7 +9,11 @@
 //   WAYPOINT_ASSIGN_OR_RETURN(auto latest, root.Latest());            // newest sealed one
 //   WAYPOINT_RETURN_IF_ERROR(Restore(fs, latest->path, {}, *sink).status());
 //
-// One thread, one writer per root: the root is locked while a save runs, or for as long as a job holds it (Hold).
+// Many ranks save together when SaveOptions::coordinator says so: all call Save or WriteCheckpoint with the same
+// arguments and their own state, and all get OK or an error that names who failed.  Files must be on a file system that
+// all of them see.  Any rank opens and restores by itself.
+//
+// One thread, one writer (or job) per root: the root is locked while a save runs, or for as long as a job holds it (Hold).
 
 #include <functional>
 #include <memory>
@@ -43,9 +47,9 @@ struct CheckpointerOptions {
 struct SaveReport {
   CheckpointRef checkpoint;
   TransferStats stats;
-  std::vector<std::string> deleted;  // paths, after the new one was published
+  std::vector<std::string> deleted;  // paths, after the new one was published; only rank 0 knows them
   // What went wrong beside the save itself: old checkpoints that could not be judged or deleted.  The new one is
-  // published all the same.
+  // published all the same.  Only rank 0 knows them.
   std::vector<std::string> warnings;
 };
 
@@ -70,6 +74,7 @@ class CheckpointRoot {
 
  private:
   absl::StatusOr<std::unique_ptr<FileLock>> Lock();
+  absl::StatusOr<std::string> PrepareSave(int64_t step, SaveReport& report);
   void RemoveTrash(SaveReport& report);
   void ApplyRetention(const Retention& retention, SaveReport& report);
 
@@ -102,7 +107,8 @@ struct WriteOptions {
   bool overwrite = false;
   SaveOptions save;
   TransferOptions transfer;
-  // Called with the staging directory when everything is written and synced; an error keeps it from being published.
+  // Called, on rank 0, with the staging directory when everything is written and synced; an error keeps it from being
+  // published.
   std::function<absl::Status(const std::string& staged_path)> before_publish;
 };
 absl::StatusOr<TransferStats> WriteCheckpoint(FileSystem& fs, const std::string& target, const WriteOptions& options,

@@ -5,17 +5,17 @@
 #include "checkpoint/base/status_macros.h"
 
 namespace waypoint {
-namespace {
-
-absl::Status CheckMessage(absl::string_view name, const std::string& bytes) {
+absl::Status CheckMessage(absl::string_view name, absl::string_view bytes, int root, int world_size) {
+  if (root < 0 || root >= world_size) {
+    return MakeError(ErrorKind::kRequest, absl::StrCat("broadcast \"", name, "\" from rank ", root, ", but there are ",
+                                                       world_size, " ranks, counted from 0"));
+  }
   if (static_cast<int64_t>(bytes.size()) > Coordinator::kMaxMessageBytes) {
     return MakeError(ErrorKind::kRequest, absl::StrCat("message \"", name, "\" has ", bytes.size(), " bytes, at most ",
                                                        Coordinator::kMaxMessageBytes, " may be exchanged"));
   }
   return absl::OkStatus();
 }
-
-}  // namespace
 
 absl::Status Coordinator::Agree(absl::string_view name, const absl::Status& mine, absl::Duration timeout) {
   // "" is OK; an error is "!" and its text, so that an error without a message still counts.
@@ -34,21 +34,37 @@ absl::Status Coordinator::Agree(absl::string_view name, const absl::Status& mine
   return absl::OkStatus();
 }
 
+absl::StatusOr<std::vector<std::string>> Coordinator::AllGatherIfOk(absl::string_view name,
+                                                                    const absl::StatusOr<std::string>& mine,
+                                                                    absl::Duration timeout) {
+  const std::string vote = mine.ok()
+                               ? absl::StrCat("+", *mine)
+                               : absl::StrCat("!", mine.status().ToString(absl::StatusToStringMode::kWithNoExtraData));
+  WAYPOINT_ASSIGN_OR_RETURN(std::vector<std::string> votes, AllGather(name, vote, timeout));
+  if (!mine.ok()) {
+    return mine.status();
+  }
+  for (size_t rank = 0; rank < votes.size(); ++rank) {
+    if (votes[rank].empty() || votes[rank][0] != '+') {
+      return MakeError(ErrorKind::kRank, absl::StrCat("rank ", rank, " failed at \"", name,
+                                                      "\": ", absl::string_view(votes[rank]).substr(1)));
+    }
+    votes[rank].erase(0, 1);
+  }
+  return votes;
+}
+
 absl::Status LocalCoordinator::Barrier(absl::string_view name, absl::Duration timeout) { return absl::OkStatus(); }
 
 absl::StatusOr<std::string> LocalCoordinator::Broadcast(absl::string_view name, const std::string& bytes, int root,
                                                         absl::Duration timeout) {
-  if (root != 0) {
-    return MakeError(ErrorKind::kRequest,
-                     absl::StrCat("broadcast \"", name, "\" from rank ", root, ", but there is only rank 0"));
-  }
-  WAYPOINT_RETURN_IF_ERROR(CheckMessage(name, bytes));
+  WAYPOINT_RETURN_IF_ERROR(CheckMessage(name, bytes, root, 1));
   return bytes;
 }
 
 absl::StatusOr<std::vector<std::string>> LocalCoordinator::AllGather(absl::string_view name, const std::string& bytes,
                                                                      absl::Duration timeout) {
-  WAYPOINT_RETURN_IF_ERROR(CheckMessage(name, bytes));
+  WAYPOINT_RETURN_IF_ERROR(CheckMessage(name, bytes, 0, 1));
   return std::vector<std::string>{bytes};
 }
 

@@ -53,7 +53,15 @@ class Coordinator {
   // OK when every rank passed OK.  A rank that passed an error gets its own back; all others get E_RANK with the rank
   // and the message of the first one that failed.  The coordinator stays usable: the failure was talked about.
   absl::Status Agree(absl::string_view name, const absl::Status& mine, absl::Duration timeout);
+
+  // AllGather and Agree in one: what every rank passed when none passed an error, else the same error as Agree.
+  absl::StatusOr<std::vector<std::string>> AllGatherIfOk(absl::string_view name,
+                                                         const absl::StatusOr<std::string>& mine,
+                                                         absl::Duration timeout);
 };
+
+// E_REQUEST for a message over kMaxMessageBytes and for a root that is no rank.  For implementations.
+absl::Status CheckMessage(absl::string_view name, absl::string_view bytes, int root, int world_size);
 
 // Rank 0 of 1: a job of one process.  Every call returns at once.
 class LocalCoordinator : public Coordinator {

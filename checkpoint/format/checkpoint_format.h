@@ -19,10 +19,12 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "absl/types/optional.h"
 #include "checkpoint/base/dtype.h"
 #include "checkpoint/base/limits.h"
 #include "checkpoint/container/chunk_digests.h"
+#include "checkpoint/coordination/coordinator.h"
 #include "checkpoint/format/metadata.pb.h"
 #include "checkpoint/storage/file_system.h"
 #include "checkpoint/tensor/tensor_sink.h"
@@ -49,6 +51,9 @@ struct LoadOptions {
   bool strict = false;
   // Largest single read of tensor data; two of them per thread are held at most.
   int64_t window_bytes = int64_t{8} << 20;
+  // Bytes between two wanted runs that are read along rather than skipped.  Less reads fewer bytes in more, smaller
+  // reads: for ranks that take columns, when digests, which need whole chunks, are not checked.
+  int64_t gap_bytes = int64_t{64} << 10;
 };
 
 struct SaveOptions {
@@ -59,6 +64,10 @@ struct SaveOptions {
   // Write optimizer state where the format can and the source has it.
   bool optimizer_state = true;
   int64_t block_bytes = int64_t{8} << 20;
+  // The ranks that save together, each its own boxes of the state; null: this process alone.  Borrowed.
+  Coordinator* coordinator = nullptr;
+  // For each wait on other ranks, which lasts as long as the slowest of them writes.
+  absl::Duration coordination_timeout = absl::Minutes(30);
 };
 
 struct OpenedCheckpoint {
@@ -66,7 +75,8 @@ struct OpenedCheckpoint {
   // Native names and layout.
   std::unique_ptr<TensorSource> tensors;
   std::vector<Asset> assets;
-  // What was left out on purpose, one line each with the reason: "ignored 32 tensors \"...rotary_emb.inv_freq\": recomputed".
+  // What was left out on purpose, one line each with the reason: "ignored 32 tensors \"...rotary_emb.inv_freq\":
+  // recomputed".
   std::vector<std::string> notes;
   // Identity: changes with every byte that belongs to the checkpoint.  Empty where the format keeps none.
   std::string sha256;
@@ -76,7 +86,8 @@ struct OpenedCheckpoint {
 class CheckpointWriter {
  public:
   virtual ~CheckpointWriter() = default;
-  // What the sink asks for: the state in the format's own names, layout and dtypes, composed with the source's own conversion.
+  // What the sink asks for: the state in the format's own names, layout and dtypes, composed with the source's own
+  // conversion.
   virtual TensorSource& source() = 0;
   virtual TensorSink& sink() = 0;
   // target tensor -> expression over the tensors of the innermost source, one per line in order; for --print-plan.
@@ -97,6 +108,9 @@ class CheckpointFormat {
   // False: ours, true: somebody else's.
   virtual bool external() const = 0;
   virtual bool supports_optimizer_state() const = 0;
+  // Create works with a coordinator of several ranks.  Reading by many ranks always works: each opens and reads by
+  // itself.
+  virtual bool written_by_many_ranks() const { return false; }
 
   // Does the directory look like this format?  Cheap: a small file or two.  False where those files are not there or
   // speak of something else; an error where they are there and broken, so that the user learns that instead of
@@ -107,9 +121,10 @@ class CheckpointFormat {
   virtual absl::StatusOr<OpenedCheckpoint> Open(FileSystem& fs, const std::string& directory,
                                                 const LoadOptions& options) = 0;
 
-  // Plans a checkpoint of `state` (native names; borrowed, outlives the writer) in an existing empty `directory`.  Nothing
-  // is written before the sink's first Write when `directory` is empty ("" = plan only, for --dry-run).
-  // `assets` are copied along.
+  // Plans a checkpoint of `state` (native names; borrowed, outlives the writer) in an existing empty `directory`.
+  // Nothing is written before the sink's first Write when `directory` is empty ("" = plan only, for --dry-run).
+  // `assets` are copied along, by rank 0.  With several ranks, all call it, the writer's Finish too, and get errors
+  // together.
   virtual absl::StatusOr<std::unique_ptr<CheckpointWriter>> Create(FileSystem& fs, const std::string& directory,
                                                                    const CheckpointMetadata& metadata,
                                                                    TensorSource& state,

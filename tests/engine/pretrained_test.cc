@@ -163,13 +163,18 @@ TEST_F(PretrainedTest, MissingDirectoryIsNamed) {
   EXPECT_THAT(std::string(start.status().message()), HasSubstr("nowhere"));
 }
 
-TEST(HuggingFaceTest, ExportsAreCompleteDirectories) {
-  const std::string directory = FreshDirectory("hugging_face");
+// Where the tokenizer's files are is known only when a save is done.
+class ExportTest : public ::testing::TestWithParam<const char*> {};
+
+INSTANTIATE_TEST_SUITE_P(Async, ExportTest, ::testing::Values("NONE", "LAZY"));
+
+TEST_P(ExportTest, ExportsAreCompleteDirectories) {
+  const std::string directory = FreshDirectory(absl::StrCat("hugging_face_", GetParam()));
   const std::string llama = Llama(directory);
   const std::string config =
       absl::StrCat("steps: 4 output: \"", directory, "/run\" threads: 1 data { path: \"", TextFile(directory),
                    "\" kind: BYTES sequence_length: 12 batch_size: 1 } pretrained { path: \"", llama, "\" }",
-                   "checkpoint { interval: 1 keep: 1 } export { format: \"llama\" }");
+                   "checkpoint { interval: 1 keep: 1 async: ", GetParam(), " } export { format: \"llama\" }");
 
   // Stopped once, so that the files come from a checkpoint that retention deletes before the export.
   ASSERT_OK(RunTraining({config}, Quiet(/*stop_after=*/1)));

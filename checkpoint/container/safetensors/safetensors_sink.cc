@@ -16,9 +16,9 @@ namespace waypoint {
 absl::StatusOr<std::unique_ptr<SafetensorsSink>> SafetensorsSink::Create(FileSystem& fs, std::string directory,
                                                                          Manifest manifest,
                                                                          std::vector<SafetensorsFilePlan> files,
-                                                                         int64_t block_bytes) {
+                                                                         int64_t block_bytes, int64_t chunk_bytes) {
   auto sink = std::unique_ptr<SafetensorsSink>(new SafetensorsSink(fs, std::move(directory), std::move(manifest)));
-  block_bytes = AlignUp(std::max<int64_t>(block_bytes, 1), kDigestChunkBytes);
+  block_bytes = AlignUp(std::max<int64_t>(block_bytes, 1), chunk_bytes);
   for (SafetensorsFilePlan& plan : files) {
     for (const int64_t tensor : plan.tensors) {
       const TensorMeta& meta = sink->manifest_[tensor];
@@ -43,16 +43,17 @@ absl::StatusOr<std::unique_ptr<SafetensorsSink>> SafetensorsSink::Create(FileSys
       file.written.header.entries.push_back(std::move(entry));
     }
     file.written.header.metadata = plan.metadata;
-    file.header_bytes = BuildSafetensorsHeader(&file.written.header.entries, plan.metadata);
+    file.header_bytes = BuildSafetensorsHeader(&file.written.header.entries, plan.metadata, plan.data_alignment);
     const int64_t data_begin = static_cast<int64_t>(file.header_bytes.size());
     const auto& entries = file.written.header.entries;
     file.written.size_bytes = entries.empty() ? data_begin : entries.back().end;
     file.written.header.data_begin = data_begin;
     file.written.header.file_bytes = file.written.size_bytes;
-    file.written.digests.digests.resize((file.written.size_bytes + kDigestChunkBytes - 1) / kDigestChunkBytes);
+    file.written.digests.chunk_bytes = chunk_bytes;
+    file.written.digests.digests.resize((file.written.size_bytes + chunk_bytes - 1) / chunk_bytes);
     for (int64_t begin = 0; begin < file.written.size_bytes; begin += block_bytes) {
-      sink->blocks_.push_back({static_cast<int64_t>(sink->files_.size()), begin,
-                               std::min(block_bytes, file.written.size_bytes - begin)});
+      sink->blocks_.push_back(
+          {static_cast<int64_t>(sink->files_.size()), begin, std::min(block_bytes, file.written.size_bytes - begin)});
     }
     sink->files_.push_back(std::move(file));
   }
@@ -73,8 +74,8 @@ Block SafetensorsSink::block(int64_t index) const {
     const int element_bytes = DTypeBytes(entry->dtype);
     int64_t begin = std::max(entry->begin, range.begin);
     const int64_t end = std::min(entry->end, range_end);
-    for (Box& box : FlatRangeToBoxes(entry->shape, (begin - entry->begin) / element_bytes,
-                                     (end - entry->begin) / element_bytes)) {
+    for (Box& box :
+         FlatRangeToBoxes(entry->shape, (begin - entry->begin) / element_bytes, (end - entry->begin) / element_bytes)) {
       const int64_t bytes = box.num_elements() * element_bytes;
       block.pieces.push_back({tensor, std::move(box), begin - range.begin});
       begin += bytes;
@@ -102,9 +103,9 @@ absl::Status SafetensorsSink::Write(int64_t index, absl::Span<char> data) {
     std::memcpy(data.data(), file.header_bytes.data() + range.begin, std::min(range.bytes, header_bytes - range.begin));
   }
   // Blocks are whole chunks, so no two threads share one.
-  for (int64_t offset = 0; offset < range.bytes; offset += kDigestChunkBytes) {
-    file.written.digests.digests[(range.begin + offset) / kDigestChunkBytes] =
-        Xxh3(data.subspan(offset, kDigestChunkBytes));
+  const int64_t chunk_bytes = file.written.digests.chunk_bytes;
+  for (int64_t offset = 0; offset < range.bytes; offset += chunk_bytes) {
+    file.written.digests.digests[(range.begin + offset) / chunk_bytes] = Xxh3(data.subspan(offset, chunk_bytes));
   }
   WAYPOINT_ASSIGN_OR_RETURN(WritableFile * writable, OpenFile(file));
   return writable->Write(range.begin, data);

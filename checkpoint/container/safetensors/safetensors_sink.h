@@ -3,9 +3,9 @@
 
 // Writes safetensors files: header first, every size known before the first byte, blocks in any order.
 //
-// A block is an aligned range of one file; the sink adds the header to the blocks that it lies in, makes the digest of every
-// chunk while the bytes pass, and writes past the page cache.  Nothing is created before the first Write.
-// Equal input gives equal bytes.  Thread-safe as TensorSink says.
+// A block is an aligned range of one file; the sink adds the header to the blocks that it lies in, makes the digest of
+// every chunk while the bytes pass, and writes past the page cache.  Nothing is created before the first Write. Equal
+// input gives equal bytes.  Thread-safe as TensorSink says.
 
 #include <map>
 #include <memory>
@@ -28,6 +28,8 @@ struct SafetensorsFilePlan {
   std::string name;  // plain file name
   std::vector<int64_t> tensors;
   std::map<std::string, std::string> metadata;
+  // The header is padded so that data begins at a multiple of this.
+  int64_t data_alignment = 8;
 };
 
 struct WrittenFile {
@@ -39,11 +41,13 @@ struct WrittenFile {
 
 class SafetensorsSink : public TensorSink {
  public:
-  // block_bytes is rounded up to whole digest chunks.  Errors: E_UNSUPPORTED for elements that are no whole bytes.
+  // block_bytes is rounded up to whole digest chunks; chunk_bytes is a multiple of kDirectAlignment.
+  // Errors: E_UNSUPPORTED for elements that are no whole bytes.
   static absl::StatusOr<std::unique_ptr<SafetensorsSink>> Create(FileSystem& fs, std::string directory,
                                                                  Manifest manifest,
                                                                  std::vector<SafetensorsFilePlan> files,
-                                                                 int64_t block_bytes);
+                                                                 int64_t block_bytes,
+                                                                 int64_t chunk_bytes = kDigestChunkBytes);
 
   const Manifest& manifest() const override { return manifest_; }
   int64_t num_blocks() const override { return static_cast<int64_t>(blocks_.size()); }

@@ -54,6 +54,7 @@ absl::StatusOr<std::unique_ptr<TensorSource>> OpenWeights(FileSystem& fs, HfDire
     }
     TorchSourceOptions source_options;
     source_options.reader.window_bytes = options.window_bytes;
+    source_options.reader.gap_bytes = options.gap_bytes;
     source_options.verify = options.verify_digests;
     return TorchSource::Create(fs, std::move(files), source_options);
   }
@@ -63,6 +64,7 @@ absl::StatusOr<std::unique_ptr<TensorSource>> OpenWeights(FileSystem& fs, HfDire
   }
   SafetensorsSourceOptions source_options;
   source_options.window_bytes = options.window_bytes;
+  source_options.gap_bytes = options.gap_bytes;
   return SafetensorsSource::Create(fs, std::move(files), source_options);
 }
 

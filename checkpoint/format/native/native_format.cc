@@ -1,6 +1,5 @@
 #include "checkpoint/format/native/native_format.h"
 
-#include <cstring>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
@@ -8,19 +7,12 @@
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/container/safetensors/safetensors_source.h"
+#include "checkpoint/format/file_record.h"
 #include "checkpoint/format/native/manifest_file.h"
 #include "checkpoint/format/native/native_writer.h"
 
 namespace waypoint {
 namespace {
-
-ChunkDigests DigestsOf(const FileRecord& file) {
-  ChunkDigests digests;
-  digests.chunk_bytes = file.chunk_bytes();
-  digests.digests.resize(file.chunk_digests().size() / 8);
-  std::memcpy(digests.digests.data(), file.chunk_digests().data(), digests.digests.size() * 8);
-  return digests;
-}
 
 // The header on disk must say what the sealed manifest says.
 absl::Status CompareHeader(const NativeManifest& manifest, int file_index, const SafetensorsHeader& header) {
@@ -99,6 +91,7 @@ class NativeFormat : public CheckpointFormat {
     }
     SafetensorsSourceOptions source_options;
     source_options.window_bytes = options.window_bytes;
+    source_options.gap_bytes = options.gap_bytes;
     WAYPOINT_ASSIGN_OR_RETURN(opened.tensors, SafetensorsSource::Create(fs, std::move(files), source_options));
     return opened;
   }
@@ -108,24 +101,6 @@ class NativeFormat : public CheckpointFormat {
                                                            const std::vector<Asset>& assets,
                                                            const SaveOptions& options) override {
     return NativeWriter::Create(fs, directory, metadata, state, assets, options);
-  }
-
- private:
-  static absl::StatusOr<std::unique_ptr<ReadableFile>> OpenRecorded(FileSystem& fs, const std::string& path,
-                                                                    const FileRecord& record) {
-    WAYPOINT_ASSIGN_OR_RETURN(const bool exists, Exists(fs, path));
-    if (!exists) {
-      return MakeError(ErrorKind::kMissing, absl::StrCat("\"", path, "\" is missing; the manifest lists it"));
-    }
-    OpenOptions no_follow;
-    no_follow.no_follow = true;
-    WAYPOINT_ASSIGN_OR_RETURN(auto file, fs.OpenForRead(path, no_follow));
-    if (file->size_bytes() != record.size_bytes()) {
-      return MakeError(file->size_bytes() < record.size_bytes() ? ErrorKind::kTruncated : ErrorKind::kTrailing,
-                       absl::StrCat("\"", path, "\" has ", file->size_bytes(), " bytes, the manifest says ",
-                                    record.size_bytes()));
-    }
-    return file;
   }
 };
 

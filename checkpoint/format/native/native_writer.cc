@@ -6,23 +6,14 @@
 #include "absl/strings/str_cat.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
-#include "checkpoint/format/asset_copy.h"
+#include "checkpoint/format/file_record.h"
 #include "checkpoint/format/native/manifest_file.h"
+#include "checkpoint/format/saved_state.h"
 
 namespace waypoint {
 namespace {
 
 constexpr char kOptimizerStem[] = "optimizer";
-
-bool IsOptimizerState(absl::string_view tensor_name) { return absl::StrContains(tensor_name, '/'); }
-
-void AppendDigests(const ChunkDigests& digests, FileRecord* file) {
-  file->set_chunk_bytes(digests.chunk_bytes);
-  std::string* bytes = file->mutable_chunk_digests();
-  for (const uint64_t digest : digests.digests) {
-    bytes->append(reinterpret_cast<const char*>(&digest), sizeof(digest));
-  }
-}
 
 }  // namespace
 
@@ -32,24 +23,9 @@ absl::StatusOr<std::unique_ptr<CheckpointWriter>> NativeWriter::Create(FileSyste
                                                                        const std::vector<Asset>& assets,
                                                                        const SaveOptions& options) {
   auto writer = std::unique_ptr<NativeWriter>(new NativeWriter(fs, directory, metadata, assets));
-  std::vector<ConvertedTensor> tensors;
-  int64_t dropped = 0;
-  for (int64_t i = 0; i < state.manifest().size(); ++i) {
-    const TensorMeta& meta = state.manifest()[i];
-    if (IsOptimizerState(meta.name) && !options.optimizer_state) {
-      ++dropped;
-      continue;
-    }
-    Expr expression = Ref(meta, i);
-    if (!IsOptimizerState(meta.name) && options.weights_dtype != DType::kInvalid) {
-      WAYPOINT_ASSIGN_OR_RETURN(expression, Cast(expression, options.weights_dtype));
-    }
-    tensors.push_back({meta.name, std::move(expression)});
-  }
-  if (dropped > 0) {
-    writer->notes_.push_back(absl::StrCat("left out ", dropped, " tensors of optimizer state, as asked"));
-  }
-  WAYPOINT_ASSIGN_OR_RETURN(writer->source_, ConvertedSource::Create(&state, std::move(tensors)));
+  WAYPOINT_ASSIGN_OR_RETURN(SavedState saved, SelectState(state, options));
+  writer->source_ = std::move(saved.source);
+  writer->notes_ = std::move(saved.notes);
 
   const Manifest& manifest = writer->source_->manifest();
   std::vector<int64_t> weights;
@@ -63,18 +39,12 @@ absl::StatusOr<std::unique_ptr<CheckpointWriter>> NativeWriter::Create(FileSyste
                                                         options.max_shard_bytes, {{"format", "waypoint"}})) {
     files.push_back(std::move(file));
   }
-  WAYPOINT_ASSIGN_OR_RETURN(
-      writer->sink_, SafetensorsSink::Create(fs, directory, manifest, std::move(files), options.block_bytes));
+  WAYPOINT_ASSIGN_OR_RETURN(writer->sink_,
+                            SafetensorsSink::Create(fs, directory, manifest, std::move(files), options.block_bytes));
   return std::unique_ptr<CheckpointWriter>(std::move(writer));
 }
 
-std::vector<std::string> NativeWriter::PlanLines() const {
-  std::vector<std::string> lines;
-  for (const ConvertedTensor& tensor : source_->tensors()) {
-    lines.push_back(absl::StrCat(tensor.name, " = ", tensor.expression->ToString()));
-  }
-  return lines;
-}
+std::vector<std::string> NativeWriter::PlanLines() const { return StatePlanLines(*source_); }
 
 absl::Status NativeWriter::Finish() {
   NativeManifest manifest;
@@ -85,7 +55,7 @@ absl::Status NativeWriter::Finish() {
     file->set_name(written.name);
     file->set_kind(absl::StartsWith(written.name, kOptimizerStem) ? FileRecord::OPTIMIZER_STATE : FileRecord::WEIGHTS);
     file->set_size_bytes(written.size_bytes);
-    AppendDigests(written.digests, file);
+    SetDigests(written.digests, file);
     for (const SafetensorsEntry& entry : written.header.entries) {
       TensorRecord* tensor = manifest.add_tensors();
       tensor->set_name(entry.name);
@@ -96,18 +66,9 @@ absl::Status NativeWriter::Finish() {
       tensor->set_end(entry.end);
     }
   }
-  if (!assets_.empty()) {
-    const std::string asset_directory = JoinPath(directory_, "assets");
-    WAYPOINT_RETURN_IF_ERROR(fs_.MakeDirectory(asset_directory));
-    for (const Asset& asset : assets_) {
-      WAYPOINT_ASSIGN_OR_RETURN(const ChunkDigests digests, CopyAsset(fs_, asset, JoinPath(asset_directory, asset.name)));
-      FileRecord* file = manifest.add_files();
-      file->set_name(absl::StrCat("assets/", asset.name));
-      file->set_kind(FileRecord::ASSET);
-      file->set_size_bytes(asset.size_bytes);
-      AppendDigests(digests, file);
-    }
-    WAYPOINT_RETURN_IF_ERROR(fs_.SyncDirectory(asset_directory));
+  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<FileRecord> asset_files, CopyAssets(fs_, assets_, directory_));
+  for (const FileRecord& file : asset_files) {
+    *manifest.add_files() = file;
   }
   // All that the manifest names is durable under its name before the manifest is there.
   WAYPOINT_RETURN_IF_ERROR(fs_.SyncDirectory(directory_));

@@ -184,7 +184,7 @@ TEST_P(MethodTest, TheSnapshotIsTheStateOfTheCall) {
 TEST_P(MethodTest, TheStateChangesWhileItIsWritten) {
   Model model(arena_);
   AsyncSaver saver(options_);
-  for (int round = 0; round < 10; ++round) {
+  for (int round = 0; round < 4; ++round) {
     const std::string before = model.Bytes();
     HeldWrite write;
     write.Begin();

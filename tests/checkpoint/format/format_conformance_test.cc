@@ -225,6 +225,17 @@ TEST_P(FormatConformanceTest, AssetsTravelByteForByte) {
   EXPECT_EQ(ReadSmallFile(fs_, opened.assets[0].path, 1000, "test").value(), text);
 }
 
+TEST_P(FormatConformanceTest, AnEmptyAssetTravels) {
+  ASSERT_OK(WriteSmallFile(fs_, "/merges.txt", ""));
+  ASSERT_OK(Save(fs_, kTarget, {}, {{"merges.txt", "/merges.txt", 0, {}}}));
+
+  const OpenedCheckpoint opened = Open(fs_, kTarget);
+
+  ASSERT_EQ(opened.assets.size(), 1u);
+  EXPECT_EQ(opened.assets[0].size_bytes, 0);
+  EXPECT_EQ(ReadSmallFile(fs_, opened.assets[0].path, 1000, "test").value(), "");
+}
+
 TEST_P(FormatConformanceTest, ADamagedAssetIsNotCopied) {
   ASSERT_OK(WriteSmallFile(fs_, "/tokenizer.json", "{}"));
   ChunkDigests digests;

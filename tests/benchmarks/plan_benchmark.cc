@@ -1,0 +1,178 @@
+// Planning the save of a 405B-shaped model (Llama 3.1: 126 layers, hidden 16384, intermediate 53248, 8 key-value heads
+// of 128, vocabulary 128256) on tp 8 x pp 16 x dp n ranks, n = 2, 4, 8: bf16 weights, replicated over dp; fp32 master
+// weights and two moments, cut into flat ranges over dp.  Then the read plans of all tensors and a lookup of every box
+// that a job of tp 4 wants.
+//
+//   bazel run -c opt //tests/benchmarks:plan_benchmark
+
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <chrono>
+#include <iostream>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "checkpoint/plan/read_plan.h"
+#include "checkpoint/plan/save_plan.h"
+
+namespace waypoint {
+namespace {
+
+constexpr int64_t kLayers = 126;
+constexpr int64_t kHidden = 16384;
+constexpr int64_t kIntermediate = 53248;
+constexpr int64_t kVocabulary = 128256;
+constexpr int64_t kKeyValue = 1024;
+constexpr int kTensorParallel = 8;
+constexpr int kPipelineParallel = 16;
+
+struct Parameter {
+  std::string name;
+  Dims shape;
+  int cut = -1;  // dimension that tensor parallelism cuts
+};
+
+std::vector<Parameter> StageParameters(int stage) {
+  std::vector<Parameter> parameters;
+  if (stage == 0) {
+    parameters.push_back({"embedding.weight", {kVocabulary, kHidden}, 0});
+  }
+  for (int64_t layer = kLayers * stage / kPipelineParallel; layer < kLayers * (stage + 1) / kPipelineParallel;
+       ++layer) {
+    const std::string prefix = absl::StrCat("decoder.", layer, ".");
+    parameters.push_back({prefix + "norm_1.weight", {kHidden}});
+    parameters.push_back({prefix + "mixer.query.weight", {kHidden, kHidden}, 0});
+    parameters.push_back({prefix + "mixer.key.weight", {kKeyValue, kHidden}, 0});
+    parameters.push_back({prefix + "mixer.value.weight", {kKeyValue, kHidden}, 0});
+    parameters.push_back({prefix + "mixer.dense.weight", {kHidden, kHidden}, 1});
+    parameters.push_back({prefix + "norm_2.weight", {kHidden}});
+    parameters.push_back({prefix + "mlp.gate.weight", {kIntermediate, kHidden}, 0});
+    parameters.push_back({prefix + "mlp.up.weight", {kIntermediate, kHidden}, 0});
+    parameters.push_back({prefix + "mlp.down.weight", {kHidden, kIntermediate}, 1});
+  }
+  if (stage == kPipelineParallel - 1) {
+    parameters.push_back({"head.norm.weight", {kHidden}});
+    parameters.push_back({"head.weight", {kVocabulary, kHidden}, 0});
+  }
+  return parameters;
+}
+
+Box TensorParallelBox(const Parameter& parameter, int rank, int size) {
+  Box box = Box::Whole(parameter.shape);
+  if (parameter.cut >= 0) {
+    box.sizes[parameter.cut] /= size;
+    box.offsets[parameter.cut] = box.sizes[parameter.cut] * rank;
+  }
+  return box;
+}
+
+Manifest RankManifest(int rank, int data_parallel) {
+  const int tp = rank % kTensorParallel;
+  const int dp = rank / kTensorParallel % data_parallel;
+  const int stage = rank / kTensorParallel / data_parallel;
+  Manifest manifest;
+  for (const Parameter& parameter : StageParameters(stage)) {
+    const Box held = TensorParallelBox(parameter, tp, kTensorParallel);
+    TensorMeta meta;
+    meta.name = parameter.name;
+    meta.dtype = DType::kBF16;
+    meta.shape = parameter.shape;
+    meta.boxes = {held};
+    if (!manifest.Add(meta).ok()) {
+      std::abort();
+    }
+    const int64_t elements = held.num_elements();
+    meta.dtype = DType::kF32;
+    meta.boxes = FlatRangeToBoxes(held.sizes, elements * dp / data_parallel, elements * (dp + 1) / data_parallel);
+    for (Box& box : meta.boxes) {
+      for (int d = 0; d < box.rank(); ++d) {
+        box.offsets[d] += held.offsets[d];
+      }
+    }
+    for (const char* state : {"/master", "/exp_avg", "/exp_avg_sq"}) {
+      meta.name = absl::StrCat(parameter.name, state);
+      if (!manifest.Add(meta).ok()) {
+        std::abort();
+      }
+    }
+  }
+  return manifest;
+}
+
+double Seconds(std::chrono::steady_clock::time_point since) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - since).count();
+}
+
+int Run() {
+  absl::PrintF("%6s %9s %9s %9s %9s %9s %12s %9s\n", "ranks", "held", "written", "plan s", "us/box", "max/mean",
+               "read plan s", "peak MiB");
+  for (const int data_parallel : {2, 4, 8}) {
+    const int ranks = kTensorParallel * kPipelineParallel * data_parallel;
+    double plan_seconds = 0;
+    int64_t held = 0;
+    SavePlanner planner({});
+    for (int rank = 0; rank < ranks; ++rank) {
+      const Manifest manifest = RankManifest(rank, data_parallel);  // a rank would receive it
+      for (const TensorMeta& tensor : manifest.tensors()) {
+        held += static_cast<int64_t>(tensor.boxes.size());
+      }
+      const auto start = std::chrono::steady_clock::now();
+      if (const absl::Status added = planner.AddRank(manifest); !added.ok()) {
+        std::cerr << added << "\n";
+        return 1;
+      }
+      plan_seconds += Seconds(start);
+    }
+    auto start = std::chrono::steady_clock::now();
+    const absl::StatusOr<SavePlan> plan = std::move(planner).Finish();
+    plan_seconds += Seconds(start);
+    if (!plan.ok()) {
+      std::cerr << plan.status() << "\n";
+      return 1;
+    }
+    int64_t written = 0;
+    std::vector<std::vector<Box>> stored(plan->tensors.size());
+    for (const std::vector<PlannedBox>& writes : plan->writes) {
+      written += static_cast<int64_t>(writes.size());
+      for (const PlannedBox& write : writes) {
+        stored[write.tensor].push_back(write.box);
+      }
+    }
+    const int64_t total = std::accumulate(plan->bytes.begin(), plan->bytes.end(), int64_t{0});
+    const double imbalance =
+        static_cast<double>(*std::max_element(plan->bytes.begin(), plan->bytes.end())) * ranks / total;
+
+    start = std::chrono::steady_clock::now();
+    int64_t parts = 0;
+    for (int64_t tensor = 0; tensor < plan->tensors.size(); ++tensor) {
+      const TensorMeta& meta = plan->tensors[tensor];
+      const absl::StatusOr<ReadPlan> read = ReadPlan::Create(meta.name, meta.shape, std::move(stored[tensor]));
+      if (!read.ok()) {
+        std::cerr << read.status() << "\n";
+        return 1;
+      }
+      for (int tp = 0; tp < 4; ++tp) {
+        parts += static_cast<int64_t>(
+            read->Find(TensorParallelBox({meta.name, meta.shape, meta.shape.size() > 1 ? 1 : -1}, tp, 4)).size());
+      }
+    }
+    const double read_seconds = Seconds(start);
+    rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    absl::PrintF("%6d %9d %9d %9.3f %9.3f %9.4f %12.3f %9d\n", ranks, held, written, plan_seconds,
+                 plan_seconds * 1e6 / held, imbalance, read_seconds, usage.ru_maxrss >> 10);
+    if (parts == 0) {
+      return 1;
+    }
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace waypoint
+
+int main() { return waypoint::Run(); }

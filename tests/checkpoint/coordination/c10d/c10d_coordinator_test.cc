@@ -1,0 +1,145 @@
+#include "checkpoint/coordination/c10d/c10d_coordinator.h"
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdlib>
+
+#include "tests/checkpoint/coordination/conformance.h"
+
+namespace waypoint {
+namespace {
+
+using ::testing::HasSubstr;
+
+std::vector<std::unique_ptr<Coordinator>> NewC10dCoordinators(int world_size) {
+  C10dOptions options;
+  options.world_size = world_size;
+  options.connect_timeout = absl::Seconds(10);
+  options.linger = absl::Seconds(2);
+  std::vector<std::unique_ptr<Coordinator>> ranks;
+  for (options.rank = 0; options.rank < world_size; ++options.rank) {
+    auto rank = C10dCoordinator::Create(options);
+    EXPECT_OK(rank);
+    options.port = (*rank)->port();
+    ranks.push_back(*std::move(rank));
+  }
+  return ranks;
+}
+
+INSTANTIATE_TEST_SUITE_P(C10d, CoordinatorConformanceTest, ::testing::Values(NewC10dCoordinators));
+
+class Environment {
+ public:
+  Environment(const char* rank, const char* world_size, const char* address, const char* port) {
+    Set("RANK", rank);
+    Set("WORLD_SIZE", world_size);
+    Set("MASTER_ADDR", address);
+    Set("MASTER_PORT", port);
+  }
+  ~Environment() {
+    for (const char* name : {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}) {
+      unsetenv(name);
+    }
+  }
+
+ private:
+  static void Set(const char* name, const char* value) { value == nullptr ? unsetenv(name) : setenv(name, value, 1); }
+};
+
+TEST(C10dOptionsTest, ComeFromTheLaunchersVariables) {
+  const Environment environment("2", "4", "127.0.0.1", "29511");
+
+  ASSERT_OK_AND_ASSIGN(const C10dOptions options, C10dOptionsFromEnvironment());
+
+  EXPECT_EQ(options.rank, 2);
+  EXPECT_EQ(options.world_size, 4);
+  EXPECT_EQ(options.host, "127.0.0.1");
+  EXPECT_EQ(options.port, 29511);
+}
+
+TEST(C10dOptionsTest, WithoutALauncherThereIsOneRank) {
+  const Environment environment(nullptr, nullptr, nullptr, nullptr);
+
+  ASSERT_OK_AND_ASSIGN(const C10dOptions options, C10dOptionsFromEnvironment());
+
+  EXPECT_EQ(options.world_size, 1);
+}
+
+TEST(C10dOptionsTest, WhatIsMissingOrNoNumberIsNamed) {
+  {
+    const Environment environment("0", "2", "127.0.0.1", nullptr);
+    EXPECT_THAT(C10dOptionsFromEnvironment(), IsKind(ErrorKind::kRequest, HasSubstr("MASTER_PORT")));
+  }
+  {
+    const Environment environment("0", "two", "127.0.0.1", "1");
+    EXPECT_THAT(C10dOptionsFromEnvironment(), IsKind(ErrorKind::kRequest, HasSubstr("WORLD_SIZE")));
+  }
+}
+
+TEST(C10dCoordinatorTest, ARankOutsideOfTheJobIsRefused) {
+  C10dOptions options;
+  options.rank = 2;
+  options.world_size = 2;
+
+  EXPECT_THAT(C10dCoordinator::Create(options), IsKind(ErrorKind::kRequest));
+}
+
+TEST(C10dCoordinatorTest, AStoreThatNobodyServesIsAnErrorOfThisRank) {
+  C10dOptions options;
+  options.rank = 1;
+  options.world_size = 2;
+  options.port = 1;
+  options.connect_timeout = absl::Seconds(1);
+
+  EXPECT_THAT(C10dCoordinator::Create(options), IsKind(ErrorKind::kRank, HasSubstr("127.0.0.1:1")));
+}
+
+// Rank 0 in a child process that serves the store and then gets `signal`.
+absl::Status BarrierAfterRank0Got(int signal) {
+  int pipe_ends[2];
+  EXPECT_EQ(pipe(pipe_ends), 0);
+  const pid_t child = fork();
+  if (child == 0) {
+    C10dOptions options;
+    options.world_size = 2;
+    const auto rank = C10dCoordinator::Create(options);
+    const int port = rank.ok() ? (*rank)->port() : 0;
+    if (write(pipe_ends[1], &port, sizeof(port)) != sizeof(port)) {
+      _exit(1);
+    }
+    absl::SleepFor(absl::Seconds(60));
+    _exit(0);
+  }
+  C10dOptions options;
+  options.rank = 1;
+  options.world_size = 2;
+  options.connect_timeout = absl::Seconds(2);
+  EXPECT_EQ(read(pipe_ends[0], &options.port, sizeof(options.port)), static_cast<ssize_t>(sizeof(options.port)));
+  auto rank = C10dCoordinator::Create(options);
+  EXPECT_OK(rank);
+  kill(child, signal);
+  absl::SleepFor(absl::Milliseconds(50));
+  const absl::Status status = (*rank)->Barrier("meet", absl::Seconds(1));
+  kill(child, SIGKILL);
+  waitpid(child, nullptr, 0);
+  close(pipe_ends[0]);
+  close(pipe_ends[1]);
+  return status;
+}
+
+TEST(C10dProcessTest, TheDeathOfTheServingRankIsAnErrorThatNamesIt) {
+  EXPECT_THAT(BarrierAfterRank0Got(SIGKILL), IsKind(ErrorKind::kRank, HasSubstr("rank 0")));
+}
+
+TEST(C10dProcessTest, AServingRankThatIsStoppedIsAnErrorThatNamesItInTime) {
+  const absl::Time start = absl::Now();
+
+  EXPECT_THAT(BarrierAfterRank0Got(SIGSTOP), IsKind(ErrorKind::kRank, HasSubstr("rank 0")));
+
+  EXPECT_LT(absl::Now() - start, absl::Seconds(20));
+}
+
+}  // namespace
+}  // namespace waypoint
