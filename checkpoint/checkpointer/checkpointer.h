@@ -60,6 +60,7 @@ class CheckpointRoot {
 
   // Takes the lock <root>/.lock until Release, the end of this object or the death of the process, so that another job
   // that saves here is refused between saves too.  Without it, each Save takes and drops the lock.
+  // Of ranks that save together, rank 0 alone calls it.
   // Errors: E_LOCKED, at once, naming the holder's pid, host and since when it has it.
   absl::Status Hold();
   void Release() { held_.reset(); }

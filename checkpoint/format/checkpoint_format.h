@@ -59,7 +59,7 @@ struct LoadOptions {
 struct SaveOptions {
   // Cast weights (not optimizer state) to this; kInvalid keeps them.
   DType weights_dtype = DType::kInvalid;
-  // Hugging Face's default.  A larger tensor gets a shard of its own.
+  // Hugging Face's default.  A larger tensor gets a shard of its own.  Formats that many ranks write have a file per rank.
   int64_t max_shard_bytes = 5'000'000'000;
   // Write optimizer state where the format can and the source has it.
   bool optimizer_state = true;

@@ -170,7 +170,10 @@ TEST_P(FormatConformanceTest, SmallShardsHoldTheSame) {
   for (const auto& [name, bytes] : ReadContents(fs_, kTarget)) {
     shards += absl::EndsWith(name, ".safetensors");
   }
-  EXPECT_GT(shards, 3);
+  // A format that all ranks write has one file for each of them, whatever its size.
+  if (!format().written_by_many_ranks()) {
+    EXPECT_GT(shards, 3);
+  }
   ExpectState(fs_, kTarget, format().supports_optimizer_state());
 }
 
