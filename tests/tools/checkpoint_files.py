@@ -17,6 +17,12 @@ def fixtures():
                   if os.path.isdir(os.path.join(FIXTURES, name, "hf")))
 
 
+def safetensors_fixtures():
+    """Those that this file can read; .bin files are compared by tests/models/llama/llama_bin_test."""
+    return [path for path in fixtures()
+            if any(name.endswith(".safetensors") for name in os.listdir(os.path.join(path, "hf")))]
+
+
 def read_safetensors(path):
     """Returns {name: (dtype, shape, bytes)} and the metadata."""
     with open(path, "rb") as file:

@@ -48,8 +48,8 @@ class ConvertTest(unittest.TestCase):
         return copy
 
     def test_every_fixture_comes_back_the_same(self):
-        self.assertTrue(files.fixtures())
-        for fixture in files.fixtures():
+        self.assertTrue(files.safetensors_fixtures())
+        for fixture in files.safetensors_fixtures():
             with self.subTest(fixture=fixture):
                 source = os.path.join(fixture, "hf")
                 native = self.path(os.path.basename(fixture) + ".native")
