@@ -3,7 +3,8 @@
 //   save_stall DIRECTORY [--size 1GiB] [--rounds 7] [--step-seconds 0.4] [--step-threads 1] [--json]
 //
 // A state of float32 tensors lives in an arena.  A step is arithmetic in cache for step-seconds ("forward, backward"),
-// AsyncSaver::Fence, and one pass over the whole state ("optimizer").  Every round takes each method once, in turn with
+// AsyncSaver::Fence, and one pass over the whole state ("optimizer").  The lock is held as a trainer holds it, so that
+// the removal of the save before is nobody's wait.  Every round takes each method once, in turn with
 // the memcpy, so that a machine that speeds up or slows down does so for all.  DIRECTORY is on the disk that is meant;
 // checkpoints are native, with digests and fsync.
 
@@ -202,6 +203,7 @@ class Bench {
       quiet += seconds / kQuietSteps;
     }
     CheckpointRoot root(PosixFileSystem(), JoinPath(request_.directory, "stall"));
+    WAYPOINT_RETURN_IF_ERROR(root.Hold());
     WAYPOINT_ASSIGN_OR_RETURN(const AsyncSaveReport begun,
                               saver.Save(state_, SaveInto(root, RootOptions(), Metadata())));
     double busy = 0;
@@ -235,6 +237,7 @@ class Bench {
   absl::Status SaveAndWait() {
     WAYPOINT_ASSIGN_OR_RETURN(const auto source, NewMemoryStateSource(state_));
     CheckpointRoot root(PosixFileSystem(), JoinPath(request_.directory, "stall"));
+    WAYPOINT_RETURN_IF_ERROR(root.Hold());
     absl::Status status;
     Note("durable save", Seconds([&] { status = root.Save(RootOptions(), Metadata(), *source).status(); }));
     return status;
