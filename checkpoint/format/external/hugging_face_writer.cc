@@ -58,9 +58,12 @@ absl::StatusOr<std::unique_ptr<CheckpointWriter>> HuggingFaceWriter::Create(
   Json original;
   HuggingFaceFamily::ExportOptions export_options;
   const auto text = metadata.external_configs().find("config.json");
-  if (text != metadata.external_configs().end() && metadata.external_format() == family.name()) {
+  if (text != metadata.external_configs().end()) {
     WAYPOINT_ASSIGN_OR_RETURN(original, ParseJson(text->second, "the config.json that the model came with", Limits()));
-    export_options.original = &original;
+    // A model of another format may bring one too, made for this family.
+    if (metadata.external_format() == family.name() || family.Recognises(original)) {
+      export_options.original = &original;
+    }
   }
   export_options.weights_dtype = MainDType(manifest);
   export_options.weights_were_cast = cast;
