@@ -122,7 +122,7 @@ class Resolver {
   void CheckTensors() {
     const LlamaShape shape = hints_.architecture != nullptr ? hints_.architecture->shape : LlamaShape();
     CheckSize("dim", params_.dim, shape.dim, tensors_.dim);
-    CheckSize("n_layers", params_.n_layers, shape.layers, tensors_.layers);
+    CheckSize("n_layers", IsFairseq2Error() ? absl::nullopt : params_.n_layers, shape.layers, tensors_.layers);
     CheckSize("vocab_size", params_.vocab_size, tensors_.vocab, tensors_.vocab);
     if (hints_.architecture != nullptr && shape.vocab != tensors_.vocab) {
       model_.notes.push_back(absl::StrCat("the vocabulary has ", tensors_.vocab, " entries, that of ",
@@ -140,6 +140,14 @@ class Resolver {
                       absl::StrCat(tensors_.ffn, " in the tensors"));
       }
     }
+  }
+
+  bool IsFairseq2Error() const {
+    const std::vector<LlamaArchitecture>& all = LlamaArchitectures();
+    return hints_.fairseq2_errors && std::any_of(all.begin(), all.end(), [this](const LlamaArchitecture& architecture) {
+             return architecture.shape.dim == tensors_.dim && architecture.shape.layers == tensors_.layers &&
+                    architecture.fairseq2_layers == params_.n_layers;
+           });
   }
 
   bool IsLlama3() const {

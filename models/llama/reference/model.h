@@ -31,6 +31,8 @@ struct ReferenceTensors {
 struct ReferenceHints {
   const LlamaArchitecture* architecture = nullptr;
   absl::optional<double> rope_factor;
+  // Believe the tensors where params.json has the number of layers that fairseq2 wrongly gives the architecture.
+  bool fairseq2_errors = false;
 };
 
 // How many heads of keys and values the files hold, and how many of them are copies.

@@ -201,10 +201,11 @@ absl::StatusOr<ReferenceConsumer> ParseConsumer(absl::string_view name) {
 }
 
 ReferenceConsumer ConsumerOf(const ReferenceParams& params) {
-  if (params.nested) {
+  const bool of_meta = params.vocab_size.has_value() || params.use_scaled_rope.has_value();
+  if (params.nested && params.rope_theta.has_value() && !of_meta) {
     return ReferenceConsumer::kFairseq2;
   }
-  if (params.rope_theta.has_value() || params.use_scaled_rope.has_value() || params.vocab_size.has_value()) {
+  if (params.rope_theta.has_value() || of_meta) {
     return ReferenceConsumer::kLlama3;
   }
   return params.n_kv_heads.has_value() || params.ffn_dim_multiplier.has_value() ? ReferenceConsumer::kLlama2
