@@ -75,7 +75,9 @@ std::vector<FormatOption> HuggingFaceWriterOptions() {
   FormatOption weights;
   weights.name = kWeightsOption;
   weights.value = "safetensors|bin";
-  weights.help = "files that hold the weights; safetensors unless asked for, because a reader of .bin runs a pickle";
+  weights.help =
+      "files that hold the weights; safetensors unless asked for: readers take from it what they need and run nothing, "
+      "while a .bin file is a pickle";
   weights.on_save = true;
   return {weights};
 }
