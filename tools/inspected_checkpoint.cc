@@ -8,6 +8,7 @@
 #include "checkpoint/checkpointer/checkpointer.h"
 #include "checkpoint/container/safetensors/header.h"
 #include "checkpoint/container/safetensors/safetensors_source.h"
+#include "tools/format_flags.h"
 
 namespace waypoint {
 namespace {
@@ -65,7 +66,9 @@ absl::StatusOr<InspectedCheckpoint> OpenInspected(FileSystem& fs, const std::str
   }
   WAYPOINT_ASSIGN_OR_RETURN(CheckpointFormat * found, FindFormat(fs, path, format));
   inspected.format = found->name();
-  WAYPOINT_ASSIGN_OR_RETURN(inspected.opened, found->Open(fs, path, load));
+  LoadOptions of_format = load;
+  WAYPOINT_ASSIGN_OR_RETURN(of_format.format_options, LoadFormatOptions(*found, nullptr, load.format_options));
+  WAYPOINT_ASSIGN_OR_RETURN(inspected.opened, found->Open(fs, path, of_format));
   WAYPOINT_ASSIGN_OR_RETURN(const std::vector<DirectoryEntry> entries, fs.List(path));
   for (const DirectoryEntry& entry : entries) {
     const std::string entry_path = JoinPath(path, entry.name);
