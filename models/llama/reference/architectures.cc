@@ -27,10 +27,11 @@ int64_t Fairseq2FfnSize(int64_t dim, double multiplier, int64_t multiple_of) {
   return RoundUp(Truncate(static_cast<double>(inner) * 2.0 / 3.0), multiple_of);
 }
 
-bool Makes(const LlamaShape& shape, double multiplier, int64_t multiple_of) {
+// For Meta's code and transformers' script, and for fairseq2 where it can be had.
+bool Makes(const LlamaShape& shape, double multiplier, int64_t multiple_of, bool fairseq2) {
   return FfnSize(shape.dim, multiplier, multiple_of) == shape.ffn &&
          TransformersFfnSize(shape.dim, multiplier, multiple_of) == shape.ffn &&
-         Fairseq2FfnSize(shape.dim, multiplier, multiple_of) == shape.ffn;
+         (!fairseq2 || Fairseq2FfnSize(shape.dim, multiplier, multiple_of) == shape.ffn);
 }
 
 bool IsShape(const LlamaShape& a, const LlamaShape& b) {
@@ -108,21 +109,23 @@ absl::StatusOr<FfnParams> FindFfnParams(const LlamaShape& shape) {
   }
   for (const double multiplier : {1.0, 1.3, 1.5, 1.2}) {
     for (const int64_t multiple_of : multiples) {
-      if (Makes(shape, multiplier, multiple_of)) {
+      if (Makes(shape, multiplier, multiple_of, /*fairseq2=*/true)) {
         return FfnParams{multiplier, multiple_of};
       }
     }
   }
-  // The fewest decimals that do.
-  const double exact = static_cast<double>(shape.ffn) / (8.0 * static_cast<double>(shape.dim) / 3.0);
-  double scale = 1;
-  for (int decimals = 1; decimals <= 6; ++decimals) {
-    scale *= 10;
-    for (const double nudge : {0.0, 1.0, -1.0}) {
-      const double multiplier = (std::round(exact * scale) + nudge) / scale;
-      for (const int64_t multiple_of : multiples) {
-        if (multiplier > 0 && Makes(shape, multiplier, multiple_of)) {
-          return FfnParams{multiplier, multiple_of};
+  // The fewest decimals that do; the middle of what truncates to the size is hit first.
+  const double base = std::floor(8.0 * static_cast<double>(shape.dim) / 3.0);
+  for (const bool fairseq2 : {true, false}) {
+    double scale = 1;
+    for (int decimals = 1; decimals <= 7; ++decimals) {
+      scale *= 10;
+      for (const double wanted : {static_cast<double>(shape.ffn), static_cast<double>(shape.ffn) + 0.5}) {
+        const double multiplier = std::round(wanted / base * scale) / scale;
+        for (const int64_t multiple_of : multiples) {
+          if (multiplier > 0 && Makes(shape, multiplier, multiple_of, fairseq2)) {
+            return FfnParams{multiplier, multiple_of};
+          }
         }
       }
     }
