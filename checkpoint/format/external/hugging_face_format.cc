@@ -49,6 +49,7 @@ class HuggingFaceFormat : public CheckpointFormat {
   std::string description() const override { return family_->description(); }
   bool external() const override { return true; }
   bool supports_optimizer_state() const override { return false; }
+  std::vector<FormatOption> options() const override { return HuggingFaceWriterOptions(); }
 
   absl::StatusOr<bool> Probe(FileSystem& fs, const std::string& directory) override {
     WAYPOINT_ASSIGN_OR_RETURN(const ConfinedDirectory files, ConfinedDirectory::Open(fs, directory));
