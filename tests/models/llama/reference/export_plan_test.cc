@@ -56,19 +56,32 @@ struct Literal {
 
 // What fairseq2 0.3 and 0.4 write.
 constexpr Literal kFairseq2[] = {
-    {"7b", R"({"model": {"dim": 4096, "n_layers": 32, "n_heads": 32, "multiple_of": 256, "rope_theta": 10000.0, "norm_eps": 1e-05}})"},
-    {"llama2_7b", R"({"model": {"dim": 4096, "n_layers": 32, "n_heads": 32, "multiple_of": 256, "rope_theta": 10000.0, "norm_eps": 1e-05}})"},
-    {"13b", R"({"model": {"dim": 5120, "n_layers": 32, "n_heads": 40, "multiple_of": 256, "rope_theta": 10000.0, "norm_eps": 1e-05}})"},
-    {"llama2_13b", R"({"model": {"dim": 5120, "n_layers": 32, "n_heads": 40, "multiple_of": 256, "rope_theta": 10000.0, "norm_eps": 1e-05}})"},
-    {"33b", R"({"model": {"dim": 6656, "n_layers": 60, "n_heads": 52, "multiple_of": 256, "rope_theta": 10000.0, "norm_eps": 1e-05}})"},
-    {"65b", R"({"model": {"dim": 8192, "n_layers": 80, "n_heads": 64, "multiple_of": 256, "rope_theta": 10000.0, "norm_eps": 1e-05}})"},
-    {"llama2_70b", R"({"model": {"dim": 8192, "n_layers": 80, "n_heads": 64, "multiple_of": 4096, "rope_theta": 10000.0, "norm_eps": 1e-05, "n_kv_heads": 8, "ffn_dim_multiplier": 1.3}})"},
-    {"llama3_8b", R"({"model": {"dim": 4096, "n_layers": 32, "n_heads": 32, "multiple_of": 1024, "rope_theta": 500000.0, "norm_eps": 1e-05, "n_kv_heads": 8, "ffn_dim_multiplier": 1.3}})"},
-    {"llama3_1_8b", R"({"model": {"dim": 4096, "n_layers": 32, "n_heads": 32, "multiple_of": 1024, "rope_theta": 500000.0, "norm_eps": 1e-05, "n_kv_heads": 8, "ffn_dim_multiplier": 1.3}})"},
-    {"llama3_70b", R"({"model": {"dim": 8192, "n_layers": 80, "n_heads": 64, "multiple_of": 4096, "rope_theta": 500000.0, "norm_eps": 1e-05, "n_kv_heads": 8, "ffn_dim_multiplier": 1.3}})"},
-    {"llama3_1_70b", R"({"model": {"dim": 8192, "n_layers": 80, "n_heads": 64, "multiple_of": 4096, "rope_theta": 500000.0, "norm_eps": 1e-05, "n_kv_heads": 8, "ffn_dim_multiplier": 1.3}})"},
-    {"llama3_2_3b", R"({"model": {"dim": 3072, "n_layers": 28, "n_heads": 24, "multiple_of": 256, "rope_theta": 500000.0, "norm_eps": 1e-05, "n_kv_heads": 8}})"},
-    {"llama3_2_1b", R"({"model": {"dim": 2048, "n_layers": 16, "n_heads": 32, "multiple_of": 256, "rope_theta": 500000.0, "norm_eps": 1e-05, "n_kv_heads": 8, "ffn_dim_multiplier": 1.5}})"},
+    {"7b",
+     R"({"model": {"dim": 4096, "n_layers": 32, "n_heads": 32, "multiple_of": 256, "rope_theta": 10000.0, "norm_eps": 1e-05}})"},
+    {"llama2_7b",
+     R"({"model": {"dim": 4096, "n_layers": 32, "n_heads": 32, "multiple_of": 256, "rope_theta": 10000.0, "norm_eps": 1e-05}})"},
+    {"13b",
+     R"({"model": {"dim": 5120, "n_layers": 32, "n_heads": 40, "multiple_of": 256, "rope_theta": 10000.0, "norm_eps": 1e-05}})"},
+    {"llama2_13b",
+     R"({"model": {"dim": 5120, "n_layers": 32, "n_heads": 40, "multiple_of": 256, "rope_theta": 10000.0, "norm_eps": 1e-05}})"},
+    {"33b",
+     R"({"model": {"dim": 6656, "n_layers": 60, "n_heads": 52, "multiple_of": 256, "rope_theta": 10000.0, "norm_eps": 1e-05}})"},
+    {"65b",
+     R"({"model": {"dim": 8192, "n_layers": 80, "n_heads": 64, "multiple_of": 256, "rope_theta": 10000.0, "norm_eps": 1e-05}})"},
+    {"llama2_70b",
+     R"({"model": {"dim": 8192, "n_layers": 80, "n_heads": 64, "multiple_of": 4096, "rope_theta": 10000.0, "norm_eps": 1e-05, "n_kv_heads": 8, "ffn_dim_multiplier": 1.3}})"},
+    {"llama3_8b",
+     R"({"model": {"dim": 4096, "n_layers": 32, "n_heads": 32, "multiple_of": 1024, "rope_theta": 500000.0, "norm_eps": 1e-05, "n_kv_heads": 8, "ffn_dim_multiplier": 1.3}})"},
+    {"llama3_1_8b",
+     R"({"model": {"dim": 4096, "n_layers": 32, "n_heads": 32, "multiple_of": 1024, "rope_theta": 500000.0, "norm_eps": 1e-05, "n_kv_heads": 8, "ffn_dim_multiplier": 1.3}})"},
+    {"llama3_70b",
+     R"({"model": {"dim": 8192, "n_layers": 80, "n_heads": 64, "multiple_of": 4096, "rope_theta": 500000.0, "norm_eps": 1e-05, "n_kv_heads": 8, "ffn_dim_multiplier": 1.3}})"},
+    {"llama3_1_70b",
+     R"({"model": {"dim": 8192, "n_layers": 80, "n_heads": 64, "multiple_of": 4096, "rope_theta": 500000.0, "norm_eps": 1e-05, "n_kv_heads": 8, "ffn_dim_multiplier": 1.3}})"},
+    {"llama3_2_3b",
+     R"({"model": {"dim": 3072, "n_layers": 28, "n_heads": 24, "multiple_of": 256, "rope_theta": 500000.0, "norm_eps": 1e-05, "n_kv_heads": 8}})"},
+    {"llama3_2_1b",
+     R"({"model": {"dim": 2048, "n_layers": 16, "n_heads": 32, "multiple_of": 256, "rope_theta": 500000.0, "norm_eps": 1e-05, "n_kv_heads": 8, "ffn_dim_multiplier": 1.5}})"},
 };
 
 class Fairseq2Test : public testing::TestWithParam<Literal> {};
@@ -102,10 +115,11 @@ TEST(ArchitecturesTest, AreAllOfFairseq2s) {
 
 TEST(ArchitecturesTest, HaveThePublishedNumbersOfParameters) {
   const std::pair<const char*, int64_t> kParameters[] = {
-      {"7b", 6738415616},        {"13b", 13015864320},       {"33b", 32528943616},
-      {"65b", 65285660672},      {"llama2_70b", 68976648192}, {"llama3_8b", 8030261248},
-      {"llama3_70b", 70553706496}, {"llama3_2_1b", 1235814400}, {"llama3_2_3b", 3212749824},
-      {"llama3_1_405b", 405853388800},
+      {"7b", 6738415616},          {"13b", 13015864320},
+      {"33b", 32528943616},        {"65b", 65285660672},
+      {"llama2_70b", 68976648192}, {"llama3_8b", 8030261248},
+      {"llama3_70b", 70553706496}, {"llama3_2_1b", 1235814400},
+      {"llama3_2_3b", 3212749824}, {"llama3_1_405b", 405853388800},
   };
   for (const auto& [name, wanted] : kParameters) {
     ASSERT_OK_AND_ASSIGN(const Manifest parameters,
@@ -183,10 +197,11 @@ TEST(ExportPlanTest, ABigModelInManyFilesRepeatsItsKeyValueHeads) {
 }
 
 TEST(ExportPlanTest, FilesThatDoNotDivideAreRefusedWithThoseThatDo) {
-  EXPECT_THAT(Plan(Small(), {{"model-parallel", "3"}}),
-              IsKind(ErrorKind::kRequest,
-                     AllOf(HasSubstr("n_heads 4"), HasSubstr("hidden layer 224"), HasSubstr("vocabulary 320"),
-                           HasSubstr("dim 64"), HasSubstr("n_kv_heads 2"), HasSubstr("possible for this model: 1, 2, 4"))));
+  EXPECT_THAT(
+      Plan(Small(), {{"model-parallel", "3"}}),
+      IsKind(ErrorKind::kRequest,
+             AllOf(HasSubstr("n_heads 4"), HasSubstr("hidden layer 224"), HasSubstr("vocabulary 320"),
+                   HasSubstr("dim 64"), HasSubstr("n_kv_heads 2"), HasSubstr("possible for this model: 1, 2, 4"))));
   EXPECT_THAT(Plan(Small(), {{"model-parallel", "1000"}}), IsKind(ErrorKind::kRequest, HasSubstr("between 1 and 100")));
   EXPECT_THAT(Plan(Small(), {{"model-parallel", "two"}}), IsKind(ErrorKind::kRequest, HasSubstr("\"two\"")));
 }
@@ -204,8 +219,8 @@ TEST(ExportPlanTest, WhatAConsumerCannotBeToldIsRefusedByName) {
   EXPECT_OK(Plan(facts, {{"consumer", "llama3"}}));
 
   facts.scale_factor = 32;
-  EXPECT_THAT(Plan(facts), IsKind(ErrorKind::kUnsupported, AllOf(HasSubstr("Meta's code scales by 8"),
-                                                                HasSubstr("--rope-factor 32"))));
+  EXPECT_THAT(Plan(facts), IsKind(ErrorKind::kUnsupported,
+                                  AllOf(HasSubstr("Meta's code scales by 8"), HasSubstr("--rope-factor 32"))));
   ASSERT_OK_AND_ASSIGN(const ReferenceExport plan, Plan(facts, {{"rope-factor", "32"}}));
   EXPECT_THAT(plan.notes, Contains(HasSubstr("this model by 32")));
   EXPECT_THAT(Plan(facts, {{"emit-rope-freqs", "true"}, {"rope-factor", "32"}}),
@@ -216,7 +231,8 @@ TEST(ExportPlanTest, WhatWouldBeReadAsAnotherModelIsRefused) {
   // Llama 2 code computes with 1e4 whatever the vocabulary; a reader that knows Llama 3 by it would not.
   LlamaFacts facts = Small();
   facts.shape.vocab = 128256;
-  EXPECT_THAT(Plan(facts, {{"consumer", "llama2"}}), IsKind(ErrorKind::kUnsupported, HasSubstr("theta: 10000 -> 500000")));
+  EXPECT_THAT(Plan(facts, {{"consumer", "llama2"}}),
+              IsKind(ErrorKind::kUnsupported, HasSubstr("theta: 10000 -> 500000")));
   EXPECT_OK(Plan(facts, {{"consumer", "llama3"}}));
 }
 
@@ -231,13 +247,13 @@ TEST(ExportPlanTest, FieldsThatTheFormatDoesNotHaveAreNamed) {
   metadata.mutable_model_config()->PackFrom(config);
 
   EXPECT_THAT(PlanReferenceExport(metadata, {}),
-              IsKind(ErrorKind::kUnsupported,
-                     AllOf(HasSubstr("head_size: 32 -> 16"), HasSubstr("add_linear_biases"), HasSubstr("linear"),
-                           HasSubstr("head.normalization.epsilon"))));
+              IsKind(ErrorKind::kUnsupported, AllOf(HasSubstr("head_size: 32 -> 16"), HasSubstr("add_linear_biases"),
+                                                    HasSubstr("linear"), HasSubstr("head.normalization.epsilon"))));
 }
 
 TEST(ExportPlanTest, AModelNameThatTheConfigContradicts) {
-  EXPECT_THAT(Plan(Small(), {{"model", "llama3_8b"}}), IsKind(ErrorKind::kConfig, HasSubstr("n_heads is 4 in params.json, 32 of model llama3_8b")));
+  EXPECT_THAT(Plan(Small(), {{"model", "llama3_8b"}}),
+              IsKind(ErrorKind::kConfig, HasSubstr("n_heads is 4 in params.json, 32 of model llama3_8b")));
 }
 
 TEST(ExportPlanTest, AnotherFormatsConfigIsLeftBehindWithANote) {

@@ -137,8 +137,9 @@ TEST_F(ReferenceFormatTest, NormsThatDifferALittleAreToldAndMuchAreRefused) {
 
   Edit(kSecond, [](FileTensors* tensors) { Nudge(&(*tensors)["layers.1.ffn_norm.weight"], 2); });
 
-  EXPECT_THAT(Open(), IsKind(ErrorKind::kConfig, AllOf(HasSubstr("\"layers.1.ffn_norm.weight\""), HasSubstr("element 0"),
-                                                       HasSubstr("consolidated.01.pth"), HasSubstr("0.01"))));
+  EXPECT_THAT(Open(),
+              IsKind(ErrorKind::kConfig, AllOf(HasSubstr("\"layers.1.ffn_norm.weight\""), HasSubstr("element 0"),
+                                               HasSubstr("consolidated.01.pth"), HasSubstr("0.01"))));
   ASSERT_OK_AND_ASSIGN(OpenedCheckpoint tolerated, Open({{"replica-tolerance", "3"}}));
   EXPECT_THAT(tolerated.notes, Contains(AllOf(HasSubstr("1 tensors"), HasSubstr("by 2 at most"),
                                               HasSubstr("\"layers.1.ffn_norm.weight\""))));
@@ -178,6 +179,10 @@ TEST_F(ReferenceFormatTest, AHeadOfItsOwnIsNotTied) {
   Save({});
   EXPECT_THAT(Open({{"tied", "yes"}}), IsKind(ErrorKind::kConfig, HasSubstr("different values")));
   EXPECT_THAT(Open({{"tied", "perhaps"}}), IsKind(ErrorKind::kRequest, HasSubstr("\"perhaps\"")));
+  EXPECT_THAT(Open({{"ignore-params", "perhaps"}}), IsKind(ErrorKind::kRequest, HasSubstr("true or false")));
+  EXPECT_THAT(Open({{"replica-tolerance", "-1"}}), IsKind(ErrorKind::kRequest, HasSubstr("\"-1\"")));
+  EXPECT_THAT(Open({{"model-parallel", "2"}}),
+              IsKind(ErrorKind::kRequest, HasSubstr("no option \"model-parallel\" for reading")));
 }
 
 TEST_F(ReferenceFormatTest, AMissingHeadIsTheEmbeddingOnlyWhenSaid) {
@@ -394,8 +399,8 @@ TEST_F(ResolveTest, ADefaultOfTheGenerationIsToldAsAnAssumption) {
 }
 
 TEST_F(ResolveTest, TheFactorOfTheScalingFollowsFromTheShape) {
-  const ReferenceParams params = Params(
-      R"({"n_heads": 32, "n_kv_heads": 8, "norm_eps": 1e-5, "rope_theta": 500000, "use_scaled_rope": true})");
+  const ReferenceParams params =
+      Params(R"({"n_heads": 32, "n_kv_heads": 8, "norm_eps": 1e-5, "rope_theta": 500000, "use_scaled_rope": true})");
   const auto factor = [&](absl::string_view name, const ReferenceHints& hints) {
     const auto model = ResolveReferenceModel(Tensors(name), 8, &params, hints);
     EXPECT_OK(model);
@@ -409,13 +414,13 @@ TEST_F(ResolveTest, TheFactorOfTheScalingFollowsFromTheShape) {
 }
 
 TEST_F(ResolveTest, ANameAndParamsMustAgree) {
-  const ReferenceParams params = Params(
-      R"({"n_heads": 32, "n_kv_heads": 8, "norm_eps": 0.5, "rope_theta": 10000, "use_scaled_rope": false})");
-  EXPECT_THAT(ResolveReferenceModel(Tensors("llama3_1_8b"), 8, &params, Named("llama3_1_8b")),
-              IsKind(ErrorKind::kConfig,
-                     AllOf(HasSubstr("rope_theta is 10000 in params.json, 500000 of model llama3_1_8b"),
-                           HasSubstr("norm_eps is 0.5 in params.json, 1e-05 of model"),
-                           HasSubstr("use_scaled_rope is false in params.json, true of model"))));
+  const ReferenceParams params =
+      Params(R"({"n_heads": 32, "n_kv_heads": 8, "norm_eps": 0.5, "rope_theta": 10000, "use_scaled_rope": false})");
+  EXPECT_THAT(
+      ResolveReferenceModel(Tensors("llama3_1_8b"), 8, &params, Named("llama3_1_8b")),
+      IsKind(ErrorKind::kConfig, AllOf(HasSubstr("rope_theta is 10000 in params.json, 500000 of model llama3_1_8b"),
+                                       HasSubstr("norm_eps is 0.5 in params.json, 1e-05 of model"),
+                                       HasSubstr("use_scaled_rope is false in params.json, true of model"))));
   EXPECT_THAT(ResolveReferenceModel(Tensors("llama3_1_8b"), 8, nullptr, Named("llama3_1_70b")),
               IsKind(ErrorKind::kConfig, AllOf(HasSubstr("dim is 8192 of model llama3_1_70b, 4096 in the tensors"),
                                                HasSubstr("n_layers is 80"), HasSubstr("hidden layer is 28672"))));
