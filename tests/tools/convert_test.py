@@ -67,6 +67,40 @@ class ConvertTest(unittest.TestCase):
                 for path in files.safetensors_files(back):
                     self.assertEqual(files.read_safetensors(path)[1].get("format"), "pt", path)
 
+    def test_reference_checkpoints_are_their_twins(self):
+        self.assertEqual(len(files.meta_fixtures()), 5)
+        for fixture in files.meta_fixtures():
+            name = os.path.basename(fixture)
+            twin = os.path.join(fixture, "hf")
+            with self.subTest(fixture=name):
+                # The twins are bfloat16 all.
+                self.convert(os.path.join(fixture, "meta"), self.path(name + ".hf"), "--to", "llama", "--dtype", "bfloat16")
+                self.assertEqual(files.read_directory(self.path(name + ".hf")), files.read_directory(twin))
+                for parts in (1, 2, 4):
+                    reference = self.path("%s.%d" % (name, parts))
+                    self.convert(twin, reference, "--to", "reference", "--model-parallel", parts)
+                    self.assertEqual(sorted(os.listdir(reference)), ["consolidated.%02d.pth" % i for i in range(parts)]
+                                     + ["generation_config.json", "params.json"])
+                    self.convert(reference, reference + ".hf", "--to", "llama")
+                    self.assertEqual(files.read_directory(reference + ".hf"), files.read_directory(twin))
+
+    def test_logits_of_a_reference_checkpoint_verify(self):
+        source = os.path.join(files.FIXTURES, "meta_llama31_bf16_mp2", "meta")
+        report = json.loads(self.convert(source, self.path("hf"), "--to", "llama", "--verify", "logits", "--json"))
+        self.assertEqual((report["from"], report["to"], report["verify"]), ("reference", "llama", "logits"))
+
+    def test_options_of_formats(self):
+        code, out, _ = files.run("convert", "--help")
+        self.assertEqual(code, 0)
+        self.assertRegex(out, r"Options of reference:\n(.*\n)*.*--model-parallel N")
+        hf = os.path.join(files.FIXTURES, "meta_llama3_bf16", "hf")
+        error = self.refuse(2, "E_REQUEST", hf, self.path("native"), "--model-parallel", 2)
+        self.assertIn('reading "llama" takes: none; writing "native" takes: none', error)
+        error = self.refuse(2, "E_REQUEST", hf, self.path("reference"), "--to", "reference", "--model-parallel", 3)
+        self.assertIn("possible for this model: 1, 2, 4", error)
+        error = self.refuse(2, "E_REQUEST", hf, self.path("reference"), "--to", "reference", "--consumer", "llama7")
+        self.assertIn("llama1, llama2, llama3, fairseq2", error)
+
     def test_every_fixture_comes_back_as_bin_files(self):
         for fixture in files.fixtures():
             source = os.path.join(fixture, "hf")

@@ -145,6 +145,16 @@ class InspectTest(unittest.TestCase):
         self.assertEqual(report["differences"][0]["differing_elements"], 1)
         self.assertGreater(report["differences"][0]["max_abs_diff"], 0)
 
+    def test_a_reference_checkpoint_is_its_twin(self):
+        fixture = os.path.join(files.FIXTURES, "meta_llama31_bf16_mp2")
+        meta, twin = os.path.join(fixture, "meta"), os.path.join(fixture, "hf")
+        self.assertEqual(files.run("inspect", meta, "--verify", "--diff", twin)[0], 0)
+        self.assertEqual(files.run("inspect", meta, "--rope-factor", 8, "--diff", twin)[0], 0)
+        code, out, _ = files.run("inspect", meta, "--rope-factor", 4, "--diff", twin)
+        self.assertEqual(code, 4)
+        self.assertIn("scale_factor", out)
+        self.assertEqual(files.run("inspect", twin, "--rope-factor", 8)[0], 2)
+
     def test_other_models_differ(self):
         code, out, err = files.run("inspect", FLOAT32, "--diff", self.native)
 

@@ -27,10 +27,11 @@ int64_t Fairseq2FfnSize(int64_t dim, double multiplier, int64_t multiple_of) {
   return RoundUp(Truncate(static_cast<double>(inner) * 2.0 / 3.0), multiple_of);
 }
 
-bool Makes(const LlamaShape& shape, double multiplier, int64_t multiple_of) {
+// For Meta's code and transformers' script, and for fairseq2 where it can be had.
+bool Makes(const LlamaShape& shape, double multiplier, int64_t multiple_of, bool fairseq2) {
   return FfnSize(shape.dim, multiplier, multiple_of) == shape.ffn &&
          TransformersFfnSize(shape.dim, multiplier, multiple_of) == shape.ffn &&
-         Fairseq2FfnSize(shape.dim, multiplier, multiple_of) == shape.ffn;
+         (!fairseq2 || Fairseq2FfnSize(shape.dim, multiplier, multiple_of) == shape.ffn);
 }
 
 bool IsShape(const LlamaShape& a, const LlamaShape& b) {
@@ -55,7 +56,19 @@ const std::vector<LlamaArchitecture>& LlamaArchitectures() {
       {"llama3_70b", {8192, 80, 64, 8, 28672, 128256}, 1.3, 4096, 5e5, 0, 1e-5, 1e-5, 8192, false, 8, 80, true},
       {"llama3_1_8b", {4096, 32, 32, 8, 14336, 128256}, 1.3, 1024, 5e5, 8, 1e-5, 1e-5, 131072, false, 1, 32, true},
       {"llama3_1_70b", {8192, 80, 64, 8, 28672, 128256}, 1.3, 4096, 5e5, 8, 1e-5, 1e-5, 131072, false, 8, 80, true},
-      {"llama3_1_405b", {16384, 126, 128, 8, 53248, 128256}, 1.2, 4096, 5e5, 8, 1e-5, 1e-5, 131072, false, 8, 126, false},
+      {"llama3_1_405b",
+       {16384, 126, 128, 8, 53248, 128256},
+       1.2,
+       4096,
+       5e5,
+       8,
+       1e-5,
+       1e-5,
+       131072,
+       false,
+       8,
+       126,
+       false},
       {"llama3_2_1b", {2048, 16, 32, 8, 8192, 128256}, 1.5, 256, 5e5, 32, 1e-5, 1e-5, 131072, true, 1, 16, true},
       {"llama3_2_3b", {3072, 28, 24, 8, 8192, 128256}, 1.0, 256, 5e5, 32, 1e-5, 1e-5, 131072, true, 1, 28, true},
       {"llama3_3_70b", {8192, 80, 64, 8, 28672, 128256}, 1.3, 4096, 5e5, 8, 1e-5, 1e-5, 131072, false, 8, 80, false},
@@ -108,21 +121,23 @@ absl::StatusOr<FfnParams> FindFfnParams(const LlamaShape& shape) {
   }
   for (const double multiplier : {1.0, 1.3, 1.5, 1.2}) {
     for (const int64_t multiple_of : multiples) {
-      if (Makes(shape, multiplier, multiple_of)) {
+      if (Makes(shape, multiplier, multiple_of, /*fairseq2=*/true)) {
         return FfnParams{multiplier, multiple_of};
       }
     }
   }
-  // The fewest decimals that do.
-  const double exact = static_cast<double>(shape.ffn) / (8.0 * static_cast<double>(shape.dim) / 3.0);
-  double scale = 1;
-  for (int decimals = 1; decimals <= 6; ++decimals) {
-    scale *= 10;
-    for (const double nudge : {0.0, 1.0, -1.0}) {
-      const double multiplier = (std::round(exact * scale) + nudge) / scale;
-      for (const int64_t multiple_of : multiples) {
-        if (multiplier > 0 && Makes(shape, multiplier, multiple_of)) {
-          return FfnParams{multiplier, multiple_of};
+  // The fewest decimals that do; the middle of what truncates to the size is hit first.
+  const double base = std::floor(8.0 * static_cast<double>(shape.dim) / 3.0);
+  for (const bool fairseq2 : {true, false}) {
+    double scale = 1;
+    for (int decimals = 1; decimals <= 7; ++decimals) {
+      scale *= 10;
+      for (const double wanted : {static_cast<double>(shape.ffn), static_cast<double>(shape.ffn) + 0.5}) {
+        const double multiplier = std::round(wanted / base * scale) / scale;
+        for (const int64_t multiple_of : multiples) {
+          if (multiplier > 0 && Makes(shape, multiplier, multiple_of, fairseq2)) {
+            return FfnParams{multiplier, multiple_of};
+          }
         }
       }
     }

@@ -30,8 +30,7 @@ absl::Status ReadParams(FileSystem& fs, const ConfinedDirectory& files, const Li
     return absl::OkStatus();
   }
   WAYPOINT_ASSIGN_OR_RETURN(const std::string path, files.Resolve(kParamsName));
-  WAYPOINT_ASSIGN_OR_RETURN(reference->params_text,
-                            ReadSmallFile(fs, path, limits.json_file_bytes, "json_file_bytes"));
+  WAYPOINT_ASSIGN_OR_RETURN(reference->params_text, ReadSmallFile(fs, path, limits.json_file_bytes, "json_file_bytes"));
   const absl::string_view text = absl::StripLeadingAsciiWhitespace(reference->params_text);
   const std::string shown = QuotedPath(JoinPath(files.path(), kParamsName));
   if (absl::StartsWith(text, "<")) {
@@ -54,19 +53,19 @@ absl::StatusOr<int64_t> CountFiles(const ConfinedDirectory& files) {
   }
   const std::string shown = QuotedPath(files.path());
   if (!strays.empty()) {
-    return MakeError(ErrorKind::kExtra,
-                     absl::StrCat(shown, ": ", absl::StrJoin(strays, ", "),
-                                  strays.size() == 1 ? " is" : " are",
-                                  " no consolidated.NN.pth, and loaders of this format take every *.pth for a part of the "
-                                  "model; move it elsewhere"));
+    return MakeError(
+        ErrorKind::kExtra,
+        absl::StrCat(shown, ": ", absl::StrJoin(strays, ", "), strays.size() == 1 ? " is" : " are",
+                     " no consolidated.NN.pth, and loaders of this format take every *.pth for a part of the "
+                     "model; move it elsewhere"));
   }
   if (count == 0) {
     return MakeError(ErrorKind::kMissing, absl::StrCat(shown, ": has no consolidated.00.pth"));
   }
   for (int64_t file = 0; file < count; ++file) {
     if (!files.Has(ReferenceFileName(file))) {
-      return MakeError(ErrorKind::kMissing, absl::StrCat(shown, ": ", ReferenceFileName(file), " is absent, and there are ",
-                                                         count, " files of that kind"));
+      return MakeError(ErrorKind::kMissing, absl::StrCat(shown, ": ", ReferenceFileName(file),
+                                                         " is absent, and there are ", count, " files of that kind"));
     }
   }
   return count;

@@ -44,7 +44,8 @@ absl::StatusOr<absl::optional<Original>> OriginalOf(const CheckpointMetadata& me
   const auto layout = configs.find(kLayoutKey);
   if (layout != configs.end()) {
     WAYPOINT_ASSIGN_OR_RETURN(const Json json, ParseJson(layout->second, kLayoutKey, Limits()));
-    if (!json.is_object() || !json["model_parallel"].is_number_integer() || !json["embedding_dim"].is_number_integer()) {
+    if (!json.is_object() || !json["model_parallel"].is_number_integer() ||
+        !json["embedding_dim"].is_number_integer()) {
       return MakeError(ErrorKind::kSchema, absl::StrCat(kLayoutKey, " is ", Quoted(layout->second)));
     }
     original.layout = ReferenceLayout{json["model_parallel"].get<int64_t>(), json["embedding_dim"].get<int>()};
@@ -87,8 +88,7 @@ class Planner {
   bool HasPlainRotary() const { return plan_.facts.theta == kLlama2Theta && plan_.facts.scale_factor == 0; }
 
   ReferenceConsumer DefaultConsumer() const {
-    const ReferenceConsumer before =
-        original_.has_value() ? ConsumerOf(original_->params) : ReferenceConsumer::kLlama2;
+    const ReferenceConsumer before = original_.has_value() ? ConsumerOf(original_->params) : ReferenceConsumer::kLlama2;
     if (before == ReferenceConsumer::kLlama1 || before == ReferenceConsumer::kLlama2) {
       return HasPlainRotary() ? ReferenceConsumer::kLlama2 : ReferenceConsumer::kLlama3;
     }
@@ -108,8 +108,8 @@ class Planner {
     if (plan_.layout.files == 1) {
       return;
     }
-    const bool by_columns = consumer_ == ReferenceConsumer::kFairseq2 ? HasPlainRotary()
-                                                                      : consumer_ != ReferenceConsumer::kLlama3;
+    const bool by_columns =
+        consumer_ == ReferenceConsumer::kFairseq2 ? HasPlainRotary() : consumer_ != ReferenceConsumer::kLlama3;
     plan_.layout.embedding_dim = by_columns ? 1 : 0;
     // One file does not tell how it would be cut.
     if (has_layout && original_->layout->files > 1 && !options_.consumer.has_value()) {
@@ -225,9 +225,8 @@ class Planner {
       CheckScaling(&problems);
     }
     if (!problems.empty()) {
-      return MakeError(ErrorKind::kUnsupported,
-                       absl::StrCat("the consumer ", ConsumerName(consumer_), " cannot be told: ",
-                                    absl::StrJoin(problems, "; ")));
+      return MakeError(ErrorKind::kUnsupported, absl::StrCat("the consumer ", ConsumerName(consumer_),
+                                                             " cannot be told: ", absl::StrJoin(problems, "; ")));
     }
     return options_.emit_rope_freqs ? CheckRopeFreqs(consumer_) : absl::OkStatus();
   }
@@ -237,16 +236,17 @@ class Planner {
     if (factor == 0) {
       return;
     }
-    const auto named = std::find_if(candidates_.begin(), candidates_.end(), [factor](const LlamaArchitecture* candidate) {
-      return candidate->scale_factor == factor;
-    });
+    const auto named =
+        std::find_if(candidates_.begin(), candidates_.end(),
+                     [factor](const LlamaArchitecture* candidate) { return candidate->scale_factor == factor; });
     if (consumer_ == ReferenceConsumer::kFairseq2) {
       // Its own reader takes the scaling from the architecture's name.
       if (options_.hints.architecture == nullptr || named == candidates_.end()) {
-        problems->push_back(absl::StrCat(
-            "a rotary embedding scaled by ", factor, ", which fairseq2 takes from the architecture's name and params.json ",
-            "does not hold; pass --model with that name",
-            named == candidates_.end() ? std::string() : absl::StrCat(", for example ", (*named)->name)));
+        problems->push_back(
+            absl::StrCat("a rotary embedding scaled by ", factor,
+                         ", which fairseq2 takes from the architecture's name and params.json ",
+                         "does not hold; pass --model with that name",
+                         named == candidates_.end() ? std::string() : absl::StrCat(", for example ", (*named)->name)));
       }
       return;
     }
@@ -254,13 +254,13 @@ class Planner {
       return;
     }
     if (named == candidates_.end() && options_.hints.rope_factor != factor) {
-      problems->push_back(absl::StrCat("a rotary embedding scaled by ", factor, ": Meta's code scales by ", kMetaScaleFactor,
-                                       " whatever the file says; pass --rope-factor ", factor,
+      problems->push_back(absl::StrCat("a rotary embedding scaled by ", factor, ": Meta's code scales by ",
+                                       kMetaScaleFactor, " whatever the file says; pass --rope-factor ", factor,
                                        " to write it all the same for readers that are told"));
       return;
     }
-    plan_.notes.push_back(absl::StrCat("params.json says use_scaled_rope; Meta's code then scales by ", kMetaScaleFactor,
-                                       ", this model by ", factor));
+    plan_.notes.push_back(absl::StrCat("params.json says use_scaled_rope; Meta's code then scales by ",
+                                       kMetaScaleFactor, ", this model by ", factor));
   }
 
   const ReferenceOptions& options_;

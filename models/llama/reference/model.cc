@@ -50,20 +50,22 @@ class Resolver {
   absl::StatusOr<StoredKvHeads> KvHeads() {
     const absl::optional<int64_t> heads = Heads();
     if (!heads.has_value()) {
-      return MakeError(ErrorKind::kConfig,
-                       absl::StrCat("nothing says how many heads the model has: params.json has no \"n_heads\"; name the ",
-                                    "model with --model"));
+      return MakeError(
+          ErrorKind::kConfig,
+          absl::StrCat("nothing says how many heads the model has: params.json has no \"n_heads\"; name the ",
+                       "model with --model"));
     }
     WAYPOINT_RETURN_IF_ERROR(Status());
     if (tensors_.dim % *heads != 0 || tensors_.dim / *heads % 2 != 0) {
-      return MakeError(ErrorKind::kConfig, absl::StrCat("n_heads is ", *heads, ", but dim ", tensors_.dim,
-                                                        " is no even multiple of that"));
+      return MakeError(ErrorKind::kConfig,
+                       absl::StrCat("n_heads is ", *heads, ", but dim ", tensors_.dim, " is no even multiple of that"));
     }
     StoredKvHeads kv;
     kv.head_size = tensors_.dim / *heads;
     if (tensors_.key_rows % kv.head_size != 0) {
-      return MakeError(ErrorKind::kConfig, absl::StrCat("wk has ", tensors_.key_rows, " rows, which are no whole heads of ",
-                                                        kv.head_size, " (dim ", tensors_.dim, " / n_heads ", *heads, ")"));
+      return MakeError(ErrorKind::kConfig,
+                       absl::StrCat("wk has ", tensors_.key_rows, " rows, which are no whole heads of ", kv.head_size,
+                                    " (dim ", tensors_.dim, " / n_heads ", *heads, ")"));
     }
     kv.stored = tensors_.key_rows / kv.head_size;
     const LlamaArchitecture* architecture = hints_.architecture;
@@ -73,7 +75,7 @@ class Resolver {
     const bool repeated = one_per_file && wanted < kv.stored && kv.stored % wanted == 0;
     if (kv.stored != wanted && !repeated) {
       Contradiction("n_kv_heads",
-                    absl::StrCat(wanted, architecture != nullptr        ? " of " + ModelText(*architecture)
+                    absl::StrCat(wanted, architecture != nullptr          ? " of " + ModelText(*architecture)
                                          : params_.n_kv_heads.has_value() ? " in params.json"
                                                                           : " (params.json has none: that of n_heads)"),
                     absl::StrCat(kv.stored, " in the tensors (", tensors_.key_rows, " rows of ", kv.head_size, ")"));
@@ -109,7 +111,8 @@ class Resolver {
     problems_.Add(ErrorKind::kConfig, absl::StrCat(key, " is ", one, ", ", other));
   }
 
-  void CheckSize(absl::string_view key, const absl::optional<int64_t>& in_params, int64_t of_model, int64_t in_tensors) {
+  void CheckSize(absl::string_view key, const absl::optional<int64_t>& in_params, int64_t of_model,
+                 int64_t in_tensors) {
     if (in_params.has_value() && *in_params != in_tensors) {
       Contradiction(key, absl::StrCat(*in_params, " in params.json"), absl::StrCat(in_tensors, " in the tensors"));
     }
@@ -169,7 +172,8 @@ class Resolver {
       facts->theta = IsLlama3() ? kLlama3Theta : kTheta;
       // Llama 1 and 2 code has no such key.
       if (IsLlama3() || params_.nested || params_.vocab_size.has_value()) {
-        model_.notes.push_back(absl::StrCat("assumed rope_theta ", facts->theta, ": params.json has none; --model settles it"));
+        model_.notes.push_back(
+            absl::StrCat("assumed rope_theta ", facts->theta, ": params.json has none; --model settles it"));
       }
     }
   }
@@ -203,7 +207,8 @@ class Resolver {
     if (!params_.use_scaled_rope.value_or(of_model || hints_.rope_factor.has_value())) {
       if (!params_.use_scaled_rope.has_value() && architecture == nullptr && tensors_.vocab == kLlama3Vocabulary) {
         model_.notes.push_back(
-            "assumed a rotary embedding without scaling: params.json has no use_scaled_rope; Llama 3.1 and later scale, "
+            "assumed a rotary embedding without scaling: params.json has no use_scaled_rope; Llama 3.1 and later "
+            "scale, "
             "and --model says which one this is");
       }
       if (hints_.rope_factor.has_value()) {
@@ -229,12 +234,14 @@ class Resolver {
     if (!factors.empty()) {
       facts->scale_factor = factors[0];
       if (architecture == nullptr) {
-        model_.notes.push_back(absl::StrCat("assumed rotary scaling by ", facts->scale_factor, ", by the shape, which is that of ",
-                                            absl::StrJoin(names, " and "), ": params.json does not say by how much"));
+        model_.notes.push_back(absl::StrCat("assumed rotary scaling by ", facts->scale_factor,
+                                            ", by the shape, which is that of ", absl::StrJoin(names, " and "),
+                                            ": params.json does not say by how much"));
       }
     } else {
-      model_.notes.push_back(absl::StrCat("assumed rotary scaling by ", facts->scale_factor,
-                                          ", as Meta's code does: params.json does not say by how much; --rope-factor does"));
+      model_.notes.push_back(
+          absl::StrCat("assumed rotary scaling by ", facts->scale_factor,
+                       ", as Meta's code does: params.json does not say by how much; --rope-factor does"));
     }
   }
 
@@ -322,8 +329,9 @@ absl::StatusOr<LlamaFacts> FactsOf(const DecoderConfig& config) {
   // What is not there reads as zero and comes out as a difference below.
   const Block& block = normal.decoder().fixed();
   const Attention& attention = block.mixer().attention();
-  facts.shape = {normal.hidden_size(),    normal.decoder().num_blocks(),         std::max<int64_t>(attention.heads(), 1),
-                 attention.head_groups(), block.mlp().dense().intermediate_size(), normal.vocab_size()};
+  facts.shape = {
+      normal.hidden_size(),    normal.decoder().num_blocks(),           std::max<int64_t>(attention.heads(), 1),
+      attention.head_groups(), block.mlp().dense().intermediate_size(), normal.vocab_size()};
   facts.theta = attention.rotary().theta();
   facts.scale_factor = attention.rotary().llama3().scale_factor();
   facts.epsilon = block.normalization().epsilon();
@@ -334,10 +342,10 @@ absl::StatusOr<LlamaFacts> FactsOf(const DecoderConfig& config) {
   differencer.ReportDifferencesToString(&report);
   if (!differencer.Compare(normal, wanted)) {
     const std::vector<std::string> lines = absl::StrSplit(report, '\n', absl::SkipEmpty());
-    return MakeError(ErrorKind::kUnsupported,
-                     absl::StrCat("a reference checkpoint cannot say this (the model -> what the format has):\n  ",
-                                  absl::StrJoin(lines, "\n  "),
-                                  "\nuse a Hugging Face or the native format for this model"));
+    return MakeError(
+        ErrorKind::kUnsupported,
+        absl::StrCat("a reference checkpoint cannot say this (the model -> what the format has):\n  ",
+                     absl::StrJoin(lines, "\n  "), "\nuse a Hugging Face or the native format for this model"));
   }
   return facts;
 }

@@ -1,8 +1,8 @@
 #ifndef MODELS_LLAMA_REFERENCE_MODEL_H_
 #define MODELS_LLAMA_REFERENCE_MODEL_H_
 
-// Which model a reference checkpoint is: what its tensors determine, what only params.json or the model's name can tell,
-// and that the three agree.  Does not read any file.  Thread-safe.
+// Which model a reference checkpoint is: what its tensors determine, what only params.json or the model's name can
+// tell, and that the three agree.  Does not read any file.  Thread-safe.
 
 #include <cstdint>
 #include <string>

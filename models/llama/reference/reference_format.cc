@@ -60,9 +60,8 @@ class Opener {
     WAYPOINT_ASSIGN_OR_RETURN(const ShardedTensors shards, ReadShards(files->manifest(), count));
     WAYPOINT_ASSIGN_OR_RETURN(const StoredKvHeads kv, FindKvHeads(shards.tensors, Params(), reference_.hints));
     WAYPOINT_ASSIGN_OR_RETURN(const int64_t copies, KvCopies(*files, shards, kv));
-    WAYPOINT_ASSIGN_OR_RETURN(
-        ReferenceModel model,
-        ResolveReferenceModel(shards.tensors, kv.stored / copies, Params(), reference_.hints));
+    WAYPOINT_ASSIGN_OR_RETURN(ReferenceModel model,
+                              ResolveReferenceModel(shards.tensors, kv.stored / copies, Params(), reference_.hints));
     WAYPOINT_RETURN_IF_ERROR(ReportReplicas(*files, shards));
 
     WAYPOINT_ASSIGN_OR_RETURN(std::vector<ConvertedTensor> merged, MergeShards(files->manifest(), shards, copies));
@@ -84,6 +83,11 @@ class Opener {
       configs[kLayoutKey] = LayoutText({count, shards.embedding_dim});
     }
     WAYPOINT_ASSIGN_OR_RETURN(configs["config.json"], HuggingFaceConfig(model, weights));
+    if (reference_.hints.architecture == nullptr) {
+      notes_.push_back(
+          absl::StrCat("assumed ", model.max_positions,
+                       " positions, for a Hugging Face config only: params.json does not say; --model settles it"));
+    }
     opened.assets = std::move(directory.assets);
     for (std::vector<std::string>* notes : {&directory.notes, &notes_, &model.notes, &plan.notes}) {
       opened.notes.insert(opened.notes.end(), notes->begin(), notes->end());
@@ -104,7 +108,8 @@ class Opener {
                          absl::StrCat(reference_.ignore_params ? "params.json is not read" : "there is no params.json",
                                       ", so that --model must say which released model this is"));
       }
-      notes_.push_back(absl::StrCat("took what params.json would say from --model ", reference_.hints.architecture->name));
+      notes_.push_back(
+          absl::StrCat("took what params.json would say from --model ", reference_.hints.architecture->name));
       return absl::OkStatus();
     }
     auto params = ReadReferenceParams(*directory.params, options_.carry_unknown);

@@ -15,9 +15,11 @@
 
 namespace waypoint::models {
 
-absl::StatusOr<std::unique_ptr<CheckpointWriter>> ReferenceWriter::Create(
-    FileSystem& fs, const std::string& directory, const CheckpointMetadata& metadata, TensorSource& state,
-    const std::vector<Asset>& assets, const SaveOptions& options) {
+absl::StatusOr<std::unique_ptr<CheckpointWriter>> ReferenceWriter::Create(FileSystem& fs, const std::string& directory,
+                                                                          const CheckpointMetadata& metadata,
+                                                                          TensorSource& state,
+                                                                          const std::vector<Asset>& assets,
+                                                                          const SaveOptions& options) {
   WAYPOINT_ASSIGN_OR_RETURN(const ReferenceOptions reference, ParseReferenceOptions(options.format_options));
   for (const Asset& asset : assets) {
     if (asset.name == kParamsName || asset.name == kChecklistName || absl::EndsWith(asset.name, ".pth")) {
@@ -43,9 +45,9 @@ absl::Status ReferenceWriter::PlanTensors(TensorSource& state, const SaveOptions
   for (const TensorMeta& parameter : parameters.tensors()) {
     const int64_t index = state.manifest().Find(parameter.name);
     if (index >= 0 && state.manifest()[index].shape != parameter.shape) {
-      return MakeError(ErrorKind::kShape, absl::StrCat("tensor \"", parameter.name, "\" is ",
-                                                       ShapeString(state.manifest()[index].shape),
-                                                       ", the config wants ", ShapeString(parameter.shape)));
+      return MakeError(ErrorKind::kShape,
+                       absl::StrCat("tensor \"", parameter.name, "\" is ", ShapeString(state.manifest()[index].shape),
+                                    ", the config wants ", ShapeString(parameter.shape)));
     }
   }
   WAYPOINT_ASSIGN_OR_RETURN(ExportPlan whole, PlanExport(ReferenceWeightRules(facts), state.manifest()));
@@ -69,8 +71,8 @@ absl::Status ReferenceWriter::PlanTensors(TensorSource& state, const SaveOptions
     for (int64_t file = 0; file < plan_.layout.files; ++file) {
       names.push_back(absl::StrCat(ReferencePrefix(file), "rope.freqs"));
     }
-    WAYPOINT_ASSIGN_OR_RETURN(with_tables_, RopeTableSource::Create(*converted_, names, facts.theta,
-                                                                    facts.shape.dim / facts.shape.heads));
+    WAYPOINT_ASSIGN_OR_RETURN(
+        with_tables_, RopeTableSource::Create(*converted_, names, facts.theta, facts.shape.dim / facts.shape.heads));
   }
   return absl::OkStatus();
 }

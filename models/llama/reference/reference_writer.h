@@ -19,8 +19,7 @@ class ReferenceWriter : public CheckpointWriter {
  public:
   static absl::StatusOr<std::unique_ptr<CheckpointWriter>> Create(FileSystem& fs, const std::string& directory,
                                                                   const CheckpointMetadata& metadata,
-                                                                  TensorSource& state,
-                                                                  const std::vector<Asset>& assets,
+                                                                  TensorSource& state, const std::vector<Asset>& assets,
                                                                   const SaveOptions& options);
 
   TensorSource& source() override;

@@ -103,9 +103,10 @@ class ShardReader {
         if (index < 0) {
           missing.push_back(absl::StrCat(Quoted(name), " in ", ReferenceFileName(file)));
         } else if (files_[index].shape != tensor.shape || files_[index].dtype != tensor.dtype) {
-          different.push_back(absl::StrCat(Quoted(name), " is ", DTypeName(tensor.dtype), " ", ShapeString(tensor.shape),
-                                           " in ", ReferenceFileName(0), " and ", DTypeName(files_[index].dtype), " ",
-                                           ShapeString(files_[index].shape), " in ", ReferenceFileName(file)));
+          different.push_back(absl::StrCat(Quoted(name), " is ", DTypeName(tensor.dtype), " ",
+                                           ShapeString(tensor.shape), " in ", ReferenceFileName(0), " and ",
+                                           DTypeName(files_[index].dtype), " ", ShapeString(files_[index].shape),
+                                           " in ", ReferenceFileName(file)));
         }
       }
     }
@@ -122,12 +123,12 @@ class ShardReader {
                                                          " are not in every file: ", Listed(missing)));
     }
     if (!extra.empty()) {
-      return MakeError(ErrorKind::kExtra, absl::StrCat(extra.size(), " tensors are not in ", ReferenceFileName(0), ": ",
-                                                       Listed(extra)));
+      return MakeError(ErrorKind::kExtra,
+                       absl::StrCat(extra.size(), " tensors are not in ", ReferenceFileName(0), ": ", Listed(extra)));
     }
     if (!different.empty()) {
-      return MakeError(ErrorKind::kShape, absl::StrCat(different.size(), " tensors are not cut evenly: ",
-                                                       Listed(different)));
+      return MakeError(ErrorKind::kShape,
+                       absl::StrCat(different.size(), " tensors are not cut evenly: ", Listed(different)));
     }
     return absl::OkStatus();
   }
@@ -157,8 +158,9 @@ class ShardReader {
     }
     // A number in a name makes rules for so many layers.
     if (last >= static_cast<int64_t>(shards_.names.size())) {
-      return MakeError(ErrorKind::kMissing, absl::StrCat("there is a tensor of layer ", last, ", but the file holds only ",
-                                                         shards_.names.size(), " tensors"));
+      return MakeError(ErrorKind::kMissing,
+                       absl::StrCat("there is a tensor of layer ", last, ", but the file holds only ",
+                                    shards_.names.size(), " tensors"));
     }
     shards_.tensors.layers = last + 1;
     return absl::OkStatus();
@@ -226,9 +228,8 @@ absl::StatusOr<int64_t> CountKvCopies(TensorSource& files, const ShardedTensors&
       if (file % copies == 0) {
         continue;  // known to begin another head
       }
-      WAYPOINT_ASSIGN_OR_RETURN(const bool equal,
-                                TensorsAreEqual(files, FindIn(files.manifest(), file - 1, name),
-                                                FindIn(files.manifest(), file, name)));
+      WAYPOINT_ASSIGN_OR_RETURN(const bool equal, TensorsAreEqual(files, FindIn(files.manifest(), file - 1, name),
+                                                                  FindIn(files.manifest(), file, name)));
       if (!equal) {
         copies = std::gcd(copies, file);
       }
@@ -256,10 +257,11 @@ absl::StatusOr<ReplicaDeviation> CompareReplicas(TensorSource& files, const Shar
         const double distance = std::fabs(static_cast<double>(found[i]) - static_cast<double>(wanted[i]));
         // Also when one is NaN.
         if (!(distance <= tolerance)) {
-          return MakeError(ErrorKind::kConfig,
-                           absl::StrCat(Quoted(name), " should be the same in every file: element ", i, " is ", wanted[i],
-                                        " in ", ReferenceFileName(0), " and ", found[i], " in ", ReferenceFileName(file),
-                                        ", further apart than ", tolerance, " (--replica-tolerance)"));
+          return MakeError(
+              ErrorKind::kConfig,
+              absl::StrCat(Quoted(name), " should be the same in every file: element ", i, " is ", wanted[i], " in ",
+                           ReferenceFileName(0), " and ", found[i], " in ", ReferenceFileName(file),
+                           ", further apart than ", tolerance, " (--replica-tolerance)"));
         }
         largest = std::max(largest, distance);
       }

@@ -41,7 +41,7 @@ absl::StatusOr<int64_t> CountKvCopies(TensorSource& files, const ShardedTensors&
 
 struct ReplicaDeviation {
   double largest = 0;
-  std::string tensor;  // where
+  std::string tensor;   // where
   int64_t tensors = 0;  // that are not the same everywhere
 };
 

@@ -43,9 +43,9 @@ struct NamedCut {
   ReferenceCut cut;
 };
 constexpr NamedCut kCuts[] = {
-    {"attention.wq.weight", ReferenceCut::kRows},     {"attention.wk.weight", ReferenceCut::kHeads},
-    {"attention.wv.weight", ReferenceCut::kHeads},    {"attention.wo.weight", ReferenceCut::kColumns},
-    {"feed_forward.w1.weight", ReferenceCut::kRows},  {"feed_forward.w2.weight", ReferenceCut::kColumns},
+    {"attention.wq.weight", ReferenceCut::kRows},    {"attention.wk.weight", ReferenceCut::kHeads},
+    {"attention.wv.weight", ReferenceCut::kHeads},   {"attention.wo.weight", ReferenceCut::kColumns},
+    {"feed_forward.w1.weight", ReferenceCut::kRows}, {"feed_forward.w2.weight", ReferenceCut::kColumns},
     {"feed_forward.w3.weight", ReferenceCut::kRows},
 };
 
@@ -61,7 +61,8 @@ WeightRules ReferenceWeightRules(const LlamaFacts& facts) {
     const std::string external = absl::StrCat("layers.", i);
     rules.Add(native + ".mixer.query.weight", {external + ".attention.wq.weight"},
               RotaryInterleaveRelayout(shape.heads, head_size));
-    rules.Add(native + ".mixer.key_value.weight", {external + ".attention.wk.weight", external + ".attention.wv.weight"},
+    rules.Add(native + ".mixer.key_value.weight",
+              {external + ".attention.wk.weight", external + ".attention.wv.weight"},
               std::make_shared<KeyValueRelayout>(shape.kv_heads, head_size));
     rules.Add(native + ".mixer.dense.weight", {external + ".attention.wo.weight"});
     rules.Add(native + ".mlp.layer_1.weight",

@@ -14,6 +14,7 @@
 #include "gtest/gtest.h"
 #include "models/llama/llama_format.h"
 #include "tests/testing/decoder_state.h"
+#include "tests/testing/fixture_copy.h"
 #include "tests/testing/status_matchers.h"
 
 namespace waypoint::models {
@@ -28,18 +29,6 @@ std::string Bytes(TensorSource& source, int64_t tensor) {
   EXPECT_OK(source.Read(
       {{tensor, Box::Whole(meta.shape), StridedSpan::Contiguous(&bytes[0], DTypeBytes(meta.dtype), meta.shape)}}));
   return bytes;
-}
-
-// Bazel hands out links to the fixtures, which a model directory may not hold.
-void CopyDirectory(const std::string& from, FileSystem& fs, const std::string& to) {
-  ASSERT_OK(fs.MakeDirectory(to));
-  const auto entries = PosixFileSystem().List(from);
-  ASSERT_OK(entries);
-  for (const DirectoryEntry& entry : *entries) {
-    const auto text = ReadSmallFile(PosixFileSystem(), JoinPath(from, entry.name), int64_t{1} << 20, "size");
-    ASSERT_OK(text);
-    ASSERT_OK(WriteSmallFile(fs, JoinPath(to, entry.name), *text));
-  }
 }
 
 class LlamaBinTest : public testing::TestWithParam<const char*> {};
