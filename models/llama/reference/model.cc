@@ -105,16 +105,23 @@ class Resolver {
   }
 
  private:
-  absl::Status Status() const { return problems_.ToStatus("the checkpoint contradicts itself"); }
-
-  void Contradiction(absl::string_view key, absl::string_view one, absl::string_view other) {
-    problems_.Add(ErrorKind::kConfig, absl::StrCat(key, " is ", one, ", ", other));
+  // Of the kind of the first contradiction.
+  absl::Status Status() const {
+    return problems_.empty() ? absl::OkStatus()
+                             : MakeError(kind_, problems_.ToStatus("the checkpoint contradicts itself").message());
   }
 
-  void CheckSize(absl::string_view key, const absl::optional<int64_t>& in_params, int64_t of_model,
-                 int64_t in_tensors) {
+  void Contradiction(absl::string_view key, absl::string_view one, absl::string_view other,
+                     ErrorKind kind = ErrorKind::kConfig) {
+    kind_ = problems_.empty() ? kind : kind_;
+    problems_.Add(kind, absl::StrCat(key, " is ", one, ", ", other));
+  }
+
+  void CheckSize(absl::string_view key, const absl::optional<int64_t>& in_params, int64_t of_model, int64_t in_tensors,
+                 ErrorKind kind = ErrorKind::kShape) {
     if (in_params.has_value() && *in_params != in_tensors) {
-      Contradiction(key, absl::StrCat(*in_params, " in params.json"), absl::StrCat(in_tensors, " in the tensors"));
+      Contradiction(key, absl::StrCat(*in_params, " in params.json"), absl::StrCat(in_tensors, " in the tensors"),
+                    kind);
     }
     if (hints_.architecture != nullptr && of_model != in_tensors) {
       Contradiction(key, absl::StrCat(of_model, " of ", ModelText(*hints_.architecture)),
@@ -125,7 +132,9 @@ class Resolver {
   void CheckTensors() {
     const LlamaShape shape = hints_.architecture != nullptr ? hints_.architecture->shape : LlamaShape();
     CheckSize("dim", params_.dim, shape.dim, tensors_.dim);
-    CheckSize("n_layers", IsFairseq2Error() ? absl::nullopt : params_.n_layers, shape.layers, tensors_.layers);
+    const absl::optional<int64_t> layers = IsFairseq2Error() ? absl::nullopt : params_.n_layers;
+    CheckSize("n_layers", layers, shape.layers, tensors_.layers,
+              layers.value_or(0) > tensors_.layers ? ErrorKind::kMissing : ErrorKind::kExtra);
     CheckSize("vocab_size", params_.vocab_size, tensors_.vocab, tensors_.vocab);
     if (hints_.architecture != nullptr && shape.vocab != tensors_.vocab) {
       model_.notes.push_back(absl::StrCat("the vocabulary has ", tensors_.vocab, " entries, that of ",
@@ -137,10 +146,10 @@ class Resolver {
       const int64_t multiple_of = params_.multiple_of.value_or(256);
       const int64_t ffn = FfnSize(tensors_.dim, multiplier, multiple_of);
       if (ffn != tensors_.ffn) {
-        Contradiction("hidden layer",
-                      absl::StrCat(ffn, " by multiple_of ", multiple_of, " and ffn_dim_multiplier ", multiplier,
-                                   " of params.json"),
-                      absl::StrCat(tensors_.ffn, " in the tensors"));
+        // They only say how the size came about.
+        model_.notes.push_back(absl::StrCat("hidden layer of ", tensors_.ffn, ", as the tensors have it: multiple_of ",
+                                            multiple_of, " and ffn_dim_multiplier ", multiplier,
+                                            " of params.json make ", ffn));
       }
     }
   }
@@ -271,6 +280,7 @@ class Resolver {
   std::vector<const LlamaArchitecture*> candidates_;
   ReferenceModel model_;
   Problems problems_;
+  ErrorKind kind_ = ErrorKind::kConfig;
 };
 
 }  // namespace

@@ -258,7 +258,7 @@ absl::StatusOr<ReplicaDeviation> CompareReplicas(TensorSource& files, const Shar
         // Also when one is NaN.
         if (!(distance <= tolerance)) {
           return MakeError(
-              ErrorKind::kConfig,
+              ErrorKind::kAmbiguous,
               absl::StrCat(Quoted(name), " should be the same in every file: element ", i, " is ", wanted[i], " in ",
                            ReferenceFileName(0), " and ", found[i], " in ", ReferenceFileName(file),
                            ", further apart than ", tolerance, " (--replica-tolerance)"));
