@@ -1,15 +1,5 @@
 // Any bytes as a pickle, and its listing.
-//
-// Built without Bazel, because the library must be instrumented too (each command on one line):
-//
-//   sources="checkpoint/base/error.cc checkpoint/base/dtype.cc checkpoint/base/json.cc checkpoint/base/json_parser.cc
-//     checkpoint/tensor/box.cc checkpoint/container/torch_zip/pickle_globals.cc
-//     checkpoint/container/torch_zip/pickle_tree.cc checkpoint/container/torch_zip/pickle_builder.cc
-//     checkpoint/container/torch_zip/pickle_machine.cc checkpoint/container/torch_zip/torch_listing.cc"
-//   clang++-14 -std=c++17 -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -D_GLIBCXX_ASSERTIONS
-//     -I. tests/fuzz/pickle_machine_fuzzer.cc ${sources}
-//     $(pkg-config --libs absl_statusor absl_str_format absl_raw_hash_set absl_hash) -o pickle_machine_fuzzer
-//   ./pickle_machine_fuzzer -dict=tests/fuzz/pickle.dict -max_len=65536 -timeout=2 -rss_limit_mb=512 corpus/
+// Built and run by tests/fuzz/run.
 
 #include <cstdint>
 #include <cstdlib>

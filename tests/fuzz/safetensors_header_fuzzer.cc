@@ -1,12 +1,5 @@
 // libFuzzer target: any bytes as a safetensors file; an accepted header must be sound and survive a rewrite.
-//
-// Built without Bazel, because the library must be instrumented too (one command each):
-//
-//   clang++ -std=c++17 -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -I.
-//       tests/fuzz/safetensors_header_fuzzer.cc checkpoint/container/safetensors/header.cc
-//       checkpoint/base/{json,json_parser,error,dtype}.cc checkpoint/tensor/box.cc
-//       $(printf ' %s' /usr/lib/*/libabsl_*.so) -o /tmp/safetensors_header_fuzzer
-//   /tmp/safetensors_header_fuzzer -max_len=4096 -rss_limit_mb=512 -timeout=2 -use_value_profile=1 CORPUS
+// Built and run by tests/fuzz/run.
 
 #include <cstdint>
 #include <cstdlib>

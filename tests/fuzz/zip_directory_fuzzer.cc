@@ -1,14 +1,5 @@
 // Any bytes as an archive: what is accepted must be what a second, forward reading of the file finds.
-//
-// Built without Bazel, because the library must be instrumented too (each command on one line):
-//
-//   sources="checkpoint/base/error.cc checkpoint/base/dtype.cc checkpoint/base/json.cc checkpoint/base/json_parser.cc
-//     checkpoint/container/torch_zip/zip_end.cc checkpoint/container/torch_zip/zip_directory.cc
-//     checkpoint/container/torch_zip/zip_entry_stream.cc"
-//   clang++-14 -std=c++17 -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -D_GLIBCXX_ASSERTIONS
-//     -I. tests/fuzz/zip_directory_fuzzer.cc ${sources}
-//     $(pkg-config --libs absl_statusor absl_str_format absl_raw_hash_set absl_hash) -lz -o zip_directory_fuzzer
-//   ./zip_directory_fuzzer -dict=tests/fuzz/zip.dict -max_len=65536 -timeout=2 -rss_limit_mb=512 corpus/
+// Built and run by tests/fuzz/run.
 
 #include <cstdint>
 #include <cstdlib>

@@ -67,6 +67,48 @@ class ConvertTest(unittest.TestCase):
                 for path in files.safetensors_files(back):
                     self.assertEqual(files.read_safetensors(path)[1].get("format"), "pt", path)
 
+    def test_every_fixture_comes_back_as_bin_files(self):
+        for fixture in files.fixtures():
+            source = os.path.join(fixture, "hf")
+            wanted = {**files.read_directory(source), **files.read_bin_directory(source)[0]}
+            # Recomputed by every model, stored by old ones.
+            wanted = {name: tensor for name, tensor in wanted.items() if not name.endswith("rotary_emb.inv_freq")}
+            self.assertTrue(wanted)
+            native = self.path(os.path.basename(fixture) + ".native")
+            self.convert(source, native)
+            for size in ("5GB", "100KB"):
+                with self.subTest(fixture=fixture, size=size):
+                    back = self.path("%s.%s" % (os.path.basename(fixture), size))
+                    self.convert(native, back, "--weights", "bin", "--max-shard-size", size)
+
+                    found, _ = files.read_bin_directory(back)
+                    self.assertEqual(set(found), set(wanted))
+                    for name, tensor in wanted.items():
+                        self.assertEqual(found[name], tensor, name)
+                    self.assertFalse(files.safetensors_files(back))
+                    if size == "100KB":
+                        index = files.read_json(back, "pytorch_model.bin.index.json")
+                        self.assertEqual(set(index["weight_map"]), set(found))
+                        self.assertEqual(index["metadata"]["total_size"], sum(len(data) for _, _, data in found.values()))
+
+    def test_tied_copies_share_memory_in_bin_files(self):
+        source = self.editable_copy(os.path.join(files.FIXTURES, "llama32_tied_bf16", "hf"))
+        path = os.path.join(source, "model.safetensors")
+        tensors, metadata = files.read_safetensors(path)
+        self.assertNotIn("lm_head.weight", tensors)
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
+        files.write_safetensors(path, tensors, metadata)
+        self.convert(source, self.path("native"))
+        self.convert(self.path("native"), self.path("bin"), "--weights", "bin")
+
+        found, shared = files.read_bin_directory(self.path("bin"))
+
+        self.assertEqual(shared, [["model.embed_tokens.weight", "lm_head.weight"]])
+        self.assertEqual(found, tensors)
+        self.convert(self.path("bin"), self.path("again"), "--to", "native")
+        self.convert(self.path("again"), self.path("back"))
+        self.assertEqual(files.read_directory(self.path("back")), tensors)
+
     def test_the_same_input_gives_the_same_bytes(self):
         self.convert(ONE, self.path("a"))
         self.convert(ONE, self.path("b"), "--threads", 1, "--max-memory", "64MiB")
@@ -158,6 +200,9 @@ class ConvertTest(unittest.TestCase):
         out = self.convert(FLOAT32, self.path("native"), "--verify", "logits", "--dtype", "bfloat16")
 
         self.assertIn("logits too", out)
+
+    def test_weights_are_safetensors_or_bin(self):
+        self.refuse(2, "E_REQUEST", ONE, self.path("out"), "--to", "llama", "--weights", "pickle")
 
     def test_wrong_requests(self):
         os.mkdir(self.path("out"))
