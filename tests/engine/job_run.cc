@@ -69,7 +69,7 @@ std::string JobConfig(const std::string& output, const std::string& data, int64_
       vocab_size: 131
       embeddings { embedding_scale: 1 }
       decoder {
-        num_blocks: 6
+        num_blocks: 3
         fixed {
           mixer {
             attention {

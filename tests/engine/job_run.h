@@ -41,7 +41,7 @@ struct JobRun {
   std::string problem;
 };
 
-// 12 heads and layers, channels and batches that 1, 2, 3, 4 and 6 ranks divide, and a vocabulary that none does.
+// Heads, channels and batches that 1, 2, 3, 4 and 6 ranks divide, a vocabulary that none does, 3 layers.
 std::string JobConfig(const std::string& output, const std::string& data, int64_t steps);
 
 JobRun RunJob(int world_size, const std::vector<std::string>& layers, const JobOptions& options = {});

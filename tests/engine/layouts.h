@@ -43,7 +43,7 @@ constexpr Layout kSomeLayouts[] = {
     {"tp2_pp2", 4, "mesh { tensor: 2 pipeline: 2 }"},
     {"tp4", 4, "mesh { tensor: 4 }"},
     {"pp3_dp2_optimizer", 6, "mesh { pipeline: 3 zero: OPTIMIZER }"},
-    {"tp6", 6, "mesh { tensor: 6 }"},
+    {"dp2_tp3_weights", 6, "mesh { tensor: 3 zero: WEIGHTS }"},
 };
 
 }  // namespace waypoint::engine

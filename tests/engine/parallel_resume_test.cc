@@ -93,6 +93,20 @@ TEST_P(OtherLayoutTest, EveryLayoutLoadsTheSameBitsAndTrainsOn) {
 INSTANTIATE_TEST_SUITE_P(Layouts, OtherLayoutTest, ::testing::ValuesIn(kSomeLayouts),
                          [](const auto& info) { return std::string(info.param.name); });
 
+TEST(OtherTensorRanksTest, FourGoToSixAndThreeToTwo) {
+  for (const auto& [saved, loaded] : {std::pair(4, 6), std::pair(3, 2)}) {
+    const std::string directory = FreshDirectory(absl::StrCat("tensor_", saved));
+    const std::string config = JobConfig(directory + "/run", TextFile(directory), 2);
+    const JobRun first = RunJob(saved, {config, absl::StrCat("mesh { tensor: ", saved, " }")});
+    const JobRun second = RunJob(loaded, {config, absl::StrCat("mesh { tensor: ", loaded, " }")});
+
+    ASSERT_THAT(first.statuses, Each(IsOk()));
+    ASSERT_THAT(second.statuses, Each(IsOk()));
+    EXPECT_EQ(second.reports[0].first_step, 2);
+    EXPECT_EQ(DifferenceOf(second.start, first.end), "");
+  }
+}
+
 class PretrainedLayoutTest : public ::testing::TestWithParam<Layout> {
  protected:
   // The state that a job begins with, `more` being its pretrained section.
