@@ -43,7 +43,13 @@ bool ParseDirectoryName(absl::string_view name, CheckpointRef* ref) {
          DirectoryName(ref->step, ref->attempt) == original;
 }
 
-// Empty where the checkpoint says nothing about the metric.
+// Names the step, so that ranks that come with states of different steps are refused here.
+std::string FirstMeeting(const CheckpointMetadata& metadata) {
+  return absl::StrCat("directory of step ", metadata.training().step());
+}
+
+// Empty where the checkpoint says nothing about the metric.  An error where it cannot be opened: Open looks at every
+// file's size, so that one that lost a file is no save to count on.
 absl::StatusOr<absl::optional<double>> ReadMetric(FileSystem& fs, const std::string& path, const std::string& metric) {
   WAYPOINT_ASSIGN_OR_RETURN(CheckpointFormat * format, DetectFormat(fs, path));
   WAYPOINT_ASSIGN_OR_RETURN(const OpenedCheckpoint opened, format->Open(fs, path, {}));
@@ -150,6 +156,13 @@ absl::StatusOr<SaveReport> CheckpointRoot::Save(const CheckpointerOptions& optio
   Coordinator& ranks = options.save.coordinator == nullptr ? alone : *options.save.coordinator;
   const absl::Duration timeout = options.save.coordination_timeout;
   const bool first = ranks.rank() == 0;
+absl::Status CheckpointRoot::GiveUp(const CheckpointerOptions& options, const CheckpointMetadata& metadata,
+                                    const absl::Status& why) {
+  LocalCoordinator alone;
+  Coordinator& ranks = options.save.coordinator == nullptr ? alone : *options.save.coordinator;
+  return ranks.AllGatherIfOk(FirstMeeting(metadata), why, options.save.coordination_timeout).status();
+}
+
   SaveReport report;
   std::unique_ptr<FileLock> lock;  // rank 0's, for the whole job
   const auto prepare = [&]() -> absl::StatusOr<std::string> {
@@ -162,7 +175,7 @@ absl::StatusOr<SaveReport> CheckpointRoot::Save(const CheckpointerOptions& optio
     return PrepareSave(metadata.training().step(), report);
   };
   WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> names,
-                            ranks.AllGatherIfOk("checkpoint directory", prepare(), timeout));
+                            ranks.AllGatherIfOk(FirstMeeting(metadata), prepare(), timeout));
   if (!ParseDirectoryName(names[0], &report.checkpoint)) {
     return MakeError(ErrorKind::kRank, absl::StrCat("rank 0 named the directory \"", names[0], "\""));
   }

@@ -92,7 +92,8 @@ class CheckpointWriter {
   virtual TensorSink& sink() = 0;
   // target tensor -> expression over the tensors of the innermost source, one per line in order; for --print-plan.
   virtual std::vector<std::string> PlanLines() const = 0;
-  // After the transfer: completes and syncs every file, writes what seals the checkpoint last.
+  // After the transfer: completes and syncs every file, writes what seals the checkpoint last.  Of several ranks, one
+  // alone may fail in it: agree before the checkpoint is published.
   virtual absl::Status Finish() = 0;
   // What was left out on purpose.
   virtual std::vector<std::string> notes() const { return {}; }
@@ -123,8 +124,7 @@ class CheckpointFormat {
 
   // Plans a checkpoint of `state` (native names; borrowed, outlives the writer) in an existing empty `directory`.
   // Nothing is written before the sink's first Write when `directory` is empty ("" = plan only, for --dry-run).
-  // `assets` are copied along, by rank 0.  With several ranks, all call it, the writer's Finish too, and get errors
-  // together.
+  // `assets` are copied along, by rank 0.  With several ranks, all call it, and the writer's Finish.
   virtual absl::StatusOr<std::unique_ptr<CheckpointWriter>> Create(FileSystem& fs, const std::string& directory,
                                                                    const CheckpointMetadata& metadata,
                                                                    TensorSource& state,

@@ -153,7 +153,9 @@ absl::Status StagedDirectory::CheckExchange() {
 
 absl::Status StagedDirectory::Publish() {
   const std::string parent = DirName(target_);
-  WAYPOINT_RETURN_IF_ERROR(SyncTree(fs_, path_));
+  if (!synced_) {
+    WAYPOINT_RETURN_IF_ERROR(Sync());
+  }
   WAYPOINT_ASSIGN_OR_RETURN(const bool exists, Exists(fs_, target_));
   if (exists && !options_.overwrite) {
     return MakeError(ErrorKind::kExists, absl::StrCat("\"", target_, "\" was made by somebody else meanwhile"));
@@ -177,6 +179,12 @@ absl::Status StagedDirectory::Publish() {
   }
   return absl::OkStatus();
 }
+absl::Status StagedDirectory::Sync() {
+  WAYPOINT_RETURN_IF_ERROR(SyncTree(fs_, path_));
+  synced_ = true;
+  return absl::OkStatus();
+}
+
 
 absl::Status StagedDirectory::TakeBack(bool exchanged, const absl::Status& cause) {
   keep_stage_ = true;

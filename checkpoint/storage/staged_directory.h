@@ -46,7 +46,10 @@ class StagedDirectory {
   const std::string& path() const { return path_; }
   const std::string& target() const { return target_; }
 
-  // Durable and visible when OK.  After a failure the target is as it was.  At most once.
+  // Makes what was written durable; nothing is written afterwards.
+  absl::Status Sync();
+
+  // Does Sync if nobody did.  Durable and visible when OK.  After a failure the target is as it was.  At most once.
   //
   // When only the last step fails, the sync of the parent, the disk may hold either state: the renaming is undone for
   // those who look now, and both directories are left whole for the next writer to clean up.
@@ -68,6 +71,7 @@ class StagedDirectory {
   std::string path_;
   StageOptions options_;
   std::unique_ptr<FileLock> lock_;
+  bool synced_ = false;
   bool published_ = false;
   // The stage must not be removed: it may be the target as far as the disk knows.
   bool keep_stage_ = false;
