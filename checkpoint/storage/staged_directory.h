@@ -22,6 +22,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "checkpoint/storage/file_system.h"
 
 namespace waypoint {
@@ -60,7 +61,6 @@ class StagedDirectory {
       : fs_(fs), target_(std::move(target)), path_(std::move(path)), options_(options) {}
 
   absl::Status Prepare();
-  absl::Status RemoveStale(const std::vector<DirectoryEntry>& siblings);
   absl::Status MakeStage();
   absl::Status CheckExchange();
   // Undoes a renaming that may or may not be on the disk; returns `cause` with what became of it.
@@ -76,6 +76,14 @@ class StagedDirectory {
   // The stage must not be removed: it may be the target as far as the disk knows.
   bool keep_stage_ = false;
 };
+
+// The name of the target that a directory entry was made for by a writer: "a" for ".a.tmp-3" and ".a.tmp-lock"; empty
+// for all others.
+std::string StagedTargetName(absl::string_view entry_name);
+
+// Removes, durably, what killed writers of `target` left: stages and the lock file.  E_LOCKED, and nothing is removed,
+// while a live one stages it.
+absl::Status RemoveStaleStages(FileSystem& fs, const std::string& target);
 
 }  // namespace waypoint
 
