@@ -36,7 +36,8 @@ struct Limits {
   int64_t tensor_name_bytes = 65'536;
   // data.pkl of a PyTorch file, after decompression; it is held in memory.
   int64_t pickle_bytes = int64_t{64} << 20;
-  // Values that one pickle makes, places of its memo, and values on its stack.
+  // Values that one pickle makes (a list, set or dict counts as 4, an item of one or of a tuple as a quarter more),
+  // places of its memo, and values on its stack.
   int64_t pickle_values = 4'000'000;
   int64_t pickle_memo = 4'000'000;
   int64_t pickle_stack = 4'000'000;
