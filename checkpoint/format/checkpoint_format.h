@@ -47,6 +47,10 @@ struct LoadOptions {
   bool carry_unknown = false;
   // Check stored digests while reading.
   bool verify_digests = true;
+  // Also check what a checksum covers beside the bytes that are asked for, before they are given out: the rest of a
+  // tensor of a .bin file of which only a part is read.  Without it such a part is not checked.  Reads every such file
+  // twice.  Digests of our own formats are by chunk, and need it not.
+  bool verify_whole_records = false;
   // Also check what only costs time: totals of the index, JSON of assets, rival weight files.
   bool strict = false;
   // Largest single read of tensor data; two of them per thread are held at most.
@@ -59,7 +63,8 @@ struct LoadOptions {
 struct SaveOptions {
   // Cast weights (not optimizer state) to this; kInvalid keeps them.
   DType weights_dtype = DType::kInvalid;
-  // Hugging Face's default.  A larger tensor gets a shard of its own.  Formats that many ranks write have a file per rank.
+  // Hugging Face's default.  A larger tensor gets a shard of its own.  Formats that many ranks write have a file per
+  // rank.
   int64_t max_shard_bytes = 5'000'000'000;
   // Write optimizer state where the format can and the source has it.
   bool optimizer_state = true;
