@@ -1,6 +1,7 @@
 #include "checkpoint/coordination/c10d/c10d_coordinator.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 #include <utility>
@@ -44,6 +45,17 @@ bool IsTrue(const char* name) {
   return text != nullptr && (absl::string_view(text) == "True" || absl::string_view(text) == "1");
 }
 
+// By a clock that nobody sets.
+class Deadline {
+ public:
+  explicit Deadline(absl::Duration timeout)
+      : end_(std::chrono::steady_clock::now() + absl::ToChronoNanoseconds(std::min(timeout, absl::Hours(24 * 365)))) {}
+  absl::Duration left() const { return absl::FromChrono(end_ - std::chrono::steady_clock::now()); }
+
+ private:
+  const std::chrono::steady_clock::time_point end_;
+};
+
 }  // namespace
 
 struct C10dCoordinator::Job {
@@ -80,7 +92,7 @@ struct C10dCoordinator::Job {
 
   // Waits until all are here, one has left or the job has failed; the error that all agree on.
   std::string Await(int64_t call, const std::string& what, absl::Duration timeout) {
-    const absl::Time deadline = absl::Now() + timeout;
+    const Deadline deadline(timeout);
     std::vector<std::string> keys;
     for (int rank = 0; rank < options.world_size; ++rank) {
       keys.push_back(CallKey(call, rank));
@@ -101,13 +113,13 @@ struct C10dCoordinator::Job {
           return Decide(call, absl::StrCat("rank ", rank, " left the job before ", what));
         }
       }
-      if (absl::Now() >= deadline) {
+      if (deadline.left() <= absl::ZeroDuration()) {
         const std::vector<int> missing = Missing(call);
         return Decide(call, missing.empty() ? ""
                                             : absl::StrCat("rank ", absl::StrJoin(missing, ", "), " did not come to ",
                                                            what, " within ", absl::FormatDuration(timeout)));
       }
-      absl::SleepFor(std::min(pause, std::max(deadline - absl::Now(), absl::ZeroDuration())));
+      absl::SleepFor(std::min(pause, std::max(deadline.left(), absl::ZeroDuration())));
       pause = std::min(pause * 2, kLongestPause);
     }
   }
@@ -161,13 +173,13 @@ struct C10dCoordinator::Job {
   void Leave() {
     try {
       store->set(LeftKey(options.rank), {});
-      const absl::Time deadline = absl::Now() + options.linger;
+      const Deadline deadline(options.linger);
       std::vector<std::string> keys;
       for (int rank = 0; rank < options.world_size; ++rank) {
         keys.push_back(LeftKey(rank));
       }
       const bool serves = options.rank == 0 && options.rank_0_serves;
-      while (serves && !store->check(keys) && absl::Now() < deadline) {
+      while (serves && !store->check(keys) && deadline.left() > absl::ZeroDuration()) {
         absl::SleepFor(kLongestPause);
       }
     } catch (const std::exception&) {
