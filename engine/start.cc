@@ -56,6 +56,12 @@ absl::Status Resume(FileSystem& fs, const ConfigLayers& layers, const Checkpoint
   WAYPOINT_ASSIGN_OR_RETURN(CheckpointFormat * format, FindFormat(fs, latest.path, "native"));
   WAYPOINT_ASSIGN_OR_RETURN(start.checkpoint, format->Open(fs, latest.path, {}));
   const CheckpointMetadata& metadata = start.checkpoint->metadata;
+  if (metadata.training().step() != latest.step) {
+    // Chosen by its name, continued by what is in it: somebody renamed or copied it.
+    return MakeError(ErrorKind::kAmbiguous,
+                     absl::StrCat("its name says step ", latest.step, ", its manifest step ",
+                                  metadata.training().step(), "; give it the name of its step, or move it away"));
+  }
   WAYPOINT_ASSIGN_OR_RETURN(const models::DecoderConfig model, ModelOf(metadata));
   WAYPOINT_ASSIGN_OR_RETURN(TrainConfig stored, TrainerConfigOf(metadata));
 
