@@ -40,10 +40,11 @@ class RunSaver {
   // Returns what a user should know.
   absl::StatusOr<std::vector<std::string>> Prepare(const TrainState& state);
 
-  // Keeps other jobs from saving here, until Release.  E_LOCKED with the owner.
-  absl::Status Hold() { return root_.Hold(); }
-  // Waits for the save that runs, and returns its failure.
-  absl::Status Release();
+  // Keeps other jobs from saving here, until Release.  E_LOCKED with the owner, or when another job has saved since the
+  // start was chosen: this one would continue from a state that is not the newest any more.
+  absl::Status Hold();
+  // Waits for the save that runs, and returns its failure.  Adds removals of old checkpoints that failed to `warnings`.
+  absl::Status Release(std::vector<std::string>* warnings);
 
   // Plans an export without writing it: a model that the export format cannot hold is refused before hours of training.
   absl::Status CheckExport(const TrainState& state) const;
@@ -51,7 +52,9 @@ class RunSaver {
   bool CheckpointDue(int64_t step) const;
   bool ExportDue(int64_t step) const;
 
-  absl::Status SaveCheckpoint(const TrainState& state);
+  // The failure of the save before keeps this one from beginning, but for the last one of a run: that is begun all the
+  // same, and the failure returned afterwards.
+  absl::Status SaveCheckpoint(const TrainState& state, bool last);
   // Before the state changes.
   absl::Status Fence();
   // Returns when all that was begun is on the disk.
@@ -69,9 +72,11 @@ class RunSaver {
   CheckpointerOptions Options() const;
   // What must follow every checkpoint that was published.
   absl::Status Published(AsyncSaveReport report);
+  absl::Status BeginSave(const TrainState& state);
 
   FileSystem& fs_;
   const TrainConfig config_;
+  const std::string resumed_;   // the run's checkpoint that the job began with; empty: none
   CheckpointMetadata carried_;  // external_format, external_configs
   std::vector<Asset> assets_;
   std::vector<AsyncSaveReport> saved_;

@@ -5,6 +5,7 @@
 #include <map>
 
 #include "absl/strings/str_cat.h"
+#include "checkpoint/async/snapshot_arena.h"
 #include "checkpoint/coordination/coordinator.h"
 #include "engine/shutdown_signal.h"
 #include "engine/trainer.h"
@@ -155,7 +156,6 @@ TEST(ResumeTest, UnsealedCheckpointsDoNotCount) {
   EXPECT_EQ(again.report.first_step, 2);
 }
 
-TEST(SignalTest, SavesAfterTheRunningStepAndStops) {
 TEST(ResumeTest, ACheckpointUnderTheNameOfAnotherStepIsRefused) {
   const std::string directory = FreshDirectory("renamed");
   const std::string config = TinyConfig(directory + "/run", TextFile(directory), 4);
@@ -190,6 +190,7 @@ TEST(ResumeTest, WhatWasSavedBetweenTheStartAndTheLockIsNotPassedOver) {
   }
 }
 
+TEST(SignalTest, SavesAfterTheRunningStepAndStops) {
   const std::string directory = FreshDirectory("signal");
   const std::string config = TinyConfig(directory + "/run", TextFile(directory), 9);
   const ShutdownSignal shutdown;
@@ -256,6 +257,21 @@ TEST(TrainerTest, ADivergedRunStopsBeforeItRuinsTheWeights) {
   EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
   EXPECT_THAT(std::string(status.message()), HasSubstr("gradient norm is"));
   EXPECT_THAT(DirectoriesIn(directory + "/checkpoint"), ElementsAre());
+}
+
+TEST(TrainerTest, ASnapshotThatIsTakenInAnotherWayIsToldOnce) {
+  const std::string directory = FreshDirectory("why");
+  ASSERT_OK_AND_ASSIGN(const auto arena, SnapshotArena::Create(1, {}));
+  int told = 0;
+  TrainerOptions options = Quiet();
+  options.print = [&told](const std::string& line) {
+    told += line.find("note: checkpoint.async: copied") == 0 ? 1 : 0;
+  };
+
+  ASSERT_OK(RunTraining(
+      {TinyConfig(directory, TextFile(directory), 3), "checkpoint { interval: 1 async: WRITE_PROTECT }"}, options));
+
+  EXPECT_EQ(told, arena->guard() == nullptr ? 1 : 0);
 }
 
 TEST(TrainerTest, TokensOutsideTheVocabularyEndTheRun) {
