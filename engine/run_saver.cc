@@ -29,6 +29,7 @@ SaveOptions ExportOptions(const ExportSchedule& schedule) {
   SaveOptions options;
   options.optimizer_state = false;
   options.weights_dtype = DTypeFromTorchName(schedule.dtype());  // kInvalid, "as it is", for "keep"
+  options.format_options = {schedule.format_options().begin(), schedule.format_options().end()};
   return options;
 }
 

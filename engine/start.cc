@@ -102,6 +102,7 @@ absl::Status StartPretrained(FileSystem& fs, const ConfigLayers& layers, Pretrai
   }
   LoadOptions load;
   load.carry_unknown = options.carry_unknown();
+  load.format_options = {options.format_options().begin(), options.format_options().end()};
   WAYPOINT_ASSIGN_OR_RETURN(start.checkpoint, format->Open(fs, options.path(), load));
   start.notes = start.checkpoint->notes;
   const CheckpointMetadata& metadata = start.checkpoint->metadata;

@@ -63,6 +63,7 @@ absl::StatusOr<absl::optional<ConvertRequest>> ParseConvertRequest(int argc, con
   app.add_flag("--overwrite", request.overwrite, "replace DST, in one step at the end, if it is a checkpoint or empty");
   app.add_flag("--carry-unknown", request.carry_unknown, "carry config keys that the format does not declare");
   app.add_flag("--json", request.json, "report on stdout as JSON");
+  AddFormatFlags(formats, FormatFlags::kLoadAndSave, app, &request.format_options);
   app.footer(Footer(formats));
   try {
     app.parse(argc, argv);

@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/optional.h"
 #include "checkpoint/base/dtype.h"
+#include "tools/format_flags.h"
 #include "tools/resident_memory.h"
 
 namespace waypoint {
@@ -32,11 +33,7 @@ struct ConvertRequest {
   bool overwrite = false;
   bool carry_unknown = false;
   bool json = false;
-};
-
-struct FormatChoice {
-  std::string name;
-  std::string description;
+  FormatOptionValues format_options;
 };
 
 // Empty when the user asked for help, which is then in *help.
