@@ -22,6 +22,7 @@ class Parser {
     }
     options.hints.fairseq2_errors = Switch("fairseq2-errors");
     WAYPOINT_ASSIGN_OR_RETURN(options.hints.rope_factor, Number("rope-factor", 1));
+    WAYPOINT_ASSIGN_OR_RETURN(options.hints.norm_eps, Number("norm-eps", 0));
     options.ignore_params = Switch("ignore-params");
     WAYPOINT_ASSIGN_OR_RETURN(const absl::optional<double> tolerance, Number("replica-tolerance", 0));
     options.replica_tolerance = tolerance.value_or(options.replica_tolerance);
