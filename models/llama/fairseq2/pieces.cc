@@ -159,14 +159,21 @@ class Joiner {
       return MakeError(ErrorKind::kShape,
                        absl::StrCat(In(stage, rank, 0, name), " has no elements, nor has any piece"));
     }
+    bool later = false;
+    for (int64_t piece = grid_.pieces; piece-- > 0;) {
+      if (!present[piece] && later) {
+        return MakeError(ErrorKind::kMissing,
+                         absl::StrCat(In(stage, rank, piece, name), " is absent, and later pieces have rows of it"));
+      }
+      later = later || rows[piece] > 0;
+    }
     const int64_t each = (all_rows + grid_.pieces - 1) / grid_.pieces;
     for (int64_t piece = 0; piece < grid_.pieces; ++piece) {
       const int64_t wanted = std::max<int64_t>(std::min(each, all_rows - piece * each), 0);
       if (rows[piece] != wanted) {
-        return MakeError(present[piece] ? ErrorKind::kShape : ErrorKind::kMissing,
-                         absl::StrCat(In(stage, rank, piece, name),
-                                      present[piece] ? absl::StrCat(" has ", rows[piece], " rows") : " is absent",
-                                      "; of ", all_rows, " rows in ", grid_.pieces, " pieces it should have ", wanted));
+        return MakeError(ErrorKind::kShape,
+                         absl::StrCat(In(stage, rank, piece, name), " has ", rows[piece], " rows; of ", all_rows,
+                                      " rows in ", grid_.pieces, " pieces it should have ", wanted));
       }
     }
     return Concat(std::move(parts), 0);
