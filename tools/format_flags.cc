@@ -32,10 +32,14 @@ void AddFormatFlags(const std::vector<FormatChoice>& formats, FormatFlags which,
       const std::string group = absl::StrCat("Options of ", format.name);
       const std::string name = option.name;
       const std::string help = which == FormatFlags::kLoad ? option.help
-                               : absl::StrCat(option.on_load && option.on_save ? "" : option.on_load ? "reading: " : "writing: ",
-                                              option.help);
+                                                           : absl::StrCat(option.on_load && option.on_save ? ""
+                                                                          : option.on_load                 ? "reading: "
+                                                                                           : "writing: ",
+                                                                          option.help);
       if (option.value.empty()) {
-        app.add_flag_function(flag, [values, name](int64_t) { (*values)[name] = "true"; }, help)->group(group);
+        app.add_flag_function(
+               flag, [values, name](int64_t) { (*values)[name] = "true"; }, help)
+            ->group(group);
       } else {
         app.add_option_function<std::string>(
                flag, [values, name](const std::string& value) { (*values)[name] = value; }, help)
@@ -53,7 +57,8 @@ absl::StatusOr<FormatOptionValues> LoadFormatOptions(const CheckpointFormat& fro
       to == nullptr ? FormatOptionValues() : SelectFormatOptions(*to, values, FormatUse::kSave);
   for (const auto& [name, value] : values) {
     if (load.count(name) == 0 && save.count(name) == 0) {
-      std::string choices = absl::StrCat("reading \"", from.name(), "\" takes: ", FormatOptionsText(from, FormatUse::kLoad));
+      std::string choices =
+          absl::StrCat("reading \"", from.name(), "\" takes: ", FormatOptionsText(from, FormatUse::kLoad));
       if (to != nullptr) {
         absl::StrAppend(&choices, "; writing \"", to->name(), "\" takes: ", FormatOptionsText(*to, FormatUse::kSave));
       }

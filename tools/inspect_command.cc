@@ -106,7 +106,7 @@ absl::Status Inspect(const InspectRequest& request, const InspectEnvironment& en
 ExitCode InspectMain(int argc, const char* const* argv, const InspectEnvironment& environment) {
   InspectRequest request;
   CLI::App app("Shows what a checkpoint holds: files, config, tensors, digests.", "inspect");
-  app.add_option("PATH", request.path, "checkpoint directory of any format, or one safetensors file")->required();
+  app.add_option("PATH", request.path, "checkpoint directory of any format, or one file: .safetensors, .pth, .pt, .bin")->required();
   app.add_flag("--verify", request.verify, "read everything back, check and show digests, and check what is optional");
   app.add_option("--diff", request.diff,
                  "compare with this checkpoint tensor by tensor, in native names; exit code 4 "

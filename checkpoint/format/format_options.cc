@@ -14,9 +14,8 @@ bool Serves(const FormatOption& option, FormatUse use) {
 }
 
 const FormatOption* Find(const std::vector<FormatOption>& options, const std::string& name, FormatUse use) {
-  const auto it = std::find_if(options.begin(), options.end(), [&](const FormatOption& option) {
-    return option.name == name && Serves(option, use);
-  });
+  const auto it = std::find_if(options.begin(), options.end(),
+                               [&](const FormatOption& option) { return option.name == name && Serves(option, use); });
   return it == options.end() ? nullptr : &*it;
 }
 
@@ -27,14 +26,13 @@ absl::Status CheckFormatOptions(const CheckpointFormat& format, const FormatOpti
   for (const auto& [name, value] : values) {
     const FormatOption* option = Find(options, name, use);
     if (option == nullptr) {
-      return MakeError(ErrorKind::kRequest,
-                       absl::StrCat("format \"", format.name(), "\" has no option \"", name, "\" for ",
-                                    use == FormatUse::kLoad ? "reading" : "writing",
-                                    "; it has: ", FormatOptionsText(format, use)));
+      return MakeError(ErrorKind::kRequest, absl::StrCat("format \"", format.name(), "\" has no option \"", name,
+                                                         "\" for ", use == FormatUse::kLoad ? "reading" : "writing",
+                                                         "; it has: ", FormatOptionsText(format, use)));
     }
     if (option->value.empty() && value != "true" && value != "false") {
-      return MakeError(ErrorKind::kRequest, absl::StrCat("option \"", name, "\" of format \"", format.name(), "\" is \"",
-                                                         value, "\", wanted true or false"));
+      return MakeError(ErrorKind::kRequest, absl::StrCat("option \"", name, "\" of format \"", format.name(),
+                                                         "\" is \"", value, "\", wanted true or false"));
     }
   }
   return absl::OkStatus();

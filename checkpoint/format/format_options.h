@@ -15,8 +15,8 @@ namespace waypoint {
 enum class FormatUse { kLoad, kSave };
 
 // Every format calls it first, with its own options.
-// Errors: E_REQUEST for a name that the format does not declare for this use, and for a switch that is neither "true" nor
-// "false"; lists the choices.
+// Errors: E_REQUEST for a name that the format does not declare for this use, and for a switch that is neither "true"
+// nor "false"; lists the choices.
 absl::Status CheckFormatOptions(const CheckpointFormat& format, const FormatOptionValues& values, FormatUse use);
 
 // Those of `values` that the format declares for this use.

@@ -16,8 +16,14 @@ shutil.copytree("tests/testdata/fixtures", FIXTURES)
 
 
 def fixtures():
+    """Hugging Face checkpoints."""
     return sorted(os.path.join(FIXTURES, name) for name in os.listdir(FIXTURES)
-                  if os.path.isdir(os.path.join(FIXTURES, name, "hf")))
+                  if os.path.isdir(os.path.join(FIXTURES, name, "hf")) and not name.startswith("meta_"))
+
+
+def meta_fixtures():
+    """Those in Meta's reference format, in meta/; hf/ is the twin."""
+    return sorted(os.path.join(FIXTURES, name) for name in os.listdir(FIXTURES) if name.startswith("meta_"))
 
 
 def safetensors_fixtures():

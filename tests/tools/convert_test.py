@@ -68,9 +68,8 @@ class ConvertTest(unittest.TestCase):
                     self.assertEqual(files.read_safetensors(path)[1].get("format"), "pt", path)
 
     def test_reference_checkpoints_are_their_twins(self):
-        fixtures = [path for path in files.fixtures() if os.path.isdir(os.path.join(path, "meta"))]
-        self.assertEqual(len(fixtures), 5)
-        for fixture in fixtures:
+        self.assertEqual(len(files.meta_fixtures()), 5)
+        for fixture in files.meta_fixtures():
             name = os.path.basename(fixture)
             twin = os.path.join(fixture, "hf")
             with self.subTest(fixture=name):

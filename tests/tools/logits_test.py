@@ -29,7 +29,7 @@ class LogitsTest(unittest.TestCase):
 
     def test_every_fixture_from_each_format(self):
         self.assertTrue(files.fixtures())
-        for fixture in files.fixtures():
+        for fixture in files.fixtures() + files.meta_fixtures():
             with self.subTest(fixture=fixture):
                 expected_path = os.path.join(fixture, "expected.safetensors")
                 expected = files.read_safetensors(expected_path)[0]["logits"]

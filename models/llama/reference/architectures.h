@@ -59,8 +59,8 @@ std::vector<const LlamaArchitecture*> ArchitecturesOfShape(const LlamaShape& sha
 // Size of the hidden layer of the MLP.  Source: meta-llama/llama, model.py, FeedForward.
 int64_t FfnSize(int64_t dim, double multiplier, int64_t multiple_of);
 
-// A multiplier and a multiple_of that make `ffn` of `dim`, here and in transformers' conversion script, and if possible in
-// fairseq2, which rounds differently: those of a released architecture of that shape, or the roundest.
+// A multiplier and a multiple_of that make `ffn` of `dim`, here and in transformers' conversion script, and if possible
+// in fairseq2, which rounds differently: those of a released architecture of that shape, or the roundest.
 struct FfnParams {
   double multiplier = 1.0;
   int64_t multiple_of = 256;

@@ -48,6 +48,11 @@ class Importer {
     auto& configs = *opened.metadata.mutable_external_configs();
     configs[kLayoutKey] = LayoutText({checkpoint_.set.count(), shards.embedding_dim});
     WAYPOINT_ASSIGN_OR_RETURN(configs["config.json"], HuggingFaceConfig(model, weights));
+    if (options_.hints.architecture == nullptr) {
+      notes_.push_back(
+          absl::StrCat("assumed ", model.max_positions,
+                       " positions, for a Hugging Face config only: params.json does not say; --model settles it"));
+    }
     for (std::vector<std::string>* notes : {&notes_, &model.notes, &plan.notes}) {
       opened.notes.insert(opened.notes.end(), notes->begin(), notes->end());
     }

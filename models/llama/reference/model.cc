@@ -50,20 +50,22 @@ class Resolver {
   absl::StatusOr<StoredKvHeads> KvHeads() {
     const absl::optional<int64_t> heads = Heads();
     if (!heads.has_value()) {
-      return MakeError(ErrorKind::kConfig,
-                       absl::StrCat("nothing says how many heads the model has: params.json has no \"n_heads\"; name the ",
-                                    "model with --model"));
+      return MakeError(
+          ErrorKind::kConfig,
+          absl::StrCat("nothing says how many heads the model has: params.json has no \"n_heads\"; name the ",
+                       "model with --model"));
     }
     WAYPOINT_RETURN_IF_ERROR(Status());
     if (tensors_.dim % *heads != 0 || tensors_.dim / *heads % 2 != 0) {
-      return MakeError(ErrorKind::kConfig, absl::StrCat("n_heads is ", *heads, ", but dim ", tensors_.dim,
-                                                        " is no even multiple of that"));
+      return MakeError(ErrorKind::kConfig,
+                       absl::StrCat("n_heads is ", *heads, ", but dim ", tensors_.dim, " is no even multiple of that"));
     }
     StoredKvHeads kv;
     kv.head_size = tensors_.dim / *heads;
     if (tensors_.key_rows % kv.head_size != 0) {
-      return MakeError(ErrorKind::kConfig, absl::StrCat("the keys have ", tensors_.key_rows, " rows, which are no whole heads of ",
-                                                        kv.head_size, " (dim ", tensors_.dim, " / n_heads ", *heads, ")"));
+      return MakeError(ErrorKind::kConfig,
+                       absl::StrCat("the keys have ", tensors_.key_rows, " rows, which are no whole heads of ",
+                                    kv.head_size, " (dim ", tensors_.dim, " / n_heads ", *heads, ")"));
     }
     kv.stored = tensors_.key_rows / kv.head_size;
     const LlamaArchitecture* architecture = hints_.architecture;
@@ -73,7 +75,7 @@ class Resolver {
     const bool repeated = one_per_file && wanted < kv.stored && kv.stored % wanted == 0;
     if (kv.stored != wanted && !repeated) {
       Contradiction("n_kv_heads",
-                    absl::StrCat(wanted, architecture != nullptr        ? " of " + ModelText(*architecture)
+                    absl::StrCat(wanted, architecture != nullptr          ? " of " + ModelText(*architecture)
                                          : params_.n_kv_heads.has_value() ? " in params.json"
                                                                           : " (params.json has none: that of n_heads)"),
                     absl::StrCat(kv.stored, " in the tensors (", tensors_.key_rows, " rows of ", kv.head_size, ")"));
@@ -103,15 +105,23 @@ class Resolver {
   }
 
  private:
-  absl::Status Status() const { return problems_.ToStatus("the checkpoint contradicts itself"); }
-
-  void Contradiction(absl::string_view key, absl::string_view one, absl::string_view other) {
-    problems_.Add(ErrorKind::kConfig, absl::StrCat(key, " is ", one, ", ", other));
+  // Of the kind of the first contradiction.
+  absl::Status Status() const {
+    return problems_.empty() ? absl::OkStatus()
+                             : MakeError(kind_, problems_.ToStatus("the checkpoint contradicts itself").message());
   }
 
-  void CheckSize(absl::string_view key, const absl::optional<int64_t>& in_params, int64_t of_model, int64_t in_tensors) {
+  void Contradiction(absl::string_view key, absl::string_view one, absl::string_view other,
+                     ErrorKind kind = ErrorKind::kConfig) {
+    kind_ = problems_.empty() ? kind : kind_;
+    problems_.Add(kind, absl::StrCat(key, " is ", one, ", ", other));
+  }
+
+  void CheckSize(absl::string_view key, const absl::optional<int64_t>& in_params, int64_t of_model, int64_t in_tensors,
+                 ErrorKind kind = ErrorKind::kShape) {
     if (in_params.has_value() && *in_params != in_tensors) {
-      Contradiction(key, absl::StrCat(*in_params, " in params.json"), absl::StrCat(in_tensors, " in the tensors"));
+      Contradiction(key, absl::StrCat(*in_params, " in params.json"), absl::StrCat(in_tensors, " in the tensors"),
+                    kind);
     }
     if (hints_.architecture != nullptr && of_model != in_tensors) {
       Contradiction(key, absl::StrCat(of_model, " of ", ModelText(*hints_.architecture)),
@@ -124,8 +134,9 @@ class Resolver {
     CheckSize("dim", params_.dim, shape.dim, tensors_.dim);
     const bool made_by_error = hints_.fairseq2_errors && hints_.architecture != nullptr &&
                                hints_.architecture->fairseq2_layers == tensors_.layers;
-    CheckSize("n_layers", IsFairseq2Error() ? absl::nullopt : params_.n_layers,
-              made_by_error ? tensors_.layers : shape.layers, tensors_.layers);
+    const absl::optional<int64_t> layers = IsFairseq2Error() ? absl::nullopt : params_.n_layers;
+    CheckSize("n_layers", layers, made_by_error ? tensors_.layers : shape.layers, tensors_.layers,
+              layers.value_or(0) > tensors_.layers ? ErrorKind::kMissing : ErrorKind::kExtra);
     CheckSize("vocab_size", params_.vocab_size, tensors_.vocab, tensors_.vocab);
     if (hints_.architecture != nullptr && shape.vocab != tensors_.vocab) {
       model_.notes.push_back(absl::StrCat("the vocabulary has ", tensors_.vocab, " entries, that of ",
@@ -137,10 +148,10 @@ class Resolver {
       const int64_t multiple_of = params_.multiple_of.value_or(256);
       const int64_t ffn = FfnSize(tensors_.dim, multiplier, multiple_of);
       if (ffn != tensors_.ffn) {
-        Contradiction("hidden layer",
-                      absl::StrCat(ffn, " by multiple_of ", multiple_of, " and ffn_dim_multiplier ", multiplier,
-                                   " of params.json"),
-                      absl::StrCat(tensors_.ffn, " in the tensors"));
+        // They only say how the size came about.
+        model_.notes.push_back(absl::StrCat("hidden layer of ", tensors_.ffn, ", as the tensors have it: multiple_of ",
+                                            multiple_of, " and ffn_dim_multiplier ", multiplier,
+                                            " of params.json make ", ffn));
       }
     }
   }
@@ -172,7 +183,8 @@ class Resolver {
       facts->theta = IsLlama3() ? kLlama3Theta : kTheta;
       // Llama 1 and 2 code has no such key.
       if (IsLlama3() || params_.nested || params_.vocab_size.has_value()) {
-        model_.notes.push_back(absl::StrCat("assumed rope_theta ", facts->theta, ": params.json has none; --model settles it"));
+        model_.notes.push_back(
+            absl::StrCat("assumed rope_theta ", facts->theta, ": params.json has none; --model settles it"));
       }
     }
   }
@@ -208,7 +220,8 @@ class Resolver {
     if (!params_.use_scaled_rope.value_or(of_model || hints_.rope_factor.has_value())) {
       if (!params_.use_scaled_rope.has_value() && architecture == nullptr && tensors_.vocab == kLlama3Vocabulary) {
         model_.notes.push_back(
-            "assumed a rotary embedding without scaling: params.json has no use_scaled_rope; Llama 3.1 and later scale, "
+            "assumed a rotary embedding without scaling: params.json has no use_scaled_rope; Llama 3.1 and later "
+            "scale, "
             "and --model says which one this is");
       }
       if (hints_.rope_factor.has_value()) {
@@ -234,12 +247,14 @@ class Resolver {
     if (!factors.empty()) {
       facts->scale_factor = factors[0];
       if (architecture == nullptr) {
-        model_.notes.push_back(absl::StrCat("assumed rotary scaling by ", facts->scale_factor, ", by the shape, which is that of ",
-                                            absl::StrJoin(names, " and "), ": params.json does not say by how much"));
+        model_.notes.push_back(absl::StrCat("assumed rotary scaling by ", facts->scale_factor,
+                                            ", by the shape, which is that of ", absl::StrJoin(names, " and "),
+                                            ": params.json does not say by how much"));
       }
     } else {
-      model_.notes.push_back(absl::StrCat("assumed rotary scaling by ", facts->scale_factor,
-                                          ", as Meta's code does: params.json does not say by how much; --rope-factor does"));
+      model_.notes.push_back(
+          absl::StrCat("assumed rotary scaling by ", facts->scale_factor,
+                       ", as Meta's code does: params.json does not say by how much; --rope-factor does"));
     }
   }
 
@@ -269,6 +284,7 @@ class Resolver {
   std::vector<const LlamaArchitecture*> candidates_;
   ReferenceModel model_;
   Problems problems_;
+  ErrorKind kind_ = ErrorKind::kConfig;
 };
 
 }  // namespace
@@ -327,8 +343,9 @@ absl::StatusOr<LlamaFacts> FactsOf(const DecoderConfig& config) {
   // What is not there reads as zero and comes out as a difference below.
   const Block& block = normal.decoder().fixed();
   const Attention& attention = block.mixer().attention();
-  facts.shape = {normal.hidden_size(),    normal.decoder().num_blocks(),         std::max<int64_t>(attention.heads(), 1),
-                 attention.head_groups(), block.mlp().dense().intermediate_size(), normal.vocab_size()};
+  facts.shape = {
+      normal.hidden_size(),    normal.decoder().num_blocks(),           std::max<int64_t>(attention.heads(), 1),
+      attention.head_groups(), block.mlp().dense().intermediate_size(), normal.vocab_size()};
   facts.theta = attention.rotary().theta();
   facts.scale_factor = attention.rotary().llama3().scale_factor();
   facts.epsilon = block.normalization().epsilon();
@@ -339,10 +356,10 @@ absl::StatusOr<LlamaFacts> FactsOf(const DecoderConfig& config) {
   differencer.ReportDifferencesToString(&report);
   if (!differencer.Compare(normal, wanted)) {
     const std::vector<std::string> lines = absl::StrSplit(report, '\n', absl::SkipEmpty());
-    return MakeError(ErrorKind::kUnsupported,
-                     absl::StrCat("checkpoints of this format cannot say this (the model -> what the format has):\n  ",
-                                  absl::StrJoin(lines, "\n  "),
-                                  "\nuse a Hugging Face or the native format for this model"));
+    return MakeError(
+        ErrorKind::kUnsupported,
+        absl::StrCat("checkpoints of this format cannot say this (the model -> what the format has):\n  ",
+                     absl::StrJoin(lines, "\n  "), "\nuse a Hugging Face or the native format for this model"));
   }
   return facts;
 }

@@ -1,8 +1,8 @@
 #ifndef MODELS_LLAMA_REFERENCE_MODEL_H_
 #define MODELS_LLAMA_REFERENCE_MODEL_H_
 
-// Which model a reference checkpoint is: what its tensors determine, what only params.json or the model's name can tell,
-// and that the three agree.  Does not read any file.  Thread-safe.
+// Which model a reference checkpoint is: what its tensors determine, what only params.json or the model's name can
+// tell, and that the three agree.  Does not read any file.  Thread-safe.
 
 #include <cstdint>
 #include <string>
@@ -61,7 +61,9 @@ absl::StatusOr<StoredKvHeads> FindKvHeads(const ReferenceTensors& tensors, const
                                           const ReferenceHints& hints);
 
 // `params` null: there is no file, or it shall not be believed.  `kv_heads`: without copies.
-// Errors: E_CONFIG with all contradictions, each with both values.
+// Errors: all contradictions with tensors, params.json or the model's name, each with both values; E_SHAPE, E_MISSING,
+// E_EXTRA or E_CONFIG, as the first one is.  A hidden layer that multiple_of and ffn_dim_multiplier do not make is a
+// note.
 absl::StatusOr<ReferenceModel> ResolveReferenceModel(const ReferenceTensors& tensors, int64_t kv_heads,
                                                      const ReferenceParams* params, const ReferenceHints& hints);
 

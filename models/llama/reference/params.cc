@@ -120,14 +120,13 @@ class Reader {
       if (std::find(known_.begin(), known_.end(), key) != known_.end() || it->is_null()) {
         continue;
       }
-      const auto refused = std::find_if(std::begin(kRefusedKeys), std::end(kRefusedKeys), [&key](const RefusedKey& row) {
-        return absl::StartsWith(key, row.prefix);
-      });
+      const auto refused = std::find_if(std::begin(kRefusedKeys), std::end(kRefusedKeys),
+                                        [&key](const RefusedKey& row) { return absl::StartsWith(key, row.prefix); });
       if (refused != std::end(kRefusedKeys)) {
-        problems_.Add(ErrorKind::kUnsupported, absl::StrCat(Quoted(key), " is ", JsonText(*it), ": ", refused->reason,
-                                                            " cannot be converted"));
-      } else if (carry_unknown_ || std::find(std::begin(kRuntimeKeys), std::end(kRuntimeKeys), key) !=
-                                       std::end(kRuntimeKeys)) {
+        problems_.Add(ErrorKind::kUnsupported,
+                      absl::StrCat(Quoted(key), " is ", JsonText(*it), ": ", refused->reason, " cannot be converted"));
+      } else if (carry_unknown_ ||
+                 std::find(std::begin(kRuntimeKeys), std::end(kRuntimeKeys), key) != std::end(kRuntimeKeys)) {
         params_.carried.push_back(key);
       } else {
         unknown.push_back(absl::StrCat(Quoted(key), " = ", JsonText(*it)));
@@ -168,9 +167,8 @@ absl::StatusOr<ReferenceParams> ReadReferenceParams(const Json& document, bool c
         beside.push_back(Quoted(it.key()));
       }
     }
-    return MakeError(ErrorKind::kConfig,
-                     absl::StrCat("unknown keys beside \"model\": ", absl::StrJoin(beside, ", "),
-                                  "; --carry-unknown carries them through"));
+    return MakeError(ErrorKind::kConfig, absl::StrCat("unknown keys beside \"model\": ", absl::StrJoin(beside, ", "),
+                                                      "; --carry-unknown carries them through"));
   }
   absl::StatusOr<ReferenceParams> params = Reader(*model, carry_unknown).Read();
   if (params.ok()) {

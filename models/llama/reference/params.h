@@ -42,9 +42,9 @@ struct ReferenceParams {
 };
 
 // null means absent.  All problems come in one error, in which one entry lists all the unknown keys.
-// Errors: E_SCHEMA when it is no object; E_UNSUPPORTED when it speaks of what the format does not read (vision, mixtures
-// of experts, quantized or adapter weights); E_CONFIG else: unknown keys unless they are carried, values of a wrong type
-// or range.
+// Errors: E_SCHEMA when it is no object; E_UNSUPPORTED when it speaks of what the format does not read (vision,
+// mixtures of experts, quantized or adapter weights); E_CONFIG else: unknown keys unless they are carried, values of a
+// wrong type or range.
 absl::StatusOr<ReferenceParams> ReadReferenceParams(const Json& document, bool carry_unknown);
 
 enum class ReferenceConsumer {
@@ -63,8 +63,8 @@ absl::StatusOr<ReferenceConsumer> ParseConsumer(absl::string_view name);
 ReferenceConsumer ConsumerOf(const ReferenceParams& params);
 
 // The file's text, as the consumer's own files look: one line.  `params` holds all that the consumer may need; what it
-// has no key for is left out, so that the caller checks that first.  n_kv_heads and ffn_dim_multiplier are left out where
-// they say nothing, but for Llama 3.
+// has no key for is left out, so that the caller checks that first.  n_kv_heads and ffn_dim_multiplier are left out
+// where they say nothing, but for Llama 3.
 std::string WriteReferenceParams(const ReferenceParams& params, ReferenceConsumer consumer);
 
 // Python's json.dumps(value): one line, ", " and ": ".

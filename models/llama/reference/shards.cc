@@ -281,7 +281,7 @@ absl::StatusOr<ReplicaDeviation> CompareReplicas(TensorSource& files, const Shar
         // Also when one is NaN.
         if (!(distance <= tolerance)) {
           return MakeError(
-              ErrorKind::kConfig,
+              ErrorKind::kAmbiguous,
               absl::StrCat(Quoted(name), " should be the same in every file: element ", i, " is ", wanted[i], " in ",
                            shards.set.files[0].name, " and ", found[i], " in ", shards.set.files[file].name,
                            ", further apart than ", tolerance, " (--replica-tolerance)"));

@@ -63,7 +63,7 @@ struct ReplicaDeviation {
 };
 
 // Compares tensors that every file holds whole, one tensor of all files at a time.
-// Errors: E_CONFIG naming the tensor and both files when they are further apart than `tolerance`, or one is NaN.
+// Errors: E_AMBIGUOUS naming the tensor and both files when they are further apart than `tolerance`, or one is NaN.
 absl::StatusOr<ReplicaDeviation> CompareReplicas(TensorSource& files, const ShardedTensors& shards, double tolerance);
 
 // One way to cut a model over files.

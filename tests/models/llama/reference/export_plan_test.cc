@@ -69,7 +69,9 @@ TEST_P(Fairseq2Test, ParamsAreTheSameBytes) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Architectures, Fairseq2Test, testing::ValuesIn(kFairseq2Params),
-                         [](const testing::TestParamInfo<Fairseq2Literal>& info) { return std::string(info.param.name); });
+                         [](const testing::TestParamInfo<Fairseq2Literal>& info) {
+                           return std::string(info.param.name);
+                         });
 
 TEST(ArchitecturesTest, AreAllOfFairseq2s) {
   int64_t count = 0;
@@ -81,10 +83,11 @@ TEST(ArchitecturesTest, AreAllOfFairseq2s) {
 
 TEST(ArchitecturesTest, HaveThePublishedNumbersOfParameters) {
   const std::pair<const char*, int64_t> kParameters[] = {
-      {"7b", 6738415616},        {"13b", 13015864320},       {"33b", 32528943616},
-      {"65b", 65285660672},      {"llama2_70b", 68976648192}, {"llama3_8b", 8030261248},
-      {"llama3_70b", 70553706496}, {"llama3_2_1b", 1235814400}, {"llama3_2_3b", 3212749824},
-      {"llama3_1_405b", 405853388800},
+      {"7b", 6738415616},          {"13b", 13015864320},
+      {"33b", 32528943616},        {"65b", 65285660672},
+      {"llama2_70b", 68976648192}, {"llama3_8b", 8030261248},
+      {"llama3_70b", 70553706496}, {"llama3_2_1b", 1235814400},
+      {"llama3_2_3b", 3212749824}, {"llama3_1_405b", 405853388800},
   };
   for (const auto& [name, wanted] : kParameters) {
     ASSERT_OK_AND_ASSIGN(const Manifest parameters,
@@ -162,10 +165,11 @@ TEST(ExportPlanTest, ABigModelInManyFilesRepeatsItsKeyValueHeads) {
 }
 
 TEST(ExportPlanTest, FilesThatDoNotDivideAreRefusedWithThoseThatDo) {
-  EXPECT_THAT(Plan(Small(), {{"model-parallel", "3"}}),
-              IsKind(ErrorKind::kRequest,
-                     AllOf(HasSubstr("n_heads 4"), HasSubstr("hidden layer 224"), HasSubstr("vocabulary 320"),
-                           HasSubstr("dim 64"), HasSubstr("n_kv_heads 2"), HasSubstr("possible for this model: 1, 2, 4"))));
+  EXPECT_THAT(
+      Plan(Small(), {{"model-parallel", "3"}}),
+      IsKind(ErrorKind::kRequest,
+             AllOf(HasSubstr("n_heads 4"), HasSubstr("hidden layer 224"), HasSubstr("vocabulary 320"),
+                   HasSubstr("dim 64"), HasSubstr("n_kv_heads 2"), HasSubstr("possible for this model: 1, 2, 4"))));
   EXPECT_THAT(Plan(Small(), {{"model-parallel", "1000"}}), IsKind(ErrorKind::kRequest, HasSubstr("between 1 and 100")));
   EXPECT_THAT(Plan(Small(), {{"model-parallel", "two"}}), IsKind(ErrorKind::kRequest, HasSubstr("\"two\"")));
 }
@@ -183,8 +187,8 @@ TEST(ExportPlanTest, WhatAConsumerCannotBeToldIsRefusedByName) {
   EXPECT_OK(Plan(facts, {{"consumer", "llama3"}}));
 
   facts.scale_factor = 32;
-  EXPECT_THAT(Plan(facts), IsKind(ErrorKind::kUnsupported, AllOf(HasSubstr("Meta's code scales by 8"),
-                                                                HasSubstr("--rope-factor 32"))));
+  EXPECT_THAT(Plan(facts), IsKind(ErrorKind::kUnsupported,
+                                  AllOf(HasSubstr("Meta's code scales by 8"), HasSubstr("--rope-factor 32"))));
   ASSERT_OK_AND_ASSIGN(const ReferenceExport plan, Plan(facts, {{"rope-factor", "32"}}));
   EXPECT_THAT(plan.notes, Contains(HasSubstr("this model by 32")));
   EXPECT_THAT(Plan(facts, {{"emit-rope-freqs", "true"}, {"rope-factor", "32"}}),
@@ -195,7 +199,8 @@ TEST(ExportPlanTest, WhatWouldBeReadAsAnotherModelIsRefused) {
   // Llama 2 code computes with 1e4 whatever the vocabulary; a reader that knows Llama 3 by it would not.
   LlamaFacts facts = Small();
   facts.shape.vocab = 128256;
-  EXPECT_THAT(Plan(facts, {{"consumer", "llama2"}}), IsKind(ErrorKind::kUnsupported, HasSubstr("theta: 10000 -> 500000")));
+  EXPECT_THAT(Plan(facts, {{"consumer", "llama2"}}),
+              IsKind(ErrorKind::kUnsupported, HasSubstr("theta: 10000 -> 500000")));
   EXPECT_OK(Plan(facts, {{"consumer", "llama3"}}));
 }
 
@@ -210,13 +215,13 @@ TEST(ExportPlanTest, FieldsThatTheFormatDoesNotHaveAreNamed) {
   metadata.mutable_model_config()->PackFrom(config);
 
   EXPECT_THAT(PlanReferenceExport(metadata, {}),
-              IsKind(ErrorKind::kUnsupported,
-                     AllOf(HasSubstr("head_size: 32 -> 16"), HasSubstr("add_linear_biases"), HasSubstr("linear"),
-                           HasSubstr("head.normalization.epsilon"))));
+              IsKind(ErrorKind::kUnsupported, AllOf(HasSubstr("head_size: 32 -> 16"), HasSubstr("add_linear_biases"),
+                                                    HasSubstr("linear"), HasSubstr("head.normalization.epsilon"))));
 }
 
 TEST(ExportPlanTest, AModelNameThatTheConfigContradicts) {
-  EXPECT_THAT(Plan(Small(), {{"model", "llama3_8b"}}), IsKind(ErrorKind::kConfig, HasSubstr("n_heads is 4 in params.json, 32 of model llama3_8b")));
+  EXPECT_THAT(Plan(Small(), {{"model", "llama3_8b"}}),
+              IsKind(ErrorKind::kConfig, HasSubstr("n_heads is 4 in params.json, 32 of model llama3_8b")));
 }
 
 TEST(ExportPlanTest, AnotherFormatsConfigIsLeftBehindWithANote) {

@@ -61,7 +61,9 @@ class ReferenceFixtureTest : public testing::TestWithParam<std::string> {
     return tensors;
   }
 
-  bool by_columns() const { return absl::StartsWith(GetParam(), "meta_llama1") || absl::StartsWith(GetParam(), "meta_llama2"); }
+  bool by_columns() const {
+    return absl::StartsWith(GetParam(), "meta_llama1") || absl::StartsWith(GetParam(), "meta_llama2");
+  }
 
   MemoryFileSystem fs_;
 };

@@ -137,8 +137,9 @@ TEST_F(ReferenceFormatTest, NormsThatDifferALittleAreToldAndMuchAreRefused) {
 
   Edit(kSecond, [](FileTensors* tensors) { Nudge(&(*tensors)["layers.1.ffn_norm.weight"], 2); });
 
-  EXPECT_THAT(Open(), IsKind(ErrorKind::kConfig, AllOf(HasSubstr("\"layers.1.ffn_norm.weight\""), HasSubstr("element 0"),
-                                                       HasSubstr("consolidated.01.pth"), HasSubstr("0.01"))));
+  EXPECT_THAT(Open(),
+              IsKind(ErrorKind::kAmbiguous, AllOf(HasSubstr("\"layers.1.ffn_norm.weight\""), HasSubstr("element 0"),
+                                                  HasSubstr("consolidated.01.pth"), HasSubstr("0.01"))));
   ASSERT_OK_AND_ASSIGN(OpenedCheckpoint tolerated, Open({{"replica-tolerance", "3"}}));
   EXPECT_THAT(tolerated.notes, Contains(AllOf(HasSubstr("1 tensors"), HasSubstr("by 2 at most"),
                                               HasSubstr("\"layers.1.ffn_norm.weight\""))));
@@ -151,7 +152,7 @@ TEST_F(ReferenceFormatTest, ANormThatIsNoNumberIsRefused) {
     const uint16_t nan = 0x7fc0;
     std::memcpy((*tensors)["norm.weight"].bytes.data(), &nan, 2);
   });
-  EXPECT_THAT(Open({{"replica-tolerance", "1000"}}), IsKind(ErrorKind::kConfig, HasSubstr("\"norm.weight\"")));
+  EXPECT_THAT(Open({{"replica-tolerance", "1000"}}), IsKind(ErrorKind::kAmbiguous, HasSubstr("\"norm.weight\"")));
 }
 
 TEST_F(ReferenceFormatTest, ATiedHeadIsOneStorageAndTiedAgain) {
@@ -178,6 +179,10 @@ TEST_F(ReferenceFormatTest, AHeadOfItsOwnIsNotTied) {
   Save({});
   EXPECT_THAT(Open({{"tied", "yes"}}), IsKind(ErrorKind::kConfig, HasSubstr("different values")));
   EXPECT_THAT(Open({{"tied", "perhaps"}}), IsKind(ErrorKind::kRequest, HasSubstr("\"perhaps\"")));
+  EXPECT_THAT(Open({{"ignore-params", "perhaps"}}), IsKind(ErrorKind::kRequest, HasSubstr("true or false")));
+  EXPECT_THAT(Open({{"replica-tolerance", "-1"}}), IsKind(ErrorKind::kRequest, HasSubstr("\"-1\"")));
+  EXPECT_THAT(Open({{"model-parallel", "2"}}),
+              IsKind(ErrorKind::kRequest, HasSubstr("no option \"model-parallel\" for reading")));
 }
 
 TEST_F(ReferenceFormatTest, AMissingHeadIsTheEmbeddingOnlyWhenSaid) {
@@ -280,21 +285,37 @@ TEST_F(ReferenceFormatTest, UnknownKeysAreRefusedTogetherOrCarried) {
 
 TEST_F(ReferenceFormatTest, ContradictionsNameBothValues) {
   Save({{"consumer", "llama3"}});
-  for (const auto& [from, to, message] : std::vector<std::tuple<std::string, std::string, std::string>>{
-           {"\"dim\": 16", "\"dim\": 32", "dim is 32 in params.json, 16 in the tensors"},
-           {"\"n_layers\": 2", "\"n_layers\": 3", "n_layers is 3 in params.json, 2 in the tensors"},
-           {"\"n_heads\": 4", "\"n_heads\": 5", "n_heads is 5, but dim 16"},
-           {"\"n_kv_heads\": 2", "\"n_kv_heads\": 4", "n_kv_heads is 4 in params.json, 2 in the tensors"},
-           {"\"n_kv_heads\": 2, ", "", "n_kv_heads is 4 (params.json has none"},
-           {"\"vocab_size\": 32", "\"vocab_size\": 33", "vocab_size is 33 in params.json, 32 in the tensors"},
-           {"\"multiple_of\": 8", "\"multiple_of\": 256", "256 by multiple_of 256"},
-           {"\"n_heads\": 4, ", "", "how many heads"},
+  struct Case {
+    std::string from;
+    std::string to;
+    ErrorKind kind;
+    std::string message;
+  };
+  for (const auto& [from, to, kind, message] : std::vector<Case>{
+           {"\"dim\": 16", "\"dim\": 32", ErrorKind::kShape, "dim is 32 in params.json, 16 in the tensors"},
+           {"\"n_layers\": 2", "\"n_layers\": 3", ErrorKind::kMissing,
+            "n_layers is 3 in params.json, 2 in the tensors"},
+           {"\"n_layers\": 2", "\"n_layers\": 1", ErrorKind::kExtra, "n_layers is 1 in params.json, 2 in the tensors"},
+           {"\"n_heads\": 4", "\"n_heads\": 5", ErrorKind::kConfig, "n_heads is 5, but dim 16"},
+           {"\"n_kv_heads\": 2", "\"n_kv_heads\": 4", ErrorKind::kConfig,
+            "n_kv_heads is 4 in params.json, 2 in the tensors"},
+           {"\"n_kv_heads\": 2, ", "", ErrorKind::kConfig, "n_kv_heads is 4 (params.json has none"},
+           {"\"vocab_size\": 32", "\"vocab_size\": 33", ErrorKind::kShape,
+            "vocab_size is 33 in params.json, 32 in the tensors"},
+           {"\"n_heads\": 4, ", "", ErrorKind::kConfig, "how many heads"},
        }) {
     const std::string before = ReadContents(fs_, kModel)["params.json"];
     EditParams(from, to);
-    EXPECT_THAT(Open(), IsKind(ErrorKind::kConfig, HasSubstr(message)));
+    EXPECT_THAT(Open(), IsKind(kind, HasSubstr(message)));
     WriteParams(before);
   }
+}
+
+TEST_F(ReferenceFormatTest, TheTensorsSayHowLargeTheHiddenLayerIs) {
+  Save({{"consumer", "llama3"}});
+  EditParams("\"multiple_of\": 8", "\"multiple_of\": 256");
+  ASSERT_OK_AND_ASSIGN(const OpenedCheckpoint opened, Open());
+  EXPECT_THAT(opened.notes, Contains(HasSubstr("multiple_of 256 and ffn_dim_multiplier")));
 }
 
 TEST_F(ReferenceFormatTest, WithoutParamsTheModelMustBeNamed) {
@@ -394,8 +415,8 @@ TEST_F(ResolveTest, ADefaultOfTheGenerationIsToldAsAnAssumption) {
 }
 
 TEST_F(ResolveTest, TheFactorOfTheScalingFollowsFromTheShape) {
-  const ReferenceParams params = Params(
-      R"({"n_heads": 32, "n_kv_heads": 8, "norm_eps": 1e-5, "rope_theta": 500000, "use_scaled_rope": true})");
+  const ReferenceParams params =
+      Params(R"({"n_heads": 32, "n_kv_heads": 8, "norm_eps": 1e-5, "rope_theta": 500000, "use_scaled_rope": true})");
   const auto factor = [&](absl::string_view name, const ReferenceHints& hints) {
     const auto model = ResolveReferenceModel(Tensors(name), 8, &params, hints);
     EXPECT_OK(model);
@@ -409,13 +430,13 @@ TEST_F(ResolveTest, TheFactorOfTheScalingFollowsFromTheShape) {
 }
 
 TEST_F(ResolveTest, ANameAndParamsMustAgree) {
-  const ReferenceParams params = Params(
-      R"({"n_heads": 32, "n_kv_heads": 8, "norm_eps": 0.5, "rope_theta": 10000, "use_scaled_rope": false})");
-  EXPECT_THAT(ResolveReferenceModel(Tensors("llama3_1_8b"), 8, &params, Named("llama3_1_8b")),
-              IsKind(ErrorKind::kConfig,
-                     AllOf(HasSubstr("rope_theta is 10000 in params.json, 500000 of model llama3_1_8b"),
-                           HasSubstr("norm_eps is 0.5 in params.json, 1e-05 of model"),
-                           HasSubstr("use_scaled_rope is false in params.json, true of model"))));
+  const ReferenceParams params =
+      Params(R"({"n_heads": 32, "n_kv_heads": 8, "norm_eps": 0.5, "rope_theta": 10000, "use_scaled_rope": false})");
+  EXPECT_THAT(
+      ResolveReferenceModel(Tensors("llama3_1_8b"), 8, &params, Named("llama3_1_8b")),
+      IsKind(ErrorKind::kConfig, AllOf(HasSubstr("rope_theta is 10000 in params.json, 500000 of model llama3_1_8b"),
+                                       HasSubstr("norm_eps is 0.5 in params.json, 1e-05 of model"),
+                                       HasSubstr("use_scaled_rope is false in params.json, true of model"))));
   EXPECT_THAT(ResolveReferenceModel(Tensors("llama3_1_8b"), 8, nullptr, Named("llama3_1_70b")),
               IsKind(ErrorKind::kConfig, AllOf(HasSubstr("dim is 8192 of model llama3_1_70b, 4096 in the tensors"),
                                                HasSubstr("n_layers is 80"), HasSubstr("hidden layer is 28672"))));
@@ -425,7 +446,7 @@ TEST_F(ResolveTest, Fairseq2sWrongLayersAreBelievedOnlyWhenSaid) {
   const ReferenceParams params = Params(
       R"({"model": {"dim": 5120, "n_layers": 32, "n_heads": 40, "multiple_of": 256, "rope_theta": 10000.0, "norm_eps": 1e-05}})");
   EXPECT_THAT(ResolveReferenceModel(Tensors("llama2_13b"), 40, &params, {}),
-              IsKind(ErrorKind::kConfig, HasSubstr("n_layers is 32 in params.json, 40 in the tensors")));
+              IsKind(ErrorKind::kExtra, HasSubstr("n_layers is 32 in params.json, 40 in the tensors")));
   ReferenceHints hints;
   hints.fairseq2_errors = true;
   EXPECT_OK(ResolveReferenceModel(Tensors("llama2_13b"), 40, &params, hints));
