@@ -106,8 +106,8 @@ std::vector<FormatOption> ReferenceFormatOptions() {
       Option("replica-tolerance", "T", "by how much norms may differ between the files (0.01)", true, false),
       Option("tied", "auto|yes|no", "is the output head the embedding? auto: when their bytes are the same", true,
              false),
-      Option("model-parallel", "N", "files to write; default: as it came, else as the model ships, else 1", false,
-             true),
+      Option("model-parallel", "N", "files to write; default: as it came, else as the model ships, else 1; fairseq2: 1",
+             false, true),
       Option("consumer", "NAME",
              "whose params.json to write: llama1, llama2, llama3, fairseq2; default: as it came, else llama2 or, where "
              "that cannot say the model, llama3",
