@@ -272,7 +272,7 @@ class Resolver {
     if (facts.scale_factor > 0) {
       return 131072;
     }
-    if (IsLlama3() || facts.theta == kLlama3Theta) {
+    if ((IsLlama3() && facts.theta > kTheta) || facts.theta == kLlama3Theta) {
       return 8192;
     }
     return facts.theta > kTheta ? 16384 : 4096;

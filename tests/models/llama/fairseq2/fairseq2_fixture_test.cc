@@ -175,6 +175,10 @@ TEST_F(Fairseq2FilesTest, AreTheStateDictOfTheFixture) {
   ASSERT_OK(WriteCheckpoint(fs_, "/made", options, twin.metadata, *twin.tensors, {}));
 
   EXPECT_TRUE(ReadTorchTensors(fs_, "/made/model.pt") == ReadTorchTensors(fs_, "/fs2/model.pt"));
+  // Though its params.json is in the dialect of Llama 3.
+  EXPECT_THAT(ReadContents(fs_, "/made").at("params.json"), HasSubstr("use_scaled_rope"));
+  ASSERT_OK_AND_ASSIGN(const OpenedCheckpoint made, Open("/made"));
+  EXPECT_THAT(made.metadata.external_configs().at("config.json"), HasSubstr("\"max_position_embeddings\": 4096"));
 }
 
 TEST_F(Fairseq2FilesTest, AreThePiecesOfTheFixture) {
