@@ -123,17 +123,13 @@ absl::StatusOr<TransferStats> WriteCheckpoint(FileSystem& fs, const std::string&
 
   auto writer = format->Create(fs, path, metadata, state, assets, options.save);
   WAYPOINT_RETURN_IF_ERROR(ranks.Agree("plan", writer.status(), timeout));
-  const auto stats = Transfer((*writer)->source(), (*writer)->sink(), options.transfer);
+  const auto stats = (*writer)->Write(options.transfer);
   WAYPOINT_RETURN_IF_ERROR(ranks.Agree("tensors", stats.status(), timeout));
   WAYPOINT_RETURN_IF_ERROR(ranks.Agree("manifest", (*writer)->Finish(), timeout));
-  absl::Status published;
-  if (first && options.before_publish) {
-    published = options.before_publish(path);
+  if (options.before_publish) {
+    WAYPOINT_RETURN_IF_ERROR(ranks.Agree("check", options.before_publish(path), timeout));
   }
-  if (first && published.ok()) {
-    published = staged->Publish();
-  }
-  WAYPOINT_RETURN_IF_ERROR(ranks.Agree("publication", published, timeout));
+  WAYPOINT_RETURN_IF_ERROR(ranks.Agree("publication", first ? staged->Publish() : absl::OkStatus(), timeout));
   return *stats;
 }
 

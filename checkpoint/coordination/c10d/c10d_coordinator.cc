@@ -49,7 +49,7 @@ bool IsTrue(const char* name) {
 struct C10dCoordinator::Job {
   C10dOptions options;
   std::string prefix;
-  std::unique_ptr<c10d::TCPStore> store;
+  c10::intrusive_ptr<c10d::TCPStore> store;
   int64_t calls = 0;
   // The first error; from then on every call returns it.
   absl::Status failed;
@@ -217,7 +217,7 @@ absl::StatusOr<std::unique_ptr<C10dCoordinator>> C10dCoordinator::Create(const C
   // A trainer in this process may serve its own store at the same port; both are then one server.
   store.multiTenant = options.port != 0;
   try {
-    job->store = std::make_unique<c10d::TCPStore>(options.host, store);
+    job->store = c10::make_intrusive<c10d::TCPStore>(options.host, store);
     job->options.port = job->store->getPort();
     // The first get sets the deadline of every later answer of the server.
     job->store->set(absl::StrCat(job->prefix, "hello"), ToBytes("+"));
@@ -235,6 +235,8 @@ C10dCoordinator::~C10dCoordinator() { job_->Leave(); }
 int C10dCoordinator::rank() const { return job_->options.rank; }
 int C10dCoordinator::world_size() const { return job_->options.world_size; }
 int C10dCoordinator::port() const { return job_->options.port; }
+const C10dOptions& C10dCoordinator::options() const { return job_->options; }
+c10::intrusive_ptr<c10d::TCPStore> C10dCoordinator::store() const { return job_->store; }
 
 absl::Status C10dCoordinator::Barrier(absl::string_view name, absl::Duration timeout) {
   return job_->Meet(absl::StrCat("barrier \"", name, "\""), "", timeout).status();

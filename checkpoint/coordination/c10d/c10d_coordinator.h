@@ -17,7 +17,12 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "c10/util/intrusive_ptr.h"
 #include "checkpoint/coordination/coordinator.h"
+
+namespace c10d {
+class TCPStore;
+}
 
 namespace waypoint {
 
@@ -58,6 +63,9 @@ class C10dCoordinator : public Coordinator {
 
   // Where the store is served.
   int port() const;
+  const C10dOptions& options() const;
+  // For process groups of ours, which keep it as long as they live.
+  c10::intrusive_ptr<c10d::TCPStore> store() const;
 
  private:
   struct Job;

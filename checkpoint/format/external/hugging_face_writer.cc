@@ -29,8 +29,10 @@ DType MainDType(const Manifest& manifest) {
 
 absl::StatusOr<std::unique_ptr<CheckpointWriter>> HuggingFaceWriter::Create(
     const HuggingFaceFamily& family, FileSystem& fs, const std::string& directory, const CheckpointMetadata& metadata,
-    TensorSource& state, const std::vector<Asset>& assets, const SaveOptions& options) {
+    TensorSource& rank_state, const std::vector<Asset>& assets, const SaveOptions& options) {
   auto writer = std::unique_ptr<HuggingFaceWriter>(new HuggingFaceWriter(fs, directory, assets));
+  WAYPOINT_ASSIGN_OR_RETURN(writer->shared_, NewSharedWrite(rank_state, options));
+  TensorSource& state = writer->shared_ == nullptr ? rank_state : writer->shared_->state();
   const std::vector<std::string> copies(metadata.stored_copies().begin(), metadata.stored_copies().end());
   WAYPOINT_ASSIGN_OR_RETURN(const FamilyModel model, family.Describe(metadata.model_config(), copies));
 
@@ -75,7 +77,7 @@ absl::StatusOr<std::unique_ptr<CheckpointWriter>> HuggingFaceWriter::Create(
       writer->sink_,
       SafetensorsSink::Create(fs, directory, manifest,
                               PlanSafetensorsFiles(manifest, tensors, "model", options.max_shard_bytes, {{"format", "pt"}}),
-                              options.block_bytes));
+                              writer->shared_ == nullptr ? options.block_bytes : writer->shared_->block_bytes()));
   return std::unique_ptr<CheckpointWriter>(std::move(writer));
 }
 
@@ -87,7 +89,15 @@ std::vector<std::string> HuggingFaceWriter::PlanLines() const {
   return lines;
 }
 
+absl::StatusOr<TransferStats> HuggingFaceWriter::Write(const TransferOptions& options) {
+  return shared_ == nullptr ? Transfer(*source_, *sink_, options) : shared_->Write(*source_, *sink_, options);
+}
+
 absl::Status HuggingFaceWriter::Finish() {
+  return shared_ == nullptr ? WriteSmallFiles() : shared_->Seal([this] { return WriteSmallFiles(); });
+}
+
+absl::Status HuggingFaceWriter::WriteSmallFiles() {
   for (const Asset& asset : assets_) {
     WAYPOINT_RETURN_IF_ERROR(CopyAsset(fs_, asset, JoinPath(directory_, asset.name)).status());
   }

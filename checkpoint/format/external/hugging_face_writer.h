@@ -11,6 +11,7 @@
 #include "checkpoint/convert/weights/converted_source.h"
 #include "checkpoint/format/checkpoint_format.h"
 #include "checkpoint/format/external/hugging_face_family.h"
+#include "checkpoint/format/shared/shared_write.h"
 
 namespace waypoint {
 
@@ -26,6 +27,7 @@ class HuggingFaceWriter : public CheckpointWriter {
   TensorSource& source() override { return *source_; }
   TensorSink& sink() override { return *sink_; }
   std::vector<std::string> PlanLines() const override;
+  absl::StatusOr<TransferStats> Write(const TransferOptions& options) override;
   absl::Status Finish() override;
   std::vector<std::string> notes() const override { return notes_; }
 
@@ -33,10 +35,13 @@ class HuggingFaceWriter : public CheckpointWriter {
   HuggingFaceWriter(FileSystem& fs, std::string directory, std::vector<Asset> assets)
       : fs_(fs), directory_(std::move(directory)), assets_(std::move(assets)) {}
 
+  absl::Status WriteSmallFiles();
+
   FileSystem& fs_;
   const std::string directory_;
   const std::vector<Asset> assets_;
   std::string config_text_;
+  std::unique_ptr<SharedWrite> shared_;  // null: alone
   std::unique_ptr<ConvertedSource> source_;
   std::unique_ptr<SafetensorsSink> sink_;
   std::vector<std::string> notes_;
