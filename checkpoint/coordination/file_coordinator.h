@@ -18,11 +18,11 @@
 
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
-#include "checkpoint/coordination/coordinator.h"
+#include "checkpoint/coordination/store_coordinator.h"
 #include "checkpoint/storage/file_system.h"
 
 namespace waypoint {
@@ -40,30 +40,24 @@ struct FileCoordinatorOptions {
 // names the variable that is missing or no such number.
 absl::StatusOr<FileCoordinatorOptions> FileCoordinatorOptionsFromEnvironment();
 
-// What tells this job from others that ran or run on the same output: the launcher's job id and the address of its
-// rendezvous.
-std::string JobIdentityFromEnvironment();
+// Removes directories of other jobs in the same place, "<parent of directory>/<prefix>...", that a crash left behind:
+// those whose rank 0 holds no lock.  Failures leave them there.
+void RemoveAbandonedJobs(FileSystem& fs, const std::string& directory, absl::string_view prefix);
 
-class FileCoordinator : public Coordinator {
+class FileCoordinator : public StoreCoordinator {
  public:
   // Returns when all ranks are here.  E_RANK naming those that did not come, E_LOCKED when another rank 0 uses the
   // directory, E_REQUEST for a rank outside of the job.
   static absl::StatusOr<std::unique_ptr<FileCoordinator>> Create(FileSystem& fs, const FileCoordinatorOptions& options);
   ~FileCoordinator() override;
 
-  int rank() const override;
-  int world_size() const override;
-  absl::Status Barrier(absl::string_view name, absl::Duration timeout) override;
-  absl::StatusOr<std::string> Broadcast(absl::string_view name, const std::string& bytes, int root,
-                                        absl::Duration timeout) override;
-  absl::StatusOr<std::vector<std::string>> AllGather(absl::string_view name, const std::string& bytes,
-                                                     absl::Duration timeout) override;
-
  private:
-  struct Job;
-  explicit FileCoordinator(std::unique_ptr<Job> job);
+  FileCoordinator(FileSystem& fs, const FileCoordinatorOptions& options, std::unique_ptr<MessageStore> store,
+                  std::unique_ptr<FileLock> lock);
 
-  std::unique_ptr<Job> job_;
+  FileSystem& fs_;
+  const FileCoordinatorOptions options_;
+  const std::unique_ptr<FileLock> lock_;  // rank 0's
 };
 
 }  // namespace waypoint
