@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "absl/types/optional.h"
 #include "checkpoint/base/dtype.h"
 #include "tools/resident_memory.h"
@@ -32,6 +33,8 @@ struct ConvertRequest {
   bool overwrite = false;
   bool carry_unknown = false;
   bool json = false;
+  // Between ranks; see convert_ranks.h.
+  absl::Duration rank_timeout = absl::Minutes(30);
 };
 
 struct FormatChoice {

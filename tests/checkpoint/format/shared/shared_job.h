@@ -4,7 +4,6 @@
 // Jobs of threads that write common files.
 
 #include <memory>
-#include <ostream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -13,16 +12,6 @@
 #include "tests/checkpoint/format/distributed/job.h"
 
 namespace waypoint {
-
-struct Layouts {
-  const char* name;
-  Layout layout;
-
-  friend std::ostream& operator<<(std::ostream& out, const Layouts& layouts) { return out << layouts.name; }
-};
-inline constexpr Layouts kLayouts[] = {
-    {"Rows", Rows},     {"Columns", Columns},       {"Flat", Flat},
-    {"Stages", Stages}, {"Replicated", Replicated}, {"TensorParallelZero", TensorParallelZero}};
 
 // Large enough for several rounds under the smallest bound, small enough for a test: 9 MB.
 inline std::unique_ptr<MemorySource> RoundsState(uint64_t seed) {

@@ -1,5 +1,6 @@
 // Many ranks write the files of one: the same bytes, each once, within the bound.
 
+#include <atomic>
 #include <map>
 #include <tuple>
 
@@ -89,10 +90,10 @@ DirectoryContents SavedByMany(const Model& model, const WriteOptions& options, L
   return contents;
 }
 
-using Case = std::tuple<Layouts, int>;
+using Case = std::tuple<NamedLayout, int>;
 
 std::string CaseName(const ::testing::TestParamInfo<Case>& info) {
-  return absl::StrCat(std::get<0>(info.param).name, "By", std::get<1>(info.param));
+  return absl::StrCat(std::get<0>(info.param).name, "_by_", std::get<1>(info.param));
 }
 
 class SharedWriteTest : public ::testing::TestWithParam<Case> {
@@ -228,9 +229,12 @@ TEST(SharedWriteErrorTest, ARankThatStaysAwayIsNamedAndNothingIsPublished) {
      public:
       using RankSource::RankSource;
       absl::Status Read(absl::Span<const ReadRequest> requests) override {
-        absl::SleepFor(absl::Seconds(1));
+        absl::SleepFor(slept_.exchange(true) ? absl::ZeroDuration() : absl::Seconds(1));
         return RankSource::Read(requests);
       }
+
+     private:
+      std::atomic<bool> slept_{false};
     };
     RankSource healthy(*state, Columns, rank, 3);
     Stalling stalling(*state, Columns, rank, 3);
