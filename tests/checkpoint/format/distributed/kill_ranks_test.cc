@@ -18,6 +18,7 @@
 #include "absl/time/clock.h"
 #include "checkpoint/base/registry.h"
 #include "checkpoint/coordination/c10d/c10d_coordinator.h"
+#include "checkpoint/coordination/c10d/c10d_exchange.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/checkpoint/format/distributed/job.h"
@@ -44,7 +45,8 @@ int64_t FromEnvironment(const char* name, int64_t otherwise) {
   return text != nullptr && absl::SimpleAtoi(text, &value) ? value : otherwise;
 }
 
-absl::Status RunRank(int rank, int64_t first_step, const TempDirectory& directory, Shared* shared) {
+absl::Status RunRank(const std::string& format, int rank, int64_t first_step, const TempDirectory& directory,
+                     Shared* shared) {
   C10dOptions options;
   options.rank = rank;
   options.world_size = kRanks;
@@ -58,10 +60,16 @@ absl::Status RunRank(int rank, int64_t first_step, const TempDirectory& director
     return coordinator.status();
   }
   shared->port = (*coordinator)->port();
+  const auto exchange = C10dExchange::Create(**coordinator, absl::Seconds(5));
+  if (!exchange.ok()) {
+    return exchange.status();
+  }
   for (int64_t step = first_step;; ++step) {
     const std::unique_ptr<MemorySource> state = SmallState(step);
     RankSource mine(*state, TensorParallelZero, rank, kRanks);
     CheckpointerOptions save = DistributedOptions(**coordinator);
+    save.format = format;
+    save.save.exchange = exchange->get();
     save.save.coordination_timeout = absl::Seconds(1);
     save.retention.keep = 2;
     const auto saved = CheckpointRoot(PosixFileSystem(), directory.Path("run")).Save(save, MetadataOf(step), mine);
@@ -73,13 +81,13 @@ absl::Status RunRank(int rank, int64_t first_step, const TempDirectory& director
 }
 
 // The newest step, whole.
-int64_t CheckLatest(const TempDirectory& directory) {
+int64_t CheckLatest(const std::string& format, const TempDirectory& directory) {
   const auto latest = CheckpointRoot(PosixFileSystem(), directory.Path("run")).Latest();
   EXPECT_OK(latest);
   if (!latest.ok() || !latest->has_value()) {
     return 0;
   }
-  auto opened = Registry<CheckpointFormat>::Global().Find("distributed")->Open(PosixFileSystem(), (*latest)->path, {});
+  auto opened = Registry<CheckpointFormat>::Global().Find(format)->Open(PosixFileSystem(), (*latest)->path, {});
   EXPECT_OK(opened);
   if (!opened.ok()) {
     return 0;
@@ -93,8 +101,11 @@ int64_t CheckLatest(const TempDirectory& directory) {
 
 std::string ErrorPath(const TempDirectory& directory, int rank) { return directory.Path(absl::StrCat("error-", rank)); }
 
-TEST(KillRanksTest, NothingPublishedIsLostAndSurvivorsNameTheRank) {
-  const int64_t runs = FromEnvironment("RUNS", 10);
+class KillRanksTest : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(KillRanksTest, NothingPublishedIsLostAndSurvivorsNameTheRank) {
+  const std::string format = GetParam();
+  const int64_t runs = FromEnvironment("RUNS", 6);
   const int64_t seed = FromEnvironment("SEED", 1);
   std::mt19937_64 random(seed);
   const TempDirectory directory;
@@ -111,7 +122,7 @@ TEST(KillRanksTest, NothingPublishedIsLostAndSurvivorsNameTheRank) {
       const pid_t process = fork();
       ASSERT_GE(process, 0);
       if (process == 0) {
-        const absl::Status status = RunRank(rank, step + 1, directory, shared);
+        const absl::Status status = RunRank(format, rank, step + 1, directory, shared);
         WriteSmallFile(PosixFileSystem(), ErrorPath(directory, rank), status.ToString()).IgnoreError();
         _exit(kFailedExit);
       }
@@ -153,13 +164,17 @@ TEST(KillRanksTest, NothingPublishedIsLostAndSurvivorsNameTheRank) {
         waitpid(processes[rank], nullptr, 0);
       }
     }
-    const int64_t found = CheckLatest(directory);
+    const int64_t found = CheckLatest(format, directory);
     EXPECT_GE(found, shared->published);
     step = found;
   }
   munmap(memory, sizeof(Shared));
   std::cout << runs << " runs with seed " << seed << ", " << survivors << " survivors, last step " << step << "\n";
 }
+
+// Each rank its own file; and all ranks common files, which takes an exchange of tensors.
+INSTANTIATE_TEST_SUITE_P(Formats, KillRanksTest, ::testing::Values("distributed", "native"),
+                         [](const auto& info) { return info.param; });
 
 }  // namespace
 }  // namespace waypoint
