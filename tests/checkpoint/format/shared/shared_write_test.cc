@@ -218,30 +218,40 @@ TEST(SharedWriteErrorTest, AReadThatFailsOnOneRankIsToldToAllAndLeavesNothing) {
   EXPECT_THAT(disk.List("/").value(), ::testing::IsEmpty());
 }
 
+// Reads nothing before the others have given up; its coordinator lives, so that it neither comes nor leaves.
+class StallingSource : public RankSource {
+ public:
+  StallingSource(TensorSource& state, int rank, const std::atomic<int>& given_up)
+      : RankSource(state, Columns, rank, 3), given_up_(given_up) {}
+
+  absl::Status Read(absl::Span<const ReadRequest> requests) override {
+    while (given_up_ < 2) {
+      absl::SleepFor(absl::Milliseconds(10));
+    }
+    return RankSource::Read(requests);
+  }
+
+ private:
+  const std::atomic<int>& given_up_;
+};
+
 TEST(SharedWriteErrorTest, ARankThatStaysAwayIsNamedAndNothingIsPublished) {
   const std::unique_ptr<MemorySource> state = RoundsState(1);
   MemoryFileSystem disk;
   SharedJob job(NewThreadCoordinators(3));
+  std::atomic<int> given_up{0};
 
   const auto statuses = job.Run([&](int rank) {
-    // Its coordinator lives: it neither comes nor leaves.
-    class Stalling : public RankSource {
-     public:
-      using RankSource::RankSource;
-      absl::Status Read(absl::Span<const ReadRequest> requests) override {
-        absl::SleepFor(slept_.exchange(true) ? absl::ZeroDuration() : absl::Seconds(1));
-        return RankSource::Read(requests);
-      }
-
-     private:
-      std::atomic<bool> slept_{false};
-    };
     RankSource healthy(*state, Columns, rank, 3);
-    Stalling stalling(*state, Columns, rank, 3);
+    StallingSource stalling(*state, rank, given_up);
     WriteOptions options = Options("native");
     options.save = job.Options(rank);
-    options.save.coordination_timeout = absl::Milliseconds(300);
-    return WriteCheckpoint(disk, "/out", options, MetadataOf(1), rank == 2 ? stalling : healthy, {}).status();
+    // Long enough for those that only are slow.
+    options.save.coordination_timeout = absl::Seconds(2);
+    const absl::Status status =
+        WriteCheckpoint(disk, "/out", options, MetadataOf(1), rank == 2 ? stalling : healthy, {}).status();
+    ++given_up;
+    return status;
   });
 
   EXPECT_THAT(statuses[0], IsKind(ErrorKind::kRank, HasSubstr("rank 2 did not come")));
