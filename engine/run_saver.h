@@ -3,7 +3,7 @@
 
 // When and where a run saves and exports.
 //
-//   <output>/checkpoint/step-00000010/         native, weights and optimizer: what a resume reads
+//   <output>/checkpoint/step-00000010/         weights and optimizer: what a resume reads
 //   <output>/export/<format>/step-00000010/    weights in another program's format
 //
 // A checkpoint is due every checkpoint.interval steps and at the last step of every process: the end or a signal.  An
@@ -12,6 +12,9 @@
 //
 // With checkpoint.async, SaveCheckpoint only begins: the trainer calls Fence just before it changes the weights, and
 // Finish before it counts on the checkpoint.  A failure comes from whichever of these is called next.
+//
+// Many ranks make the same calls, each with its own state.  The coordinator is used by the background save too: between
+// SaveCheckpoint and Finish nobody else may.
 // One thread.
 
 #include <cstdint>
@@ -34,14 +37,16 @@ namespace waypoint::engine {
 class RunSaver {
  public:
   // What travels with the weights (external config files, tokenizer) is taken from start.checkpoint.
-  RunSaver(FileSystem& fs, const Start& start);
+  // `coordinator`, of the ranks that save together, and `exchange`, which may be null, are borrowed.
+  RunSaver(FileSystem& fs, const Start& start, Coordinator& coordinator, Exchange* exchange);
 
   // Gets the memory that asynchronous saves need; moves the state's tensors where that is what the method wants.
-  // Returns what a user should know.
+  // Returns what a user should know.  E_REQUEST for a checkpoint.format that there is not or that keeps no optimizer
+  // state, E_UNSUPPORTED for one that these ranks cannot write together.
   absl::StatusOr<std::vector<std::string>> Prepare(const TrainState& state);
 
   // Keeps other jobs from saving here, until Release.  E_LOCKED with the owner.
-  absl::Status Hold() { return root_.Hold(); }
+  absl::Status Hold();
   // Waits for the save that runs, and returns its failure.
   absl::Status Release();
 
@@ -66,11 +71,18 @@ class RunSaver {
 
  private:
   CheckpointMetadata Metadata(const TrainState& state) const;
+  // With the random generators of all ranks, on rank 0.
+  absl::StatusOr<CheckpointMetadata> CheckpointMetadataOf(const TrainState& state);
   CheckpointerOptions Options() const;
+  // What every save of this job has in common.
+  void SetRanks(SaveOptions& options) const;
+  absl::Status CheckRanks(absl::string_view field, const CheckpointFormat& format) const;
   // What must follow every checkpoint that was published.
   absl::Status Published(AsyncSaveReport report);
 
   FileSystem& fs_;
+  Coordinator& coordinator_;
+  Exchange* const exchange_;
   const TrainConfig config_;
   CheckpointMetadata carried_;  // external_format, external_configs
   std::vector<Asset> assets_;

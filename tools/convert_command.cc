@@ -9,10 +9,12 @@
 #include "absl/time/clock.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/checkpointer/checkpointer.h"
+#include "checkpoint/format/format_options.h"
 #include "tools/command_line.h"
 #include "tools/convert_ranks.h"
 #include "tools/convert_report.h"
 #include "tools/convert_target.h"
+#include "tools/format_flags.h"
 #include "tools/resident_memory.h"
 #include "tools/verify_output.h"
 
@@ -82,14 +84,17 @@ class Conversion {
     WAYPOINT_ASSIGN_OR_RETURN(CheckpointFormat * from, FindFormat(fs, request_.source, request_.from));
     load_.carry_unknown = request_.carry_unknown;
     load_.window_bytes = split_.block_bytes;
+    load_.format_options = SelectFormatOptions(*from, request_.format_options, FormatUse::kLoad);
     WAYPOINT_ASSIGN_OR_RETURN(source_, from->Open(fs, request_.source, load_));
     WAYPOINT_ASSIGN_OR_RETURN(to_, FindTargetFormat(*from, source_.metadata, request_.to));
+    WAYPOINT_RETURN_IF_ERROR(LoadFormatOptions(*from, to_, request_.format_options).status());
     WAYPOINT_RETURN_IF_ERROR(CheckTargetPath(fs, request_.source, request_.target, request_.overwrite));
 
     save->weights_dtype = request_.dtype;
     save->max_shard_bytes = request_.max_shard_bytes;
     save->optimizer_state = request_.keep_optimizer;
     save->block_bytes = split_.block_bytes;
+    save->format_options = SelectFormatOptions(*to_, request_.format_options, FormatUse::kSave);
     SaveOptions alone = *save;
     alone.coordinator = nullptr;
     WAYPOINT_ASSIGN_OR_RETURN(Plan plan, PlanOutput(fs, *to_, source_, alone));
@@ -159,6 +164,10 @@ class Conversion {
     options.weights_dtype = request_.dtype;
     options.optimizer_state = optimizer_state;
     options.load = load_;
+    options.source_format_options = load_.format_options;
+    // What the target was written with and takes when it is read too.
+    options.load.format_options = SelectFormatOptions(
+        *to_, SelectFormatOptions(*to_, request_.format_options, FormatUse::kSave), FormatUse::kLoad);
     options.transfer = TransferWith(progress);
     options.block_bytes = split_.block_bytes;
     options.share = rank();

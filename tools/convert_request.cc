@@ -72,6 +72,7 @@ absl::StatusOr<absl::optional<ConvertRequest>> ParseConvertRequest(int argc, con
   app.add_flag("--carry-unknown", request.carry_unknown, "carry config keys that the format does not declare");
   app.add_option("--rank-timeout", rank_timeout, "for the slowest of several ranks (30m; 90s, 2h)");
   app.add_flag("--json", request.json, "report on stdout as JSON");
+  AddFormatFlags(formats, FormatFlags::kLoadAndSave, app, &request.format_options);
   app.footer(Footer(formats));
   try {
     app.parse(argc, argv);

@@ -11,6 +11,7 @@
 #include "absl/time/time.h"
 #include "absl/types/optional.h"
 #include "checkpoint/base/dtype.h"
+#include "tools/format_flags.h"
 #include "tools/resident_memory.h"
 
 namespace waypoint {
@@ -33,13 +34,9 @@ struct ConvertRequest {
   bool overwrite = false;
   bool carry_unknown = false;
   bool json = false;
+  FormatOptionValues format_options;
   // Between ranks; see convert_ranks.h.
   absl::Duration rank_timeout = absl::Minutes(30);
-};
-
-struct FormatChoice {
-  std::string name;
-  std::string description;
 };
 
 // Empty when the user asked for help, which is then in *help.

@@ -1,5 +1,7 @@
 #include "tools/convert_target.h"
 
+#include <vector>
+
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -51,15 +53,6 @@ absl::StatusOr<bool> MayReplace(FileSystem& fs, const std::string& target) {
 }
 
 }  // namespace
-
-std::vector<FormatChoice> LinkedFormats() {
-  Registry<CheckpointFormat>& formats = Registry<CheckpointFormat>::Global();
-  std::vector<FormatChoice> choices;
-  for (const std::string& name : formats.Names()) {
-    choices.push_back({name, formats.Find(name)->description()});
-  }
-  return choices;
-}
 
 absl::StatusOr<CheckpointFormat*> FindTargetFormat(const CheckpointFormat& source, const CheckpointMetadata& metadata,
                                                    const std::string& to) {

@@ -5,18 +5,13 @@
 // Thread-safe.
 
 #include <string>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "checkpoint/format/checkpoint_format.h"
 #include "checkpoint/storage/file_system.h"
-#include "tools/convert_request.h"
 
 namespace waypoint {
-
-// The linked formats, by name.
-std::vector<FormatChoice> LinkedFormats();
 
 // `to` as written, or, for "auto": native for an external source, else the external format that the metadata names.
 // Errors: E_REQUEST, listing the choices, for an unknown name and when nothing says where a native checkpoint goes.

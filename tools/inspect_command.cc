@@ -8,10 +8,13 @@
 #include "absl/strings/str_split.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
+#include "checkpoint/checkpointer/checkpointer.h"
+#include "checkpoint/format/format_options.h"
 #include "google/protobuf/util/message_differencer.h"
 #include "tools/command_line.h"
 #include "tools/compare_checkpoints.h"
 #include "tools/digest_tensors.h"
+#include "tools/format_flags.h"
 #include "tools/inspect_report.h"
 #include "tools/inspected_checkpoint.h"
 
@@ -39,7 +42,15 @@ TransferOptions TransferWith(ProgressPrinter& progress) {
 
 absl::Status Diff(const InspectRequest& request, const InspectEnvironment& environment, InspectedCheckpoint& first,
                   const LoadOptions& load, bool* equal) {
-  WAYPOINT_ASSIGN_OR_RETURN(InspectedCheckpoint second, OpenInspected(environment.fs, request.diff, "auto", load));
+  LoadOptions second_load = load;
+  second_load.format_options.clear();
+  WAYPOINT_ASSIGN_OR_RETURN(const FileInfo info, environment.fs.Stat(request.diff));
+  if (info.type == FileType::kDirectory) {
+    WAYPOINT_ASSIGN_OR_RETURN(const CheckpointFormat* format, FindFormat(environment.fs, request.diff, "auto"));
+    second_load.format_options = SelectFormatOptions(*format, request.format_options, FormatUse::kLoad);
+  }
+  WAYPOINT_ASSIGN_OR_RETURN(InspectedCheckpoint second,
+                            OpenInspected(environment.fs, request.diff, "auto", second_load));
   DiffReport report;
   report.first = request.path;
   report.second = request.diff;
@@ -70,6 +81,7 @@ absl::Status Inspect(const InspectRequest& request, const InspectEnvironment& en
   *equal = true;
   LoadOptions load;
   load.carry_unknown = request.carry_unknown;
+  load.format_options = request.format_options;
   load.strict = request.verify;
   WAYPOINT_ASSIGN_OR_RETURN(InspectedCheckpoint checkpoint,
                             OpenInspected(environment.fs, request.path, request.format, load));
@@ -94,7 +106,7 @@ absl::Status Inspect(const InspectRequest& request, const InspectEnvironment& en
 ExitCode InspectMain(int argc, const char* const* argv, const InspectEnvironment& environment) {
   InspectRequest request;
   CLI::App app("Shows what a checkpoint holds: files, config, tensors, digests.", "inspect");
-  app.add_option("PATH", request.path, "checkpoint directory of any format, or one safetensors file")->required();
+  app.add_option("PATH", request.path, "checkpoint directory of any format, or one file: .safetensors, .pth, .pt, .bin")->required();
   app.add_flag("--verify", request.verify, "read everything back, check and show digests, and check what is optional");
   app.add_option("--diff", request.diff,
                  "compare with this checkpoint tensor by tensor, in native names; exit code 4 "
@@ -103,6 +115,7 @@ ExitCode InspectMain(int argc, const char* const* argv, const InspectEnvironment
   app.add_option("--from", request.format, "format of PATH; auto looks at the directory");
   app.add_flag("--carry-unknown", request.carry_unknown, "accept config keys that the format does not declare");
   app.add_flag("--json", request.json, "report on stdout as JSON");
+  AddFormatFlags(LinkedFormats(), FormatFlags::kLoad, app, &request.format_options);
   app.footer(std::string(ExitCodesHelp()));
   try {
     app.parse(argc, argv);

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "checkpoint/format/checkpoint_format.h"
 #include "checkpoint/storage/file_system.h"
 #include "tools/exit_codes.h"
 
@@ -23,6 +24,8 @@ struct InspectRequest {
   bool verify = false;
   bool carry_unknown = false;
   bool json = false;
+  // For PATH, and for the other checkpoint of a comparison as far as its format has them.
+  FormatOptionValues format_options;
 };
 
 struct InspectEnvironment {

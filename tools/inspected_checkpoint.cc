@@ -1,6 +1,10 @@
 #include "tools/inspected_checkpoint.h"
 
+#include <map>
+#include <memory>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -8,6 +12,10 @@
 #include "checkpoint/checkpointer/checkpointer.h"
 #include "checkpoint/container/safetensors/header.h"
 #include "checkpoint/container/safetensors/safetensors_source.h"
+#include "checkpoint/container/torch_zip/torch_file.h"
+#include "checkpoint/container/torch_zip/torch_source.h"
+#include "checkpoint/container/torch_zip/zip_directory.h"
+#include "tools/format_flags.h"
 
 namespace waypoint {
 namespace {
@@ -22,16 +30,10 @@ absl::StatusOr<SafetensorsHeader> ReadHeaderOf(FileSystem& fs, const std::string
   return ReadSafetensorsHeader(*file, limits);
 }
 
-// Takes the metadata, of which a file may have very much, out of the header.
-InspectedFile Describe(const std::string& name, SafetensorsHeader& header) {
-  InspectedFile file;
-  file.name = name;
-  file.size_bytes = header.file_bytes;
-  file.tensors = static_cast<int64_t>(header.entries.size());
-  file.metadata = std::move(header.metadata);
-  header.metadata.clear();
+// Cuts long values: a file may have very many of them.
+std::map<std::string, std::string> Shortened(std::map<std::string, std::string> metadata) {
   size_t shown_bytes = 0;
-  for (auto& [key, value] : file.metadata) {
+  for (auto& [key, value] : metadata) {
     size_t cut = shown_bytes < kShownMetadataBytes ? kShownValueBytes : kShownRestBytes;
     if (value.size() > cut) {
       while ((static_cast<unsigned char>(value[cut]) & 0xC0) == 0x80) {
@@ -41,7 +43,69 @@ InspectedFile Describe(const std::string& name, SafetensorsHeader& header) {
     }
     shown_bytes += value.size();
   }
+  return metadata;
+}
+
+// Takes the metadata out of the header.
+InspectedFile Describe(const std::string& name, SafetensorsHeader& header) {
+  InspectedFile file;
+  file.name = name;
+  file.size_bytes = header.file_bytes;
+  file.tensors = static_cast<int64_t>(header.entries.size());
+  file.metadata = Shortened(std::exchange(header.metadata, {}));
   return file;
+}
+
+// By name, and where that says nothing, by the first bytes.
+absl::StatusOr<bool> IsTorchFile(const ReadableFile& file) {
+  const std::string& path = file.path();
+  for (const absl::string_view suffix : {".pth", ".pt", ".bin"}) {
+    if (absl::EndsWith(path, suffix)) {
+      return true;
+    }
+  }
+  char start[4] = "";
+  if (absl::EndsWith(path, ".safetensors") || file.size_bytes() < static_cast<int64_t>(sizeof(start))) {
+    return false;
+  }
+  WAYPOINT_RETURN_IF_ERROR(file.Read(0, absl::MakeSpan(start)));
+  return ZipDirectory::Recognises(absl::string_view(start, sizeof(start)));
+}
+
+absl::Status OpenTorchFile(FileSystem& fs, const ReadableFile& file, const Limits& limits,
+                           InspectedCheckpoint* inspected) {
+  WAYPOINT_ASSIGN_OR_RETURN(TorchContents contents, ReadTorchFile(file, limits));
+  inspected->format = contents.legacy ? "torch before 1.6" : "torch";
+  InspectedFile description;
+  description.name = BaseName(file.path());
+  description.size_bytes = contents.file_bytes;
+  description.tensors = static_cast<int64_t>(contents.tensors.size());
+  std::map<std::string, std::string> values;
+  for (const TorchValue& value : contents.values) {
+    values[value.path] = absl::StrCat(value.type, " ", value.text);
+  }
+  if (contents.values_left_out > 0) {
+    inspected->opened.notes.push_back(absl::StrCat(contents.values_left_out, " more values are not shown"));
+  }
+  description.metadata = Shortened(std::move(values));
+  inspected->files.push_back(std::move(description));
+  std::vector<TorchContents> files;
+  files.push_back(std::move(contents));
+  WAYPOINT_ASSIGN_OR_RETURN(inspected->opened.tensors, TorchSource::Create(fs, std::move(files), {}));
+  return absl::OkStatus();
+}
+
+absl::Status OpenSafetensorsFile(FileSystem& fs, const std::string& path, const Limits& limits,
+                                 InspectedCheckpoint* inspected) {
+  SafetensorsFile file;
+  file.path = path;
+  WAYPOINT_ASSIGN_OR_RETURN(file.header, ReadHeaderOf(fs, path, limits));
+  inspected->format = "safetensors";
+  inspected->files.push_back(Describe(BaseName(path), file.header));
+  std::vector<SafetensorsFile> files;
+  files.push_back(std::move(file));
+  WAYPOINT_ASSIGN_OR_RETURN(inspected->opened.tensors, SafetensorsSource::Create(fs, std::move(files), {}));
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -52,20 +116,18 @@ absl::StatusOr<InspectedCheckpoint> OpenInspected(FileSystem& fs, const std::str
   inspected.path = path;
   WAYPOINT_ASSIGN_OR_RETURN(const FileInfo info, fs.Stat(path));
   if (info.type != FileType::kDirectory) {
-    SafetensorsFile file;
-    file.path = path;
-    WAYPOINT_ASSIGN_OR_RETURN(file.header, ReadHeaderOf(fs, path, load.limits));
-    inspected.format = "safetensors";
     inspected.is_file = true;
-    inspected.files.push_back(Describe(BaseName(path), file.header));
-    std::vector<SafetensorsFile> files;
-    files.push_back(std::move(file));
-    WAYPOINT_ASSIGN_OR_RETURN(inspected.opened.tensors, SafetensorsSource::Create(fs, std::move(files), {}));
+    WAYPOINT_ASSIGN_OR_RETURN(const std::unique_ptr<ReadableFile> file, fs.OpenForRead(path, {}));
+    WAYPOINT_ASSIGN_OR_RETURN(const bool torch, IsTorchFile(*file));
+    WAYPOINT_RETURN_IF_ERROR(torch ? OpenTorchFile(fs, *file, load.limits, &inspected)
+                                   : OpenSafetensorsFile(fs, path, load.limits, &inspected));
     return inspected;
   }
   WAYPOINT_ASSIGN_OR_RETURN(CheckpointFormat * found, FindFormat(fs, path, format));
   inspected.format = found->name();
-  WAYPOINT_ASSIGN_OR_RETURN(inspected.opened, found->Open(fs, path, load));
+  LoadOptions of_format = load;
+  WAYPOINT_ASSIGN_OR_RETURN(of_format.format_options, LoadFormatOptions(*found, nullptr, load.format_options));
+  WAYPOINT_ASSIGN_OR_RETURN(inspected.opened, found->Open(fs, path, of_format));
   WAYPOINT_ASSIGN_OR_RETURN(const std::vector<DirectoryEntry> entries, fs.List(path));
   for (const DirectoryEntry& entry : entries) {
     const std::string entry_path = JoinPath(path, entry.name);

@@ -1,7 +1,8 @@
 #ifndef TOOLS_INSPECTED_CHECKPOINT_H_
 #define TOOLS_INSPECTED_CHECKPOINT_H_
 
-// What `inspect` looks at: a checkpoint directory of any format, or one safetensors file.  Does not link libtorch.
+// What `inspect` looks at: a checkpoint directory of any format, or one file of
+// safetensors or of torch.save.  Does not link libtorch.
 
 #include <cstdint>
 #include <map>
@@ -17,16 +18,17 @@ namespace waypoint {
 struct InspectedFile {
   std::string name;
   int64_t size_bytes = 0;
-  // Of a safetensors file.
+  // Of a file of tensors.
   int64_t tensors = 0;
   // Why a file beside the checkpoint's own is no safetensors file, whatever its name says.
   std::string problem;
-  std::map<std::string, std::string> metadata;  // long values are cut
+  // What else it holds; long values are cut.
+  std::map<std::string, std::string> metadata;
 };
 
 struct InspectedCheckpoint {
   std::string path;
-  std::string format;  // "safetensors" for one file
+  std::string format;  // "safetensors", "torch" or "torch before 1.6" for one file
   bool is_file = false;
   // Native names for a directory, names as they are stored for a file.
   OpenedCheckpoint opened;
@@ -34,7 +36,7 @@ struct InspectedCheckpoint {
   std::vector<InspectedFile> files;
 };
 
-// Errors: as FindFormat, CheckpointFormat::Open and ReadSafetensorsHeader.
+// Errors: as FindFormat, CheckpointFormat::Open, ReadSafetensorsHeader and ReadTorchFile.
 absl::StatusOr<InspectedCheckpoint> OpenInspected(FileSystem& fs, const std::string& path, const std::string& format,
                                                   const LoadOptions& load);
 

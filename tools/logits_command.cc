@@ -19,6 +19,7 @@
 #include "checkpoint/container/safetensors/header.h"
 #include "nlohmann/json.hpp"
 #include "tools/command_line.h"
+#include "tools/format_flags.h"
 #include "tools/run_decoder.h"
 
 namespace waypoint {
@@ -108,6 +109,7 @@ absl::Status Logits(const LogitsRequest& request, const LogitsEnvironment& envir
   WAYPOINT_ASSIGN_OR_RETURN(CheckpointFormat * format, FindFormat(fs, request.directory, request.format));
   LoadOptions load;
   load.carry_unknown = request.carry_unknown;
+  WAYPOINT_ASSIGN_OR_RETURN(load.format_options, LoadFormatOptions(*format, nullptr, request.format_options));
   WAYPOINT_ASSIGN_OR_RETURN(OpenedCheckpoint opened, format->Open(fs, request.directory, load));
   TransferOptions transfer;
   transfer.cancelled = Interrupted;
@@ -158,6 +160,7 @@ ExitCode LogitsMain(int argc, const char* const* argv, const LogitsEnvironment& 
       ->check(CLI::IsMember({"float16", "bfloat16", "float32"}));
   app.add_flag("--carry-unknown", request.carry_unknown, "accept config keys that the format does not declare");
   app.add_flag("--json", request.json, "report on stdout as JSON");
+  AddFormatFlags(LinkedFormats(), FormatFlags::kLoad, app, &request.format_options);
   app.footer(std::string(ExitCodesHelp()));
   try {
     app.parse(argc, argv);

@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "checkpoint/base/dtype.h"
+#include "checkpoint/format/checkpoint_format.h"
 #include "checkpoint/storage/file_system.h"
 #include "tools/exit_codes.h"
 
@@ -26,6 +27,7 @@ struct LogitsRequest {
   DType round_to = DType::kInvalid;
   bool carry_unknown = false;
   bool json = false;
+  FormatOptionValues format_options;
 };
 
 struct LogitsEnvironment {

@@ -101,6 +101,12 @@ absl::StatusOr<std::vector<float>> RunLogits(const std::string& program, const L
   if (run.carry_unknown) {
     arguments.push_back("--carry-unknown");
   }
+  for (const auto& [name, value] : run.format_options) {
+    // Switches take no value.
+    if (value != "false") {
+      arguments.push_back(value == "true" ? absl::StrCat("--", name) : absl::StrCat("--", name, "=", value));
+    }
+  }
   if (run.round_to != DType::kInvalid) {
     arguments.push_back("--round-to");
     arguments.emplace_back(DTypeTorchName(run.round_to));

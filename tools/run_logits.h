@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "checkpoint/base/dtype.h"
+#include "checkpoint/format/checkpoint_format.h"
 
 namespace waypoint {
 
@@ -17,6 +18,7 @@ struct LogitsRun {
   std::string directory;
   std::string format;
   bool carry_unknown = false;
+  FormatOptionValues format_options;
   // Round the weights to this first; kInvalid: do not.
   DType round_to = DType::kInvalid;
   // One sequence.

@@ -86,10 +86,12 @@ absl::Status VerifyLogits(FileSystem& fs, CheckpointFormat& format, const std::s
   run.tokens = {1, 2, 3, 5, 8, 13, 21, 30, 7, 11, 17, 29, 4, 16, 25, 9};
   run.directory = source_path;
   run.format = source_format;
+  run.format_options = options.source_format_options;
   run.round_to = options.weights_dtype;
   WAYPOINT_ASSIGN_OR_RETURN(const std::vector<float> wanted, RunLogits(options.logits_program, run));
   run.directory = path;
   run.format = format.name();
+  run.format_options = options.load.format_options;
   run.round_to = DType::kInvalid;
   WAYPOINT_ASSIGN_OR_RETURN(const std::vector<float> found, RunLogits(options.logits_program, run));
   if (wanted.size() != found.size()) {

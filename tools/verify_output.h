@@ -21,6 +21,8 @@ struct VerifyOptions {
   DType weights_dtype = DType::kInvalid;
   bool optimizer_state = true;
   LoadOptions load;
+  // For VerifyLogits: as they were given to open the source.
+  FormatOptionValues source_format_options;
   TransferOptions transfer;
   int64_t block_bytes = int64_t{8} << 20;
   // Of the tensors' elements, as CompareOptions.  Logits are the first share's business.

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "checkpoint/async/stream_copy.h"
 #include "checkpoint/base/aligned_buffer.h"
 #include "checkpoint/base/error.h"
 
@@ -11,10 +12,18 @@ namespace waypoint {
 namespace {
 
 constexpr int64_t kAlignment = 64;
-// Large, so that memcpy streams past the caches; small, so that two threads end together.
-constexpr int64_t kTurnBytes = int64_t{32} << 20;
+// Large, so that taking a turn costs nothing; small, so that two threads end together.
+constexpr int64_t kTurnBytes = int64_t{8} << 20;
 
 StridedSpan Bytes(char* data, int64_t bytes) { return StridedSpan::Contiguous(data, 1, {bytes}); }
+
+void Copy(const StridedSpan& from, const StridedSpan& to) {
+  if (from.IsContiguous() && to.IsContiguous()) {
+    StreamCopy(to.data, from.data, NumElements(to.sizes) * to.element_bytes);
+  } else {
+    CopyStrided(from, to);
+  }
+}
 
 }  // namespace
 
@@ -72,7 +81,7 @@ void StateCopy::Work() {
       if (tensor.fetch) {
         status = Annotate(tensor.fetch(piece.to), absl::StrCat("tensor \"", tensor.name, "\""));
       } else {
-        CopyStrided(piece.from, piece.to);
+        Copy(piece.from, piece.to);
       }
     }
     const std::lock_guard<std::mutex> lock(mutex_);

@@ -52,12 +52,12 @@ absl::StatusOr<absl::optional<double>> ReadMetric(FileSystem& fs, const std::str
   return found == metrics.end() ? absl::optional<double>() : absl::optional<double>(found->second);
 }
 
-absl::Status DeleteCheckpoint(FileSystem& fs, const std::string& root, const std::string& path) {
-  // Taken out of sight in one step first, so that a crash leaves no half checkpoint under a good name.
-  const std::string trash = JoinPath(root, absl::StrCat(kTrashPrefix, BaseName(path)));
+// Out of sight in one step, so that a crash leaves no half checkpoint under a good name.  Returns where it is now.
+absl::StatusOr<std::string> MoveToTrash(FileSystem& fs, const std::string& root, const std::string& path) {
+  std::string trash = JoinPath(root, absl::StrCat(kTrashPrefix, BaseName(path)));
   WAYPOINT_RETURN_IF_ERROR(fs.Rename(path, trash));
   WAYPOINT_RETURN_IF_ERROR(fs.SyncDirectory(root));
-  return RemoveTree(fs, trash);
+  return trash;
 }
 
 // A directory that a StagedDirectory of one of our names was written in.
@@ -123,6 +123,12 @@ absl::Status CheckpointRoot::Hold() {
   return absl::OkStatus();
 }
 
+std::vector<std::string> CheckpointRoot::Release() {
+  std::vector<std::string> warnings = remover_.Finish();
+  held_.reset();
+  return warnings;
+}
+
 absl::StatusOr<std::string> CheckpointRoot::PrepareSave(int64_t step, SaveReport& report) {
   CheckpointRef next;
   next.step = step;
@@ -176,7 +182,6 @@ absl::StatusOr<SaveReport> CheckpointRoot::Save(const CheckpointerOptions& optio
   if (first) {
     ApplyRetention(options.retention, report);
   }
-  // Nobody goes on to the next save while rank 0 still deletes.
   WAYPOINT_RETURN_IF_ERROR(ranks.Agree("retention", absl::OkStatus(), timeout));
   return report;
 }
@@ -184,16 +189,14 @@ absl::StatusOr<SaveReport> CheckpointRoot::Save(const CheckpointerOptions& optio
 // What a killed clean-up left, and a killed save of a step that may never come again.  It takes space and nothing else:
 // no reason not to save.
 void CheckpointRoot::RemoveTrash(SaveReport& report) {
+  report.warnings = remover_.Finish();
   const auto entries = fs_.List(path_);
   if (!entries.ok()) {
     return;  // Save lists as well, and reports it
   }
   for (const DirectoryEntry& entry : *entries) {
     if (absl::StartsWith(entry.name, kTrashPrefix) || IsStage(entry)) {
-      const absl::Status removed = RemoveTree(fs_, JoinPath(path_, entry.name));
-      if (!removed.ok()) {
-        report.warnings.push_back(absl::StrCat("left-over \"", entry.name, "\" stays: ", removed.message()));
-      }
+      RemoveLeftOver(fs_, JoinPath(path_, entry.name), &report.warnings);
     }
   }
 }
@@ -224,13 +227,22 @@ void CheckpointRoot::ApplyRetention(const Retention& retention, SaveReport& repo
       }
     }
   }
+  std::vector<std::string> trash;
   for (const size_t index : ChooseDeletions(retention, candidates)) {
     const std::string& path = (*all)[index].path;
-    const absl::Status deleted = DeleteCheckpoint(fs_, path_, path);
-    if (deleted.ok()) {
+    absl::StatusOr<std::string> moved = MoveToTrash(fs_, path_, path);
+    if (moved.ok()) {
       report.deleted.push_back(path);
+      trash.push_back(*std::move(moved));
     } else {
-      report.warnings.push_back(absl::StrCat("deletion of old \"", path, "\": ", deleted.message()));
+      report.warnings.push_back(absl::StrCat("deletion of old \"", path, "\": ", moved.status().message()));
+    }
+  }
+  remover_.Begin(std::move(trash));
+  // Without the lock, the next job's files could have the same names.
+  if (held_ == nullptr) {
+    for (std::string& problem : remover_.Finish()) {
+      report.warnings.push_back(std::move(problem));
     }
   }
 }

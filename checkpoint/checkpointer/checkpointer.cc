@@ -99,7 +99,7 @@ absl::StatusOr<TransferStats> WriteCheckpoint(FileSystem& fs, const std::string&
   if (ranks.world_size() > 1 && !format->written_by_many_ranks()) {
     return MakeError(ErrorKind::kUnsupported,
                      absl::StrCat("format \"", options.format, "\" is written by one rank, this job has ",
-                                  ranks.world_size(), "; save as \"distributed\" and convert afterwards"));
+                                  ranks.world_size(), "; save as \"distributed\" and convert with one process"));
   }
   if (ranks.world_size() == 1) {
     // Planned before anything is created, so that a wrong request leaves no trace.

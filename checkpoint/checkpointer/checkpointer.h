@@ -13,7 +13,8 @@
 // arguments and their own state, and all get OK or an error that names who failed.  Files must be on a file system that
 // all of them see.  Any rank opens and restores by itself.
 //
-// One thread, one writer (or job) per root: the root is locked while a save runs, or for as long as a job holds it (Hold).
+// One thread, one writer (or job) per root: the root is locked while a save runs, or for as long as a job holds it
+// (Hold).
 
 #include <functional>
 #include <memory>
@@ -25,6 +26,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/optional.h"
 #include "checkpoint/checkpointer/retention.h"
+#include "checkpoint/checkpointer/trash_remover.h"
 #include "checkpoint/format/checkpoint_format.h"
 #include "checkpoint/storage/file_system.h"
 #include "checkpoint/tensor/transfer.h"
@@ -56,14 +58,16 @@ struct SaveReport {
 // A directory of checkpoints: <root>/step-<8 digits>[.a<attempt>].  Order is (step, attempt), never a clock.
 class CheckpointRoot {
  public:
-  CheckpointRoot(FileSystem& fs, std::string path) : fs_(fs), path_(std::move(path)) {}
+  CheckpointRoot(FileSystem& fs, std::string path) : fs_(fs), path_(std::move(path)), remover_(fs) {}
 
   // Takes the lock <root>/.lock until Release, the end of this object or the death of the process, so that another job
   // that saves here is refused between saves too.  Without it, each Save takes and drops the lock.
+  // Save then takes old checkpoints out of sight and leaves their removal to a thread.
   // Of ranks that save together, rank 0 alone calls it.
   // Errors: E_LOCKED, at once, naming the holder's pid, host and since when it has it.
   absl::Status Hold();
-  void Release() { held_.reset(); }
+  // Waits for removals; what they could not remove since the last Save, one line each.
+  std::vector<std::string> Release();
 
   // metadata.training().step() names the directory.  A step that is there already gets the next attempt.
   absl::StatusOr<SaveReport> Save(const CheckpointerOptions& options, const CheckpointMetadata& metadata,
@@ -83,6 +87,7 @@ class CheckpointRoot {
   std::string path_;
   PlanCache plan_cache_;
   std::unique_ptr<FileLock> held_;
+  TrashRemover remover_;
 };
 
 // Detects the format of a directory.  E_UNSUPPORTED when none fits, E_AMBIGUOUS when several do; both list the choices.

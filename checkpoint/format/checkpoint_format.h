@@ -13,6 +13,7 @@
 //
 // Thread-safe.
 
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -44,6 +45,18 @@ struct Asset {
   ChunkDigests digests;
 };
 
+// Something that only one format can be told.  On a command line it is --name VALUE.
+struct FormatOption {
+  std::string name;
+  // Placeholder for --help: "N".  Empty: a switch, whose value is "true".
+  std::string value;
+  std::string help;
+  bool on_load = false;
+  bool on_save = false;
+};
+// By name.  Formats refuse what they do not declare (format_options.h).
+using FormatOptionValues = std::map<std::string, std::string>;
+
 struct LoadOptions {
   Limits limits;
   // Config keys that nothing declares: false refuses them, true carries them through.
@@ -57,6 +70,7 @@ struct LoadOptions {
   // Bytes between two wanted runs that are read along rather than skipped.  Less reads fewer bytes in more, smaller
   // reads: for ranks that take columns, when digests, which need whole chunks, are not checked.
   int64_t gap_bytes = int64_t{64} << 10;
+  FormatOptionValues format_options;
 };
 
 struct SaveOptions {
@@ -78,6 +92,7 @@ struct SaveOptions {
   PlanCache* plan_cache = nullptr;
   // For each wait on other ranks, which lasts as long as the slowest of them writes.
   absl::Duration coordination_timeout = absl::Minutes(30);
+  FormatOptionValues format_options;
 };
 
 struct OpenedCheckpoint {
@@ -126,6 +141,10 @@ class CheckpointFormat {
   // Create works with a coordinator of several ranks.  Reading by many ranks always works: each opens and reads by
   // itself.
   virtual bool written_by_many_ranks() const { return false; }
+  // Files are split by SaveOptions::max_shard_bytes; false where something else says how many there are.
+  virtual bool split_by_bytes() const { return !written_by_many_ranks(); }
+  // What may be in LoadOptions::format_options and SaveOptions::format_options.
+  virtual std::vector<FormatOption> options() const { return {}; }
 
   // Does the directory look like this format?  Cheap: a small file or two.  False where those files are not there or
   // speak of something else; an error where they are there and broken, so that the user learns that instead of

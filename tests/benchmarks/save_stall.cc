@@ -3,7 +3,8 @@
 //   save_stall DIRECTORY [--size 1GiB] [--rounds 7] [--step-seconds 0.4] [--step-threads 1] [--json]
 //
 // A state of float32 tensors lives in an arena.  A step is arithmetic in cache for step-seconds ("forward, backward"),
-// AsyncSaver::Fence, and one pass over the whole state ("optimizer").  Every round takes each method once, in turn with
+// AsyncSaver::Fence, and one pass over the whole state ("optimizer").  The lock is held as a trainer holds it, so that
+// the removal of the save before is nobody's wait.  Every round takes each method once, in turn with
 // the memcpy, so that a machine that speeds up or slows down does so for all.  DIRECTORY is on the disk that is meant;
 // checkpoints are native, with digests and fsync.
 
@@ -64,6 +65,7 @@ struct Request {
   int rounds = 7;
   double step_seconds = 0.4;
   int step_threads = 1;
+  bool durable_only = false;
   bool json = false;
 };
 
@@ -74,6 +76,14 @@ class Bench {
   absl::Status Run() {
     WAYPOINT_RETURN_IF_ERROR(MakeState());
     Calibrate();
+    if (request_.durable_only) {
+      for (int round = -1; round < request_.rounds; ++round) {
+        warm_up_ = round < 0;
+        WAYPOINT_RETURN_IF_ERROR(PlainWrite());
+        WAYPOINT_RETURN_IF_ERROR(SaveAndWait());
+      }
+      return End();
+    }
     AsyncSaver savers[] = {AsyncSaver(Options(SnapshotMethod::kCopy)), AsyncSaver(Options(SnapshotMethod::kLazy)),
                            AsyncSaver(Options(SnapshotMethod::kWriteProtect))};
     for (AsyncSaver& saver : savers) {
@@ -88,11 +98,15 @@ class Bench {
       WAYPOINT_RETURN_IF_ERROR(PlainWrite());
       WAYPOINT_RETURN_IF_ERROR(SaveAndWait());
     }
+    return End();
+  }
+
+ private:
+  absl::Status End() {
     Print();
     return RemoveTree(PosixFileSystem(), JoinPath(request_.directory, "stall"));
   }
 
- private:
   AsyncSaveOptions Options(SnapshotMethod method) const {
     AsyncSaveOptions options;
     options.method = method;
@@ -202,6 +216,7 @@ class Bench {
       quiet += seconds / kQuietSteps;
     }
     CheckpointRoot root(PosixFileSystem(), JoinPath(request_.directory, "stall"));
+    WAYPOINT_RETURN_IF_ERROR(root.Hold());
     WAYPOINT_ASSIGN_OR_RETURN(const AsyncSaveReport begun,
                               saver.Save(state_, SaveInto(root, RootOptions(), Metadata())));
     double busy = 0;
@@ -235,6 +250,7 @@ class Bench {
   absl::Status SaveAndWait() {
     WAYPOINT_ASSIGN_OR_RETURN(const auto source, NewMemoryStateSource(state_));
     CheckpointRoot root(PosixFileSystem(), JoinPath(request_.directory, "stall"));
+    WAYPOINT_RETURN_IF_ERROR(root.Hold());
     absl::Status status;
     Note("durable save", Seconds([&] { status = root.Save(RootOptions(), Metadata(), *source).status(); }));
     return status;
@@ -272,10 +288,11 @@ class Bench {
   }
 
   double Median(const std::string& what) {
-    std::vector<double>& values = notes_[what];
-    if (values.empty()) {
+    const auto found = notes_.find(what);
+    if (found == notes_.end()) {
       return std::nan("");
     }
+    std::vector<double>& values = found->second;
     std::sort(values.begin(), values.end());
     return (values[(values.size() - 1) / 2] + values[values.size() / 2]) / 2;
   }
@@ -332,6 +349,7 @@ ExitCode Main(int argc, const char* const* argv) {
   app.add_option("--rounds", request.rounds)->check(CLI::Range(1, 1000));
   app.add_option("--step-seconds", request.step_seconds)->check(CLI::PositiveNumber);
   app.add_option("--step-threads", request.step_threads)->check(CLI::Range(1, 256));
+  app.add_flag("--durable-only", request.durable_only, "only the durable save and the plain write");
   app.add_flag("--json", request.json);
   try {
     app.parse(argc, argv);

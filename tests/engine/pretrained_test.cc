@@ -10,6 +10,7 @@
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "tests/engine/tiny_run.h"
+#include "tests/testing/fixture_copy.h"
 #include "tests/testing/status_matchers.h"
 
 namespace waypoint::engine {
@@ -17,17 +18,9 @@ namespace {
 
 using ::testing::HasSubstr;
 
-// A copy of a fixture, which is a directory of links in a test: links out of a checkpoint are refused.
 std::string Llama(const std::string& directory) {
-  const std::string fixture = "tests/testdata/fixtures/llama2_fp32/hf";
   const std::string copy = JoinPath(directory, "llama");
-  EXPECT_TRUE(MakeDirectories(PosixFileSystem(), copy).ok());
-  const auto entries = PosixFileSystem().List(fixture);
-  EXPECT_TRUE(entries.ok()) << entries.status();
-  for (const DirectoryEntry& entry : *entries) {
-    std::ofstream(JoinPath(copy, entry.name), std::ios::binary)
-        << std::ifstream(JoinPath(fixture, entry.name), std::ios::binary).rdbuf();
-  }
+  CopyDirectory("tests/testdata/fixtures/llama2_fp32/hf", PosixFileSystem(), copy);
   return copy;
 }
 
@@ -191,6 +184,38 @@ TEST_P(ExportTest, ExportsAreCompleteDirectories) {
           << entry.name;
     }
   }
+}
+
+TEST(ReferenceTest, ARunStartsFromMetasFilesAndExportsSuch) {
+  const std::string directory = FreshDirectory("reference");
+  const std::string meta = JoinPath(directory, "meta");
+  CopyDirectory("tests/testdata/fixtures/meta_llama31_bf16_mp2/meta", PosixFileSystem(), meta);
+  const std::string config = absl::StrCat(
+      "output: \"", directory, "/run\" threads: 1 dtype: \"bfloat16\" data { path: \"", TextFile(directory),
+      "\" kind: BYTES sequence_length: 12 batch_size: 1 } pretrained { path: \"", meta, "\" }",
+      "export { format: \"reference\" format_options { key: \"model-parallel\" value: \"4\" } }");
+
+  ASSERT_OK_AND_ASSIGN(const FinishedRun run, RunTraining({config, "steps: 1"}, Quiet()));
+
+  ASSERT_EQ(run.report.exports.size(), 1);
+  const std::string exported = run.report.exports[0];
+  ASSERT_OK(PosixFileSystem().Stat(JoinPath(exported, "consolidated.03.pth")));
+  EXPECT_THAT(Contents(exported + "/params.json"), HasSubstr("\"n_kv_heads\": 4"));
+  // Which starts another run, with the same weights.
+  ASSERT_OK_AND_ASSIGN(
+      const FinishedRun again,
+      RunTraining({config, "steps: 0", absl::StrCat("output: \"", directory, "/again\" pretrained { path: \"", exported,
+                                                    "\" }")},
+                  Quiet()));
+  EXPECT_EQ(DifferenceOf(again.trainer->state().Weights(), run.trainer->state().Weights()), "");
+  // Options of the format are checked before the first step.
+  EXPECT_THAT(RunTraining({config, absl::StrCat("steps: 1 output: \"", directory, "/other\""),
+                           "export { format_options { key: \"model-parallel\" value: \"3\" } }"},
+                          Quiet()),
+              IsKind(ErrorKind::kRequest, HasSubstr("possible for this model")));
+  EXPECT_THAT(StartOf({config, absl::StrCat("steps: 1 output: \"", directory, "/other\""),
+                       "pretrained { format_options { key: \"modl\" value: \"7b\" } }"}),
+              IsKind(ErrorKind::kRequest, HasSubstr("\"modl\"")));
 }
 
 TEST(HuggingFaceTest, HasNoTrainerConfigAndNoOptimizerState) {

@@ -1,11 +1,14 @@
 """Reads checkpoints with nothing but Python's standard library, so that the tests do not trust the code they test."""
 
+import collections
 import json
 import os
+import pickle
 import shutil
 import struct
 import subprocess
 import tempfile
+import zipfile
 
 # Copies: in a test's own tree the files are links that leave the directory, which the tools rightly refuse.
 FIXTURES = os.path.join(tempfile.mkdtemp(dir=os.environ.get("TEST_TMPDIR")), "fixtures")
@@ -13,12 +16,18 @@ shutil.copytree("tests/testdata/fixtures", FIXTURES)
 
 
 def fixtures():
+    """Hugging Face checkpoints."""
     return sorted(os.path.join(FIXTURES, name) for name in os.listdir(FIXTURES)
-                  if os.path.isdir(os.path.join(FIXTURES, name, "hf")))
+                  if os.path.isdir(os.path.join(FIXTURES, name, "hf")) and not name.startswith("meta_"))
+
+
+def meta_fixtures():
+    """Those in Meta's reference format, in meta/; hf/ is the twin."""
+    return sorted(os.path.join(FIXTURES, name) for name in os.listdir(FIXTURES) if name.startswith("meta_"))
 
 
 def safetensors_fixtures():
-    """Those that this file can read; .bin files are compared by tests/models/llama/llama_bin_test."""
+    """Those whose weights are safetensors."""
     return [path for path in fixtures()
             if any(name.endswith(".safetensors") for name in os.listdir(os.path.join(path, "hf")))]
 
@@ -35,6 +44,66 @@ def read_safetensors(path):
         begin, end = entry["data_offsets"]
         tensors[name] = (entry["dtype"], entry["shape"], data[begin:end])
     return tensors, metadata
+
+
+def write_safetensors(path, tensors, metadata):
+    """The inverse of read_safetensors."""
+    header, data = {"__metadata__": metadata}, b""
+    for name, (dtype, shape, raw) in tensors.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(raw)]}
+        data += raw
+    text = json.dumps(header).encode()
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text + data)
+
+
+STORAGES = {"HalfStorage": ("F16", 2), "BFloat16Storage": ("BF16", 2), "FloatStorage": ("F32", 4)}
+
+
+class _TorchUnpickler(pickle.Unpickler):
+    """Calls nothing but what is written here."""
+
+    def find_class(self, module, name):
+        if module == "torch" and name in STORAGES:
+            return STORAGES[name]
+        return {("torch._utils", "_rebuild_tensor_v2"): lambda *arguments: arguments[:4],
+                ("collections", "OrderedDict"): collections.OrderedDict}[module, name]
+
+    def persistent_load(self, pid):
+        assert pid[0] == "storage" and pid[3] == "cpu"
+        return pid
+
+
+def read_torch(path):
+    """Returns {name: (dtype, shape, bytes)} and the groups of names that share a storage.  zipfile checks the CRCs."""
+    tensors, sharing = {}, collections.defaultdict(list)
+    with zipfile.ZipFile(path) as archive:
+        top = archive.namelist()[0].split("/")[0]
+        with archive.open(top + "/data.pkl") as file:
+            root = _TorchUnpickler(file).load()
+        for name, (storage, offset, shape, strides) in root.items():
+            _, (dtype, width), key, _, count = storage
+            data = archive.read("%s/data/%s" % (top, key))
+            assert len(data) == count * width
+            elements = 1
+            for size, stride in zip(reversed(shape), reversed(strides)):
+                assert stride == elements, "not row-major"
+                elements *= size
+            tensors[name] = (dtype, list(shape), data[offset * width:(offset + elements) * width])
+            sharing[key].append(name)
+    return tensors, [names for names in sharing.values() if len(names) > 1]
+
+
+def read_bin_directory(directory):
+    """All tensors of a directory's .bin files, and the groups that share."""
+    tensors, shared = {}, []
+    for name in sorted(os.listdir(directory)):
+        if name.startswith("pytorch_model") and name.endswith(".bin"):
+            found, groups = read_torch(os.path.join(directory, name))
+            assert not set(found) & set(tensors), "one tensor in two files"
+            tensors.update(found)
+            shared += groups
+    return tensors, shared
 
 
 def safetensors_files(directory):

@@ -67,6 +67,82 @@ class ConvertTest(unittest.TestCase):
                 for path in files.safetensors_files(back):
                     self.assertEqual(files.read_safetensors(path)[1].get("format"), "pt", path)
 
+    def test_reference_checkpoints_are_their_twins(self):
+        self.assertEqual(len(files.meta_fixtures()), 5)
+        for fixture in files.meta_fixtures():
+            name = os.path.basename(fixture)
+            twin = os.path.join(fixture, "hf")
+            with self.subTest(fixture=name):
+                # The twins are bfloat16 all.
+                self.convert(os.path.join(fixture, "meta"), self.path(name + ".hf"), "--to", "llama", "--dtype", "bfloat16")
+                self.assertEqual(files.read_directory(self.path(name + ".hf")), files.read_directory(twin))
+                for parts in (1, 2, 4):
+                    reference = self.path("%s.%d" % (name, parts))
+                    self.convert(twin, reference, "--to", "reference", "--model-parallel", parts)
+                    self.assertEqual(sorted(os.listdir(reference)), ["consolidated.%02d.pth" % i for i in range(parts)]
+                                     + ["generation_config.json", "params.json"])
+                    self.convert(reference, reference + ".hf", "--to", "llama")
+                    self.assertEqual(files.read_directory(reference + ".hf"), files.read_directory(twin))
+
+    def test_logits_of_a_reference_checkpoint_verify(self):
+        source = os.path.join(files.FIXTURES, "meta_llama31_bf16_mp2", "meta")
+        report = json.loads(self.convert(source, self.path("hf"), "--to", "llama", "--verify", "logits", "--json"))
+        self.assertEqual((report["from"], report["to"], report["verify"]), ("reference", "llama", "logits"))
+
+    def test_options_of_formats(self):
+        code, out, _ = files.run("convert", "--help")
+        self.assertEqual(code, 0)
+        self.assertRegex(out, r"Options of reference:\n(.*\n)*.*--model-parallel N")
+        hf = os.path.join(files.FIXTURES, "meta_llama3_bf16", "hf")
+        error = self.refuse(2, "E_REQUEST", hf, self.path("native"), "--model-parallel", 2)
+        self.assertIn('reading "llama" takes: none; writing "native" takes: none', error)
+        error = self.refuse(2, "E_REQUEST", hf, self.path("reference"), "--to", "reference", "--model-parallel", 3)
+        self.assertIn("possible for this model: 1, 2, 4", error)
+        error = self.refuse(2, "E_REQUEST", hf, self.path("reference"), "--to", "reference", "--consumer", "llama7")
+        self.assertIn("llama1, llama2, llama3, fairseq2", error)
+
+    def test_every_fixture_comes_back_as_bin_files(self):
+        for fixture in files.fixtures():
+            source = os.path.join(fixture, "hf")
+            wanted = {**files.read_directory(source), **files.read_bin_directory(source)[0]}
+            # Recomputed by every model, stored by old ones.
+            wanted = {name: tensor for name, tensor in wanted.items() if not name.endswith("rotary_emb.inv_freq")}
+            self.assertTrue(wanted)
+            native = self.path(os.path.basename(fixture) + ".native")
+            self.convert(source, native)
+            for size in ("5GB", "100KB"):
+                with self.subTest(fixture=fixture, size=size):
+                    back = self.path("%s.%s" % (os.path.basename(fixture), size))
+                    self.convert(native, back, "--weights", "bin", "--max-shard-size", size)
+
+                    found, _ = files.read_bin_directory(back)
+                    self.assertEqual(set(found), set(wanted))
+                    for name, tensor in wanted.items():
+                        self.assertEqual(found[name], tensor, name)
+                    self.assertFalse(files.safetensors_files(back))
+                    if size == "100KB":
+                        index = files.read_json(back, "pytorch_model.bin.index.json")
+                        self.assertEqual(set(index["weight_map"]), set(found))
+                        self.assertEqual(index["metadata"]["total_size"], sum(len(data) for _, _, data in found.values()))
+
+    def test_tied_copies_share_memory_in_bin_files(self):
+        source = self.editable_copy(os.path.join(files.FIXTURES, "llama32_tied_bf16", "hf"))
+        path = os.path.join(source, "model.safetensors")
+        tensors, metadata = files.read_safetensors(path)
+        self.assertNotIn("lm_head.weight", tensors)
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
+        files.write_safetensors(path, tensors, metadata)
+        self.convert(source, self.path("native"))
+        self.convert(self.path("native"), self.path("bin"), "--weights", "bin")
+
+        found, shared = files.read_bin_directory(self.path("bin"))
+
+        self.assertEqual(shared, [["model.embed_tokens.weight", "lm_head.weight"]])
+        self.assertEqual(found, tensors)
+        self.convert(self.path("bin"), self.path("again"), "--to", "native")
+        self.convert(self.path("again"), self.path("back"))
+        self.assertEqual(files.read_directory(self.path("back")), tensors)
+
     def test_the_same_input_gives_the_same_bytes(self):
         self.convert(ONE, self.path("a"))
         self.convert(ONE, self.path("b"), "--threads", 1, "--max-memory", "64MiB")
@@ -158,6 +234,9 @@ class ConvertTest(unittest.TestCase):
         out = self.convert(FLOAT32, self.path("native"), "--verify", "logits", "--dtype", "bfloat16")
 
         self.assertIn("logits too", out)
+
+    def test_weights_are_safetensors_or_bin(self):
+        self.refuse(2, "E_REQUEST", ONE, self.path("out"), "--to", "llama", "--weights", "pickle")
 
     def test_wrong_requests(self):
         os.mkdir(self.path("out"))

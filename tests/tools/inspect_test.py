@@ -52,6 +52,40 @@ class InspectTest(unittest.TestCase):
                          sorted(files.read_safetensors(path)[0]))
         self.assertTrue(all(len(tensor["xxh3"]) == 16 for tensor in report["tensors"]))
 
+    def test_one_file_of_torch_shows_tensors_and_values(self):
+        path = os.path.join(files.FIXTURES, "llama1_fp16_bin", "hf", "pytorch_model.bin")
+        report = json.loads(self.inspect(path, "--json", "--verify"))
+
+        self.assertEqual(report["format"], "torch")
+        stored = files.read_torch(path)[0]
+        self.assertEqual({tensor["name"]: (tensor["dtype"], tensor["shape"], tensor["bytes"])
+                          for tensor in report["tensors"]},
+                         {name: (dtype, shape, len(data)) for name, (dtype, shape, data) in stored.items()})
+
+    def test_a_damaged_file_of_torch_fails_verification(self):
+        path = os.path.join(self.work, "weights.pth")
+        with open(os.path.join(files.FIXTURES, "llama1_fp16_bin", "hf", "pytorch_model.bin"), "rb") as file:
+            data = bytearray(file.read())
+        name, (_, _, content) = max(files.read_torch(file.name)[0].items(), key=lambda item: len(item[1][2]))
+        data[data.index(content) + len(content) // 2] ^= 1
+        with open(path, "wb") as file:
+            file.write(data)
+
+        code, _, err = files.run("inspect", path, "--verify")
+
+        self.assertEqual(code, 3, err)
+        self.assertIn("E_CHECKSUM", err, name)
+
+    def test_a_file_that_is_no_archive_is_named(self):
+        path = os.path.join(self.work, "weights.pth")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write("version https://git-lfs.github.com/spec/v1\n")
+
+        code, _, err = files.run("inspect", path)
+
+        self.assertEqual(code, 3, err)
+        self.assertIn("git-lfs", err)
+
     def test_hostile_names_and_metadata_are_shown_harmlessly(self):
         header = json.dumps({"__metadata__": {"\x1b[2J": "v" * 100000, "format": "pt"},
                              "a\n\x1b]0;\u202e": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]},
@@ -110,6 +144,16 @@ class InspectTest(unittest.TestCase):
         self.assertEqual([d["name"] for d in report["differences"]], ["head.final_norm.weight"])
         self.assertEqual(report["differences"][0]["differing_elements"], 1)
         self.assertGreater(report["differences"][0]["max_abs_diff"], 0)
+
+    def test_a_reference_checkpoint_is_its_twin(self):
+        fixture = os.path.join(files.FIXTURES, "meta_llama31_bf16_mp2")
+        meta, twin = os.path.join(fixture, "meta"), os.path.join(fixture, "hf")
+        self.assertEqual(files.run("inspect", meta, "--verify", "--diff", twin)[0], 0)
+        self.assertEqual(files.run("inspect", meta, "--rope-factor", 8, "--diff", twin)[0], 0)
+        code, out, _ = files.run("inspect", meta, "--rope-factor", 4, "--diff", twin)
+        self.assertEqual(code, 4)
+        self.assertIn("scale_factor", out)
+        self.assertEqual(files.run("inspect", twin, "--rope-factor", 8)[0], 2)
 
     def test_other_models_differ(self):
         code, out, err = files.run("inspect", FLOAT32, "--diff", self.native)

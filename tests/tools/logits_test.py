@@ -27,17 +27,22 @@ class LogitsTest(unittest.TestCase):
         self.assertEqual(list(tensors), ["logits"])
         return tensors["logits"]
 
-    def test_every_fixture_from_both_formats(self):
+    def test_every_fixture_from_each_format(self):
         self.assertTrue(files.fixtures())
-        for fixture in files.fixtures():
+        for fixture in files.fixtures() + files.meta_fixtures():
             with self.subTest(fixture=fixture):
                 expected_path = os.path.join(fixture, "expected.safetensors")
                 expected = files.read_safetensors(expected_path)[0]["logits"]
                 tolerance = files.read_json(fixture, "fixture.json")["atol_fp32"]
-                native = os.path.join(self.work, os.path.basename(fixture))
-                code, _, err = files.run("convert", os.path.join(fixture, "hf"), native)
-                self.assertEqual(code, 0, err)
-                for directory in (os.path.join(fixture, "hf"), native):
+                meta = os.path.join(fixture, "meta")
+                if os.path.isdir(meta):
+                    directories = [meta]
+                else:
+                    native = os.path.join(self.work, os.path.basename(fixture))
+                    code, _, err = files.run("convert", os.path.join(fixture, "hf"), native)
+                    self.assertEqual(code, 0, err)
+                    directories = [os.path.join(fixture, "hf"), native]
+                for directory in directories:
                     found = self.logits(directory, expected_path)
                     self.assertEqual(found[1], expected[1])
                     distance = max(abs(a - b) for a, b in zip(files.floats(found), files.floats(expected)))

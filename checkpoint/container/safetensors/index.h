@@ -22,6 +22,7 @@
 namespace waypoint {
 
 inline constexpr absl::string_view kSafetensorsIndexName = "model.safetensors.index.json";
+inline constexpr absl::string_view kBinIndexName = "pytorch_model.bin.index.json";
 
 struct SafetensorsIndex {
   struct Place {

@@ -5,11 +5,11 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "checkpoint/base/aligned_buffer.h"
 #include "checkpoint/base/digest.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
+#include "checkpoint/container/shard_files.h"
 
 namespace waypoint {
 
@@ -178,20 +178,11 @@ std::vector<SafetensorsFilePlan> PlanSafetensorsFiles(const Manifest& manifest, 
                                                       const std::string& stem, int64_t max_file_bytes,
                                                       const std::map<std::string, std::string>& metadata) {
   std::vector<SafetensorsFilePlan> files;
-  int64_t bytes = 0;
-  for (const int64_t tensor : tensors) {
-    const int64_t tensor_bytes = manifest[tensor].num_bytes();
-    if (files.empty() || (!files.back().tensors.empty() && bytes + tensor_bytes > max_file_bytes)) {
-      files.emplace_back();
-      files.back().metadata = metadata;
-      bytes = 0;
-    }
-    files.back().tensors.push_back(tensor);
-    bytes += tensor_bytes;
-  }
-  for (size_t i = 0; i < files.size(); ++i) {
-    files[i].name = files.size() == 1 ? absl::StrCat(stem, ".safetensors")
-                                      : absl::StrFormat("%s-%05d-of-%05d.safetensors", stem, i + 1, files.size());
+  for (ShardFile& file : PlanShardFiles(manifest, tensors, stem, ".safetensors", max_file_bytes)) {
+    files.emplace_back();
+    files.back().name = std::move(file.name);
+    files.back().tensors = std::move(file.tensors);
+    files.back().metadata = metadata;
   }
   return files;
 }

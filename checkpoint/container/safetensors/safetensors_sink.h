@@ -101,8 +101,7 @@ class SafetensorsSink : public TensorSink {
   std::mutex mutex_;  // guards File::open while files are created
 };
 
-// Distributes tensors over files as Hugging Face does: in order, a new file when the next tensor would exceed
-// max_file_bytes; names "<stem>.safetensors" for one file, "<stem>-00001-of-00003.safetensors" for several.
+// PlanShardFiles with the extension ".safetensors".
 std::vector<SafetensorsFilePlan> PlanSafetensorsFiles(const Manifest& manifest, const std::vector<int64_t>& tensors,
                                                       const std::string& stem, int64_t max_file_bytes,
                                                       const std::map<std::string, std::string>& metadata);

@@ -1,13 +1,11 @@
 #include "checkpoint/container/torch_zip/crc_ledger.h"
 
-#include <zlib.h>
-
 #include <algorithm>
 #include <iterator>
 #include <utility>
 #include <vector>
 
-#include "checkpoint/container/torch_zip/zip_entry_stream.h"
+#include "checkpoint/container/torch_zip/crc32.h"
 
 namespace waypoint {
 
@@ -47,8 +45,7 @@ absl::optional<uint32_t> CrcLedger::See(int64_t begin, absl::Span<const char> da
     it->second.ready = true;
     const auto join = [this](auto left, auto right) ABSL_NO_THREAD_SAFETY_ANALYSIS {
       if (left->second.ready && right->second.ready && left->second.end == right->first) {
-        left->second.crc32 = static_cast<uint32_t>(
-            crc32_combine(left->second.crc32, right->second.crc32, right->second.end - right->first));
+        left->second.crc32 = CombineCrc32(left->second.crc32, right->second.crc32, right->second.end - right->first);
         left->second.end = right->second.end;
         stretches_.erase(right);
         return true;

@@ -94,7 +94,20 @@ constexpr absl::string_view kOtherStorages[] = {"QInt8Storage",      "QUInt8Stor
                                                 "QUInt4x2Storage",   "QUInt2x4Storage", "ComplexDoubleStorage",
                                                 "ComplexHalfStorage"};
 
+absl::string_view NameInTorch(PickleMeaning meaning, DType dtype) {
+  for (const PickleGlobal& global : kGlobals) {
+    if (global.module == kTorch && global.meaning == meaning && global.dtype == dtype && dtype != DType::kInvalid) {
+      return global.name;
+    }
+  }
+  return "";
+}
+
 }  // namespace
+
+absl::string_view TorchStorageName(DType dtype) { return NameInTorch(PickleMeaning::kStorage, dtype); }
+
+absl::string_view TorchDTypeName(DType dtype) { return NameInTorch(PickleMeaning::kDType, dtype); }
 
 absl::StatusOr<const PickleGlobal*> FindPickleGlobal(absl::string_view module, absl::string_view name) {
   for (const PickleGlobal& global : kGlobals) {

@@ -37,6 +37,12 @@ struct PickleGlobal {
 // meta), E_DTYPE for storages of quantised elements.  The result is a row of the table.
 absl::StatusOr<const PickleGlobal*> FindPickleGlobal(absl::string_view module, absl::string_view name);
 
+// The name in module "torch" of the storage type with such elements; empty where torch has none.
+absl::string_view TorchStorageName(DType dtype);
+
+// The name in module "torch" of the dtype; empty where the table has none.
+absl::string_view TorchDTypeName(DType dtype);
+
 }  // namespace waypoint
 
 #endif  // CHECKPOINT_CONTAINER_TORCH_ZIP_PICKLE_GLOBALS_H_

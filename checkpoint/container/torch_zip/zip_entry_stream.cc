@@ -10,6 +10,7 @@
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/json.h"
 #include "checkpoint/base/status_macros.h"
+#include "checkpoint/container/torch_zip/crc32.h"
 
 namespace waypoint {
 namespace {
@@ -137,10 +138,6 @@ absl::Status ZipEntryStream::CheckEnd() {
                                   "; the file was damaged after it was written"));
   }
   return absl::OkStatus();
-}
-
-uint32_t ExtendCrc32(uint32_t crc, absl::Span<const char> data) {
-  return static_cast<uint32_t>(crc32_z(crc, reinterpret_cast<const Bytef*>(data.data()), data.size()));
 }
 
 absl::StatusOr<std::string> ReadZipEntry(const ReadableFile& file, const ZipEntry& entry, int64_t max_bytes,

@@ -53,9 +53,6 @@ class ZipEntryStream {
   std::unique_ptr<Inflater> inflater_;  // deflated entries only
 };
 
-// CRC-32 of the bytes, continued from `crc32` (0 at the start).
-uint32_t ExtendCrc32(uint32_t crc32, absl::Span<const char> data);
-
 // A whole small entry, its CRC checked.  E_LIMIT, naming `limit_name`, beyond max_bytes.
 absl::StatusOr<std::string> ReadZipEntry(const ReadableFile& file, const ZipEntry& entry, int64_t max_bytes,
                                          absl::string_view limit_name);

@@ -5,6 +5,7 @@
 // Thread-safe.
 
 #include <cstdint>
+#include <string>
 
 #include "absl/strings/string_view.h"
 
@@ -43,6 +44,12 @@ T ZipField(absl::string_view bytes, size_t offset) {
     value = static_cast<T>(value << 8 | static_cast<unsigned char>(bytes[offset + i]));
   }
   return value;
+}
+
+inline void AppendZipField(uint64_t value, int width, std::string* out) {
+  for (int i = 0; i < width; ++i) {
+    out->push_back(static_cast<char>(value >> (8 * i) & 0xFF));
+  }
 }
 
 inline uint16_t ZipU16(absl::string_view bytes, size_t offset) { return ZipField<uint16_t>(bytes, offset); }

@@ -5,34 +5,20 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <cstdlib>
-#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
-#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
-#include <torch/csrc/distributed/c10d/TCPStore.hpp>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/string_view.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
+#include "checkpoint/coordination/c10d/c10d_store.h"
+#include "checkpoint/coordination/c10d/gloo_group.h"
 
 namespace waypoint {
 namespace {
 
-std::string FirstLine(const char* what) {
-  const absl::string_view text(what);
-  return std::string(text.substr(0, text.find('\n')));
-}
-
 at::Tensor Bytes(const char* data, int64_t size) {
   return at::from_blob(const_cast<char*>(data), {size}, at::TensorOptions().dtype(at::kByte));
-}
-
-std::shared_ptr<gloo::transport::Device> Device() {
-  const char* interface = std::getenv("GLOO_SOCKET_IFNAME");
-  return interface != nullptr ? c10d::ProcessGroupGloo::createDeviceForInterface(interface)
-                              : c10d::ProcessGroupGloo::createDefaultDevice();
 }
 
 }  // namespace
@@ -53,20 +39,19 @@ absl::StatusOr<std::unique_ptr<C10dExchange>> C10dExchange::Create(C10dCoordinat
   static std::atomic<int64_t> groups{0};
   const std::string mine = coordinator.rank() == 0 ? absl::StrCat(groups++) : "";
   WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> names, coordinator.AllGather("exchange", mine, timeout));
-  absl::Status connected;
-  try {
-    auto options = c10d::ProcessGroupGloo::Options::create(absl::ToChronoMilliseconds(timeout));
-    options->devices.push_back(Device());
-    options->threads = 2;
-    auto store = c10::make_intrusive<c10d::PrefixStore>(
-        absl::StrCat("waypoint/", coordinator.options().name, "/exchange/", names[0], "/"), coordinator.store());
-    group->gloo =
-        c10::make_intrusive<c10d::ProcessGroupGloo>(store, coordinator.rank(), coordinator.world_size(), options);
-  } catch (const std::exception& e) {
-    connected = MakeError(ErrorKind::kRank, absl::StrCat("rank ", coordinator.rank(),
-                                                         " cannot connect to the others: ", FirstLine(e.what())));
-  }
-  WAYPOINT_RETURN_IF_ERROR(coordinator.Agree("exchange connected", connected, timeout));
+  const auto connect = [&]() -> absl::Status {
+    WAYPOINT_ASSIGN_OR_RETURN(const auto store, ConnectC10dStore(coordinator.options()));
+    const std::string name = absl::StrCat("waypoint/", coordinator.options().name, "/exchange/", names[0], "/");
+    try {
+      group->gloo =
+          NewGlooGroup(store, coordinator.options().host, name, coordinator.rank(), coordinator.world_size(), timeout);
+    } catch (const std::exception& e) {
+      return MakeError(ErrorKind::kRank, absl::StrCat("rank ", coordinator.rank(),
+                                                      " cannot connect to the others: ", FirstLine(e.what())));
+    }
+    return absl::OkStatus();
+  };
+  WAYPOINT_RETURN_IF_ERROR(coordinator.Agree("exchange connected", connect(), timeout));
   return std::unique_ptr<C10dExchange>(new C10dExchange(coordinator, std::move(group)));
 }
 

@@ -16,7 +16,7 @@ namespace waypoint {
 class C10dExchange : public Exchange {
  public:
   // `coordinator` is borrowed.  E_RANK on all ranks when one of them cannot connect within `timeout`.
-  // The network interface is that of GLOO_SOCKET_IFNAME or, without it, of this host's name, or the loopback one.
+  // The network interface: as NewGlooGroup.
   static absl::StatusOr<std::unique_ptr<C10dExchange>> Create(C10dCoordinator& coordinator, absl::Duration timeout);
   ~C10dExchange() override;
 

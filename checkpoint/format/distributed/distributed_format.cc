@@ -9,6 +9,7 @@
 #include "checkpoint/format/distributed/distributed_writer.h"
 #include "checkpoint/format/distributed/records.h"
 #include "checkpoint/format/file_record.h"
+#include "checkpoint/format/format_options.h"
 
 namespace waypoint {
 namespace {
@@ -55,6 +56,7 @@ class DistributedFormat : public CheckpointFormat {
 
   absl::StatusOr<OpenedCheckpoint> Open(FileSystem& fs, const std::string& directory,
                                         const LoadOptions& options) override {
+    WAYPOINT_RETURN_IF_ERROR(CheckFormatOptions(*this, options.format_options, FormatUse::kLoad));
     const std::string manifest_path = JoinPath(directory, kDistributedManifestName);
     WAYPOINT_ASSIGN_OR_RETURN(const bool sealed_exists, Exists(fs, manifest_path));
     if (!sealed_exists) {
@@ -119,6 +121,7 @@ class DistributedFormat : public CheckpointFormat {
                                                            const CheckpointMetadata& metadata, TensorSource& state,
                                                            const std::vector<Asset>& assets,
                                                            const SaveOptions& options) override {
+    WAYPOINT_RETURN_IF_ERROR(CheckFormatOptions(*this, options.format_options, FormatUse::kSave));
     return DistributedWriter::Create(fs, directory, metadata, state, assets, options);
   }
 };

@@ -24,7 +24,6 @@ namespace {
 constexpr absl::string_view kConfigName = "config.json";
 constexpr absl::string_view kSingleName = "model.safetensors";
 constexpr absl::string_view kSingleBinName = "pytorch_model.bin";
-constexpr absl::string_view kBinIndexName = "pytorch_model.bin.index.json";
 // Spelled out in one message.
 constexpr size_t kNamedItems = 10;
 

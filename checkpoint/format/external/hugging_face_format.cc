@@ -1,49 +1,22 @@
 #include "checkpoint/format/external/hugging_face_format.h"
 
-#include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "checkpoint/base/aligned_buffer.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/json.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/container/safetensors/safetensors_source.h"
 #include "checkpoint/container/torch_zip/torch_source.h"
 #include "checkpoint/convert/weights/converted_source.h"
+#include "checkpoint/format/external/equal_tensors.h"
 #include "checkpoint/format/external/hf_directory.h"
 #include "checkpoint/format/external/hugging_face_writer.h"
+#include "checkpoint/format/format_options.h"
 #include "checkpoint/storage/confined_directory.h"
 
 namespace waypoint {
 namespace {
-
-constexpr int64_t kCompareBytes = int64_t{1} << 20;
-
-// Byte for byte, in pieces.
-absl::StatusOr<bool> AreEqual(TensorSource& source, int64_t a, int64_t b) {
-  const TensorMeta& meta = source.manifest()[a];
-  const int element_bytes = DTypeBytes(meta.dtype);
-  const int64_t step = kCompareBytes / element_bytes;
-  AlignedBuffer left(kCompareBytes);
-  AlignedBuffer right(kCompareBytes);
-  for (int64_t begin = 0; begin < meta.num_elements(); begin += step) {
-    const int64_t end = std::min(begin + step, meta.num_elements());
-    std::vector<ReadRequest> requests;
-    int64_t offset = 0;
-    for (const Box& box : FlatRangeToBoxes(meta.shape, begin, end)) {
-      requests.push_back({a, box, StridedSpan::Contiguous(left.data() + offset, element_bytes, box.sizes)});
-      requests.push_back({b, box, StridedSpan::Contiguous(right.data() + offset, element_bytes, box.sizes)});
-      offset += box.num_elements() * element_bytes;
-    }
-    WAYPOINT_RETURN_IF_ERROR(source.Read(requests));
-    if (std::memcmp(left.data(), right.data(), offset) != 0) {
-      return false;
-    }
-  }
-  return true;
-}
 
 // Takes the headers out of `hf`.
 absl::StatusOr<std::unique_ptr<TensorSource>> OpenWeights(FileSystem& fs, HfDirectory& hf, const LoadOptions& options) {
@@ -77,6 +50,7 @@ class HuggingFaceFormat : public CheckpointFormat {
   bool external() const override { return true; }
   bool supports_optimizer_state() const override { return false; }
   bool written_by_many_ranks() const override { return true; }
+  std::vector<FormatOption> options() const override { return HuggingFaceWriterOptions(); }
 
   absl::StatusOr<bool> Probe(FileSystem& fs, const std::string& directory) override {
     WAYPOINT_ASSIGN_OR_RETURN(const ConfinedDirectory files, ConfinedDirectory::Open(fs, directory));
@@ -97,6 +71,7 @@ class HuggingFaceFormat : public CheckpointFormat {
 
   absl::StatusOr<OpenedCheckpoint> Open(FileSystem& fs, const std::string& directory,
                                         const LoadOptions& options) override {
+    WAYPOINT_RETURN_IF_ERROR(CheckFormatOptions(*this, options.format_options, FormatUse::kLoad));
     WAYPOINT_ASSIGN_OR_RETURN(HfDirectory hf, ReadHfDirectory(fs, directory, options));
     const auto annotate = [&directory](const absl::Status& status) {
       return Annotate(status, absl::StrCat("\"", directory, "\""));
@@ -121,7 +96,7 @@ class HuggingFaceFormat : public CheckpointFormat {
     OpenedCheckpoint opened;
     for (const ConvertedTensor& copy : plan->copies) {
       const int64_t index = source->manifest().Find(copy.name);
-      WAYPOINT_ASSIGN_OR_RETURN(const bool equal, AreEqual(*source, index, copy.expression->tensor()));
+      WAYPOINT_ASSIGN_OR_RETURN(const bool equal, TensorsAreEqual(*source, index, copy.expression->tensor()));
       if (!equal) {
         return annotate(MakeError(ErrorKind::kConfig,
                                   absl::StrCat("the config ties \"", copy.name, "\" to \"", copy.expression->name(),
@@ -145,6 +120,7 @@ class HuggingFaceFormat : public CheckpointFormat {
                                                            const CheckpointMetadata& metadata, TensorSource& state,
                                                            const std::vector<Asset>& assets,
                                                            const SaveOptions& options) override {
+    WAYPOINT_RETURN_IF_ERROR(CheckFormatOptions(*this, options.format_options, FormatUse::kSave));
     return HuggingFaceWriter::Create(*family_, fs, directory, metadata, state, assets, options);
   }
 

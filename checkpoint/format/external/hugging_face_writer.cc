@@ -1,16 +1,60 @@
 #include "checkpoint/format/external/hugging_face_writer.h"
 
 #include <map>
+#include <numeric>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/container/safetensors/index.h"
+#include "checkpoint/container/safetensors/safetensors_sink.h"
+#include "checkpoint/container/shard_files.h"
+#include "checkpoint/container/torch_zip/torch_sink.h"
 #include "checkpoint/format/asset_copy.h"
 
 namespace waypoint {
 namespace {
+
+constexpr char kWeightsOption[] = "weights";
+constexpr char kBin[] = "bin";
+constexpr char kSafetensors[] = "safetensors";
+
+// Whether the weights become .bin files.
+absl::StatusOr<bool> WantsBin(const FormatOptionValues& options) {
+  const auto it = options.find(kWeightsOption);
+  if (it == options.end() || it->second == kSafetensors) {
+    return false;
+  }
+  if (it->second != kBin) {
+    return MakeError(ErrorKind::kRequest, absl::StrCat("option \"", kWeightsOption, "\" is \"", it->second,
+                                                       "\", wanted ", kSafetensors, " or ", kBin));
+  }
+  return true;
+}
+
+// Tensors of the same expression once; names of the others with the place of the one that is kept.
+std::vector<std::pair<std::string, int64_t>> TakeRepeated(std::vector<ConvertedTensor>* tensors) {
+  std::vector<std::pair<std::string, int64_t>> repeated;
+  std::vector<ConvertedTensor> kept;
+  std::map<std::string, int64_t> places;
+  for (ConvertedTensor& tensor : *tensors) {
+    const auto [it, fresh] = places.try_emplace(tensor.expression->ToString(), static_cast<int64_t>(kept.size()));
+    if (fresh) {
+      kept.push_back(std::move(tensor));
+    } else {
+      repeated.emplace_back(std::move(tensor.name), it->second);
+    }
+  }
+  *tensors = std::move(kept);
+  return repeated;
+}
+
+std::vector<int64_t> AllOf(const Manifest& manifest) {
+  std::vector<int64_t> all(manifest.size());
+  std::iota(all.begin(), all.end(), 0);
+  return all;
+}
 
 // The element type of most weights, by bytes.
 DType MainDType(const Manifest& manifest) {
@@ -27,12 +71,23 @@ DType MainDType(const Manifest& manifest) {
 
 }  // namespace
 
+std::vector<FormatOption> HuggingFaceWriterOptions() {
+  FormatOption weights;
+  weights.name = kWeightsOption;
+  weights.value = "safetensors|bin";
+  weights.help =
+      "files that hold the weights; safetensors unless asked for: readers take from it what they need and run nothing, "
+      "while a .bin file is a pickle";
+  weights.on_save = true;
+  return {weights};
+}
+
 absl::StatusOr<std::unique_ptr<CheckpointWriter>> HuggingFaceWriter::Create(
     const HuggingFaceFamily& family, FileSystem& fs, const std::string& directory, const CheckpointMetadata& metadata,
     TensorSource& rank_state, const std::vector<Asset>& assets, const SaveOptions& options) {
   auto writer = std::unique_ptr<HuggingFaceWriter>(new HuggingFaceWriter(fs, directory, assets));
-  WAYPOINT_ASSIGN_OR_RETURN(writer->shared_, NewSharedWrite(rank_state, options));
-  TensorSource& state = writer->shared_ == nullptr ? rank_state : writer->shared_->state();
+  WAYPOINT_ASSIGN_OR_RETURN(writer->together_, NewSharedWrite(rank_state, options));
+  TensorSource& state = writer->together_ == nullptr ? rank_state : writer->together_->state();
   const std::vector<std::string> copies(metadata.stored_copies().begin(), metadata.stored_copies().end());
   WAYPOINT_ASSIGN_OR_RETURN(const FamilyModel model, family.Describe(metadata.model_config(), copies));
 
@@ -40,9 +95,9 @@ absl::StatusOr<std::unique_ptr<CheckpointWriter>> HuggingFaceWriter::Create(
   for (const TensorMeta& parameter : model.parameters.tensors()) {
     const int64_t index = state.manifest().Find(parameter.name);
     if (index >= 0 && state.manifest()[index].shape != parameter.shape) {
-      return MakeError(ErrorKind::kShape, absl::StrCat("tensor \"", parameter.name, "\" is ",
-                                                       ShapeString(state.manifest()[index].shape),
-                                                       ", the config wants ", ShapeString(parameter.shape)));
+      return MakeError(ErrorKind::kShape,
+                       absl::StrCat("tensor \"", parameter.name, "\" is ", ShapeString(state.manifest()[index].shape),
+                                    ", the config wants ", ShapeString(parameter.shape)));
     }
   }
   WAYPOINT_ASSIGN_OR_RETURN(ExportPlan plan, PlanExport(model.rules, state.manifest()));
@@ -54,31 +109,86 @@ absl::StatusOr<std::unique_ptr<CheckpointWriter>> HuggingFaceWriter::Create(
       WAYPOINT_ASSIGN_OR_RETURN(tensor.expression, Cast(tensor.expression, options.weights_dtype));
     }
   }
+  WAYPOINT_ASSIGN_OR_RETURN(const bool bin, WantsBin(options.format_options));
+  if (bin && writer->together_ != nullptr) {
+    return MakeError(ErrorKind::kUnsupported,
+                     "many ranks write safetensors files only; save those, and convert them with --weights bin");
+  }
+  if (bin) {
+    writer->shared_ = TakeRepeated(&plan.tensors);
+  }
   WAYPOINT_ASSIGN_OR_RETURN(writer->source_, ConvertedSource::Create(&state, std::move(plan.tensors)));
 
   const Manifest& manifest = writer->source_->manifest();
   Json original;
   HuggingFaceFamily::ExportOptions export_options;
   const auto text = metadata.external_configs().find("config.json");
-  if (text != metadata.external_configs().end() && metadata.external_format() == family.name()) {
+  if (text != metadata.external_configs().end()) {
     WAYPOINT_ASSIGN_OR_RETURN(original, ParseJson(text->second, "the config.json that the model came with", Limits()));
-    export_options.original = &original;
+    // A model of another format may bring one too, made for this family.
+    if (metadata.external_format() == family.name() || family.Recognises(original)) {
+      export_options.original = &original;
+    }
   }
   export_options.weights_dtype = MainDType(manifest);
   export_options.weights_were_cast = cast;
   WAYPOINT_ASSIGN_OR_RETURN(const Json config, family.ExportConfig(metadata.model_config(), export_options));
   writer->config_text_ = DumpJson(config);
 
-  std::vector<int64_t> tensors;
-  for (int64_t i = 0; i < manifest.size(); ++i) {
-    tensors.push_back(i);
+  WAYPOINT_RETURN_IF_ERROR(bin ? writer->PlanBin(options) : writer->PlanSafetensors(options));
+  return std::unique_ptr<CheckpointWriter>(std::move(writer));
+}
+
+absl::Status HuggingFaceWriter::PlanSafetensors(const SaveOptions& options) {
+  const Manifest& manifest = source_->manifest();
+  std::vector<SafetensorsFilePlan> files =
+      PlanSafetensorsFiles(manifest, AllOf(manifest), "model", options.max_shard_bytes, {{"format", "pt"}});
+  if (files.size() > 1) {
+    index_name_ = std::string(kSafetensorsIndexName);
+    for (const SafetensorsFilePlan& file : files) {
+      for (const int64_t tensor : file.tensors) {
+        weight_map_.emplace(manifest[tensor].name, file.name);
+      }
+    }
   }
   WAYPOINT_ASSIGN_OR_RETURN(
-      writer->sink_,
-      SafetensorsSink::Create(fs, directory, manifest,
-                              PlanSafetensorsFiles(manifest, tensors, "model", options.max_shard_bytes, {{"format", "pt"}}),
-                              writer->shared_ == nullptr ? options.block_bytes : writer->shared_->block_bytes()));
-  return std::unique_ptr<CheckpointWriter>(std::move(writer));
+      std::unique_ptr<SafetensorsSink> sink,
+      SafetensorsSink::Create(fs_, directory_, manifest, std::move(files),
+                              together_ == nullptr ? options.block_bytes : together_->block_bytes()));
+  safetensors_sink_ = sink.get();
+  sink_ = std::move(sink);
+  return absl::OkStatus();
+}
+
+absl::Status HuggingFaceWriter::PlanBin(const SaveOptions& options) {
+  const Manifest& manifest = source_->manifest();
+  std::map<int64_t, std::vector<std::string>> sharing;
+  for (const auto& [name, tensor] : shared_) {
+    sharing[tensor].push_back(name);
+  }
+  std::vector<TorchFilePlan> files;
+  for (ShardFile& shard : PlanShardFiles(manifest, AllOf(manifest), "pytorch_model", ".bin", options.max_shard_bytes)) {
+    TorchFilePlan file;
+    file.name = std::move(shard.name);
+    for (const int64_t tensor : shard.tensors) {
+      file.entries.push_back({manifest[tensor].name, tensor});
+      // Only tensors of one file can share.
+      for (const std::string& name : sharing[tensor]) {
+        file.entries.push_back({name, tensor});
+      }
+    }
+    files.push_back(std::move(file));
+  }
+  if (files.size() > 1) {
+    index_name_ = std::string(kBinIndexName);
+    for (const TorchFilePlan& file : files) {
+      for (const TorchFilePlan::Entry& entry : file.entries) {
+        weight_map_.emplace(entry.key, file.name);
+      }
+    }
+  }
+  WAYPOINT_ASSIGN_OR_RETURN(sink_, TorchSink::Create(fs_, directory_, manifest, std::move(files), options.block_bytes));
+  return absl::OkStatus();
 }
 
 std::vector<std::string> HuggingFaceWriter::PlanLines() const {
@@ -86,33 +196,32 @@ std::vector<std::string> HuggingFaceWriter::PlanLines() const {
   for (const ConvertedTensor& tensor : source_->tensors()) {
     lines.push_back(absl::StrCat(tensor.name, " = ", tensor.expression->ToString()));
   }
+  for (const auto& [name, tensor] : shared_) {
+    const ConvertedTensor& other = source_->tensors()[tensor];
+    lines.push_back(absl::StrCat(name, " = ", other.expression->ToString(), ", shared with ", other.name));
+  }
   return lines;
 }
 
 absl::StatusOr<TransferStats> HuggingFaceWriter::Write(const TransferOptions& options) {
-  return shared_ == nullptr ? Transfer(*source_, *sink_, options) : shared_->Write(*source_, *sink_, options);
+  return together_ == nullptr ? Transfer(*source_, *sink_, options)
+                              : together_->Write(*source_, *safetensors_sink_, options);
 }
 
 absl::Status HuggingFaceWriter::Finish() {
-  return shared_ == nullptr ? WriteSmallFiles() : shared_->Seal([this] { return WriteSmallFiles(); });
+  return together_ == nullptr ? WriteSmallFiles() : together_->Seal([this] { return WriteSmallFiles(); });
 }
 
 absl::Status HuggingFaceWriter::WriteSmallFiles() {
   for (const Asset& asset : assets_) {
     WAYPOINT_RETURN_IF_ERROR(CopyAsset(fs_, asset, JoinPath(directory_, asset.name)).status());
   }
-  const std::vector<WrittenFile> files = sink_->written_files();
-  if (files.size() > 1) {
-    std::map<std::string, std::string> weight_map;
-    for (const WrittenFile& file : files) {
-      for (const SafetensorsEntry& entry : file.header.entries) {
-        weight_map.emplace(entry.name, file.name);
-      }
-    }
+  if (!index_name_.empty()) {
     Json index_metadata = Json::object();
+    // Shared elements count once.
     index_metadata["total_size"] = sink_->manifest().total_bytes();
-    WAYPOINT_RETURN_IF_ERROR(WriteSmallFile(fs_, JoinPath(directory_, kSafetensorsIndexName),
-                                            BuildSafetensorsIndex(weight_map, index_metadata)));
+    WAYPOINT_RETURN_IF_ERROR(
+        WriteSmallFile(fs_, JoinPath(directory_, index_name_), BuildSafetensorsIndex(weight_map_, index_metadata)));
   }
   WAYPOINT_RETURN_IF_ERROR(WriteSmallFile(fs_, JoinPath(directory_, "config.json"), config_text_));
   return fs_.SyncDirectory(directory_);

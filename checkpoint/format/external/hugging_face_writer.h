@@ -1,13 +1,16 @@
 #ifndef CHECKPOINT_FORMAT_EXTERNAL_HUGGING_FACE_WRITER_H_
 #define CHECKPOINT_FORMAT_EXTERNAL_HUGGING_FACE_WRITER_H_
 
-// Writes a Hugging Face directory.  One thread; the sink as TensorSink says.
+// Writes a Hugging Face directory: model.safetensors or pytorch_model.bin, or several of them and an index.  In .bin
+// files tensors of one expression (tied weights that are stored twice) share one storage.  One thread; the sink as
+// TensorSink says.
 
+#include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "checkpoint/container/safetensors/safetensors_sink.h"
 #include "checkpoint/convert/weights/converted_source.h"
 #include "checkpoint/format/checkpoint_format.h"
 #include "checkpoint/format/external/hugging_face_family.h"
@@ -15,13 +18,15 @@
 
 namespace waypoint {
 
+// What format options may say: "--weights bin".
+std::vector<FormatOption> HuggingFaceWriterOptions();
+
 class HuggingFaceWriter : public CheckpointWriter {
  public:
   static absl::StatusOr<std::unique_ptr<CheckpointWriter>> Create(const HuggingFaceFamily& family, FileSystem& fs,
                                                                   const std::string& directory,
                                                                   const CheckpointMetadata& metadata,
-                                                                  TensorSource& state,
-                                                                  const std::vector<Asset>& assets,
+                                                                  TensorSource& state, const std::vector<Asset>& assets,
                                                                   const SaveOptions& options);
 
   TensorSource& source() override { return *source_; }
@@ -35,15 +40,23 @@ class HuggingFaceWriter : public CheckpointWriter {
   HuggingFaceWriter(FileSystem& fs, std::string directory, std::vector<Asset> assets)
       : fs_(fs), directory_(std::move(directory)), assets_(std::move(assets)) {}
 
+  absl::Status PlanSafetensors(const SaveOptions& options);
+  absl::Status PlanBin(const SaveOptions& options);
   absl::Status WriteSmallFiles();
 
   FileSystem& fs_;
   const std::string directory_;
   const std::vector<Asset> assets_;
   std::string config_text_;
-  std::unique_ptr<SharedWrite> shared_;  // null: alone
+  std::unique_ptr<SharedWrite> together_;  // null: alone
   std::unique_ptr<ConvertedSource> source_;
-  std::unique_ptr<SafetensorsSink> sink_;
+  // Tensors that share the storage of another: name, and the other's place in source_.
+  std::vector<std::pair<std::string, int64_t>> shared_;
+  std::unique_ptr<TensorSink> sink_;
+  SafetensorsSink* safetensors_sink_ = nullptr;  // sink_; null where it is another one
+  // Empty for a single file.
+  std::string index_name_;
+  std::map<std::string, std::string> weight_map_;
   std::vector<std::string> notes_;
 };
 

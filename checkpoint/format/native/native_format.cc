@@ -8,6 +8,7 @@
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/container/safetensors/safetensors_source.h"
 #include "checkpoint/format/file_record.h"
+#include "checkpoint/format/format_options.h"
 #include "checkpoint/format/native/manifest_file.h"
 #include "checkpoint/format/native/native_writer.h"
 
@@ -62,6 +63,7 @@ class NativeFormat : public CheckpointFormat {
 
   absl::StatusOr<OpenedCheckpoint> Open(FileSystem& fs, const std::string& directory,
                                         const LoadOptions& options) override {
+    WAYPOINT_RETURN_IF_ERROR(CheckFormatOptions(*this, options.format_options, FormatUse::kLoad));
     const std::string manifest_path = JoinPath(directory, kManifestFileName);
     WAYPOINT_ASSIGN_OR_RETURN(const bool sealed_exists, Exists(fs, manifest_path));
     if (!sealed_exists) {
@@ -101,6 +103,7 @@ class NativeFormat : public CheckpointFormat {
                                                            const CheckpointMetadata& metadata, TensorSource& state,
                                                            const std::vector<Asset>& assets,
                                                            const SaveOptions& options) override {
+    WAYPOINT_RETURN_IF_ERROR(CheckFormatOptions(*this, options.format_options, FormatUse::kSave));
     return NativeWriter::Create(fs, directory, metadata, state, assets, options);
   }
 };

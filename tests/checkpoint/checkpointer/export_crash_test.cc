@@ -1,6 +1,9 @@
 // External formats have no seal: what keeps a half export out of sight is the way it is published.  Every fault at
 // every call of an export, every state of the disk after it.
 
+#include <tuple>
+
+#include "absl/strings/str_cat.h"
 #include "checkpoint/checkpointer/checkpointer.h"
 #include "checkpoint/storage/fault_file_system.h"
 #include "checkpoint/storage/memory_file_system.h"
@@ -20,11 +23,15 @@ models::DecoderConfig SmallConfig() {
   return config;
 }
 
-class ExportCrashTest : public testing::TestWithParam<bool> {
+// Whether there is an old export; the files that hold weights.
+class ExportCrashTest : public testing::TestWithParam<std::tuple<bool, const char*>> {
  protected:
+  static bool replaces() { return std::get<0>(GetParam()); }
+
   static absl::Status Save(FileSystem& fs, const DecoderState& state) {
     WriteOptions options;
     options.format = "llama";
+    options.save.format_options["weights"] = std::get<1>(GetParam());
     options.overwrite = true;
     options.save.max_shard_bytes = 3000;
     options.transfer.threads = 1;
@@ -38,7 +45,7 @@ class ExportCrashTest : public testing::TestWithParam<bool> {
     EXPECT_OK(MakeDirectories(*memory, "/out"));
     EXPECT_OK(WriteSmallFile(*memory, "/tokenizer.json", "{}"));
     EXPECT_OK(memory->SyncDirectory("/"));
-    if (GetParam()) {
+    if (replaces()) {
       EXPECT_OK(Save(*memory, old_));
     }
     return memory->Crash(DiskState::kOnlySynced);
@@ -60,7 +67,7 @@ class ExportCrashTest : public testing::TestWithParam<bool> {
 };
 
 TEST_P(ExportCrashTest, OldOrNewIsWholeAfterAnyFaultAtAnyCall) {
-  const DirectoryContents old_files = GetParam() ? Wanted(old_) : DirectoryContents();
+  const DirectoryContents old_files = replaces() ? Wanted(old_) : DirectoryContents();
   const DirectoryContents new_files = Wanted(new_);
   ASSERT_GT(new_files.size(), 4u);
   ASSERT_FALSE(old_files == new_files);
@@ -100,8 +107,12 @@ TEST_P(ExportCrashTest, ExportObeysTheOrderOfSyncs) {
   EXPECT_OK(CheckPublishOrder(fs.trace()));
 }
 
-INSTANTIATE_TEST_SUITE_P(Target, ExportCrashTest, testing::Bool(),
-                         [](const testing::TestParamInfo<bool>& info) { return info.param ? "Replaced" : "New"; });
+INSTANTIATE_TEST_SUITE_P(Target, ExportCrashTest,
+                         testing::Combine(testing::Bool(), testing::Values("safetensors", "bin")),
+                         [](const auto& info) {
+                           return absl::StrCat(std::get<0>(info.param) ? "Replaced" : "New", "_",
+                                               std::get<1>(info.param));
+                         });
 
 }  // namespace
 }  // namespace waypoint

@@ -170,11 +170,22 @@ TEST_P(FormatConformanceTest, SmallShardsHoldTheSame) {
   for (const auto& [name, bytes] : ReadContents(fs_, kTarget)) {
     shards += absl::EndsWith(name, ".safetensors");
   }
-  // A format that all ranks write has one file for each of them, whatever its size.
-  if (!format().written_by_many_ranks()) {
+  if (format().split_by_bytes()) {
     EXPECT_GT(shards, 3);
   }
   ExpectState(fs_, kTarget, format().supports_optimizer_state());
+}
+
+TEST_P(FormatConformanceTest, OptionsThatItDoesNotDeclareAreRefused) {
+  SaveOptions save;
+  save.format_options["no-such-option"] = "1";
+  EXPECT_THAT(Save(fs_, kTarget, save), IsKind(ErrorKind::kRequest, HasSubstr("\"no-such-option\"")));
+  EXPECT_FALSE(Exists(fs_, kTarget).value());
+
+  ASSERT_OK(Save(fs_, kTarget));
+  LoadOptions load;
+  load.format_options["no-such-option"] = "1";
+  EXPECT_THAT(format().Open(fs_, kTarget, load), IsKind(ErrorKind::kRequest, HasSubstr("\"no-such-option\"")));
 }
 
 TEST_P(FormatConformanceTest, PlanningWritesNothing) {

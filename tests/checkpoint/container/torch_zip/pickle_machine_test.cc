@@ -219,7 +219,9 @@ TEST(PickleMachineTest, MemoAndStackAndValuesHaveLimits) {
 }
 
 TEST(PickleMachineTest, PersistentIdsNameStorages) {
-  ASSERT_OK_AND_ASSIGN(const PickleTree tree, RunBody(Pickle(PickledTensor().ToString())));
+  // The tree points into the bytes.
+  const std::string bytes = Pickle(PickledTensor().ToString());
+  ASSERT_OK_AND_ASSIGN(const PickleTree tree, RunBody(bytes));
   ASSERT_EQ(tree.storages.size(), 1u);
   EXPECT_EQ(tree.storages[0].key, "0");
   EXPECT_EQ(tree.storages[0].numel, 24);

@@ -1,0 +1,131 @@
+#include "models/llama/reference/directory.h"
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "checkpoint/base/error.h"
+#include "checkpoint/base/status_macros.h"
+#include "checkpoint/container/torch_zip/torch_file.h"
+#include "checkpoint/format/external/hf_assets.h"
+#include "checkpoint/storage/confined_directory.h"
+#include "models/llama/reference/weights.h"
+
+namespace waypoint::models {
+namespace {
+
+// consolidated.NN.pth
+bool IsReferenceFile(absl::string_view name) {
+  return name.size() == 19 && absl::StartsWith(name, "consolidated.") && absl::EndsWith(name, ".pth") &&
+         absl::ascii_isdigit(name[13]) && absl::ascii_isdigit(name[14]);
+}
+
+absl::Status ReadParams(FileSystem& fs, const ConfinedDirectory& files, const Limits& limits,
+                        ReferenceDirectory* reference) {
+  if (!files.Has(kParamsName)) {
+    return absl::OkStatus();
+  }
+  WAYPOINT_ASSIGN_OR_RETURN(const std::string path, files.Resolve(kParamsName));
+  WAYPOINT_ASSIGN_OR_RETURN(reference->params_text, ReadSmallFile(fs, path, limits.json_file_bytes, "json_file_bytes"));
+  const absl::string_view text = absl::StripLeadingAsciiWhitespace(reference->params_text);
+  const std::string shown = QuotedPath(JoinPath(files.path(), kParamsName));
+  if (absl::StartsWith(text, "<")) {
+    return MakeError(ErrorKind::kJson,
+                     absl::StrCat(shown, " is a web page and no JSON: its download failed; get it again"));
+  }
+  WAYPOINT_ASSIGN_OR_RETURN(reference->params, ParseJson(reference->params_text, shown, limits));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<int64_t> CountFiles(const ConfinedDirectory& files) {
+  int64_t count = 0;
+  std::vector<std::string> strays;
+  for (const DirectoryEntry& entry : files.entries()) {
+    if (IsReferenceFile(entry.name)) {
+      ++count;
+    } else if (absl::EndsWith(entry.name, ".pth")) {
+      strays.push_back(Quoted(entry.name));
+    }
+  }
+  const std::string shown = QuotedPath(files.path());
+  if (!strays.empty()) {
+    return MakeError(
+        ErrorKind::kExtra,
+        absl::StrCat(shown, ": ", absl::StrJoin(strays, ", "), strays.size() == 1 ? " is" : " are",
+                     " no consolidated.NN.pth, and loaders of this format take every *.pth for a part of the "
+                     "model; move it elsewhere"));
+  }
+  if (count == 0) {
+    return MakeError(ErrorKind::kMissing, absl::StrCat(shown, ": has no consolidated.00.pth"));
+  }
+  for (int64_t file = 0; file < count; ++file) {
+    if (!files.Has(ReferenceFileName(file))) {
+      return MakeError(ErrorKind::kMissing, absl::StrCat(shown, ": ", ReferenceFileName(file),
+                                                         " is absent, and there are ", count, " files of that kind"));
+    }
+  }
+  return count;
+}
+
+}  // namespace
+
+absl::StatusOr<bool> LooksLikeReference(FileSystem& fs, const std::string& directory) {
+  WAYPOINT_ASSIGN_OR_RETURN(const ConfinedDirectory files, ConfinedDirectory::Open(fs, directory));
+  return files.Has(kParamsName) && std::any_of(files.entries().begin(), files.entries().end(),
+                                               [](const DirectoryEntry& entry) { return IsReferenceFile(entry.name); });
+}
+
+absl::StatusOr<ReferenceDirectory> ReadReferenceDirectory(FileSystem& fs, const std::string& directory,
+                                                          const LoadOptions& options) {
+  WAYPOINT_ASSIGN_OR_RETURN(const ConfinedDirectory files, ConfinedDirectory::Open(fs, directory));
+  ReferenceDirectory reference;
+  WAYPOINT_RETURN_IF_ERROR(ReadParams(fs, files, options.limits, &reference));
+  WAYPOINT_ASSIGN_OR_RETURN(const int64_t count, CountFiles(files));
+  int64_t values = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    WAYPOINT_ASSIGN_OR_RETURN(const std::string path, files.Resolve(ReferenceFileName(i)));
+    WAYPOINT_ASSIGN_OR_RETURN(const std::unique_ptr<ReadableFile> file, fs.OpenForRead(path, OpenOptions()));
+    WAYPOINT_ASSIGN_OR_RETURN(TorchContents contents, ReadTorchFile(*file, options.limits));
+    const std::string prefix = ReferencePrefix(i);
+    for (TorchTensor& tensor : contents.tensors) {
+      tensor.name.insert(0, prefix);
+    }
+    values += static_cast<int64_t>(contents.values.size()) + contents.values_left_out;
+    reference.files.push_back(std::move(contents));
+  }
+  if (values > 0) {
+    reference.notes.push_back(absl::StrCat("left behind, no tensors: ", values, " values of the .pth files"));
+  }
+  std::vector<std::string> left_behind;
+  for (const DirectoryEntry& entry : files.entries()) {
+    if (IsReferenceFile(entry.name) || entry.name == kParamsName) {
+      continue;
+    }
+    if (entry.name == kChecklistName) {
+      reference.notes.push_back(absl::StrCat("left ", kChecklistName, " behind: its checksums are of these files"));
+      continue;
+    }
+    if (!IsHfAsset(entry.name) || entry.type == FileType::kDirectory) {
+      left_behind.push_back(Quoted(entry.name));
+      continue;
+    }
+    Asset asset;
+    asset.name = entry.name;
+    WAYPOINT_ASSIGN_OR_RETURN(asset.path, files.Resolve(entry.name));
+    WAYPOINT_ASSIGN_OR_RETURN(const FileInfo info, fs.Stat(asset.path));
+    asset.size_bytes = info.size_bytes;
+    WAYPOINT_RETURN_IF_ERROR(CheckHfAsset(fs, asset, options.limits));
+    reference.assets.push_back(std::move(asset));
+  }
+  if (!left_behind.empty()) {
+    reference.notes.push_back(
+        absl::StrCat("left behind, not known to belong to a model: ", absl::StrJoin(left_behind, ", ")));
+  }
+  return reference;
+}
+
+}  // namespace waypoint::models
