@@ -1,9 +1,6 @@
 #include "engine/collectives.h"
 
 #include <array>
-#include <cstdlib>
-#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
-#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <utility>
 
 #include "ATen/Functions.h"
@@ -14,6 +11,7 @@
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/coordination/c10d/c10d_store.h"
+#include "checkpoint/coordination/c10d/gloo_group.h"
 
 namespace waypoint::engine {
 namespace {
@@ -30,27 +28,6 @@ struct Group {
   // Null for one rank.  By its own type: the base classes differ between libtorch 1.13 and 2.
   c10::intrusive_ptr<c10d::ProcessGroupGloo> gloo;
 };
-
-bool IsLoopback(const std::string& host) { return host == "localhost" || host == "::1" || host.rfind("127.", 0) == 0; }
-
-std::shared_ptr<gloo::transport::Device> DeviceFor(const std::string& host) {
-  if (const char* interface = std::getenv("GLOO_SOCKET_IFNAME"); interface != nullptr) {
-    return c10d::ProcessGroupGloo::createDeviceForInterface(interface);
-  }
-  return IsLoopback(host) ? c10d::ProcessGroupGloo::createDeviceForHostname("127.0.0.1")
-                          : c10d::ProcessGroupGloo::createDefaultDevice();
-}
-
-c10::intrusive_ptr<c10d::ProcessGroupGloo> NewGloo(const c10::intrusive_ptr<c10d::TCPStore>& store,
-                                                   const std::string& host, absl::string_view name, const Group& group,
-                                                   absl::Duration timeout) {
-  auto options = c10d::ProcessGroupGloo::Options::create(absl::ToChronoMilliseconds(timeout));
-  options->devices.push_back(DeviceFor(host));
-  options->threads = 1;  // calls block, so that no two run at once
-  const auto prefixed = c10::make_intrusive<c10d::PrefixStore>(std::string(name), store);
-  return c10::make_intrusive<c10d::ProcessGroupGloo>(prefixed, group.index, static_cast<int>(group.ranks.size()),
-                                                     std::move(options));
-}
 
 // The bytes of a contiguous tensor, for calls that move and do not compute: Gloo knows no bfloat16.
 at::Tensor BytesOf(const at::Tensor& tensor) { return tensor.view({-1}).view(at::kByte); }
@@ -104,7 +81,8 @@ absl::StatusOr<std::unique_ptr<ProcessGroups>> ProcessGroups::Create(const C10dO
     const std::string name =
         absl::StrCat("waypoint/", rendezvous.name, "/groups/", MeshAxisName(axis), "/", group.ranks[0]);
     try {
-      group.gloo = NewGloo(store, rendezvous.host, name, group, options.timeout);
+      group.gloo = NewGlooGroup(store, rendezvous.host, name, group.index, static_cast<int>(group.ranks.size()),
+                                options.timeout);
     } catch (const std::exception& e) {
       return MakeError(ErrorKind::kRank,
                        absl::StrCat("rank ", impl->rank, " cannot connect to its ", MeshAxisName(axis),

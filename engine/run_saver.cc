@@ -52,9 +52,10 @@ constexpr absl::Duration kAgreementTimeout = absl::Minutes(10);
 
 bool OnInterval(int64_t step, int64_t interval) { return interval > 0 && step % interval == 0; }
 
-RunSaver::RunSaver(FileSystem& fs, const Start& start, Coordinator& coordinator)
+RunSaver::RunSaver(FileSystem& fs, const Start& start, Coordinator& coordinator, Exchange* exchange)
     : fs_(fs),
       coordinator_(coordinator),
+      exchange_(exchange),
       config_(start.config),
       resumed_(start.kind == StartKind::kResume ? start.path : ""),
       root_(fs, CheckpointDirectory(config_)) {
@@ -83,6 +84,7 @@ absl::Status RunSaver::CheckRanks(absl::string_view field, const CheckpointForma
 void RunSaver::SetRanks(SaveOptions& options) const {
   if (coordinator_.world_size() > 1) {
     options.coordinator = &coordinator_;
+    options.exchange = exchange_;
   }
 }
 

@@ -37,8 +37,8 @@ namespace waypoint::engine {
 class RunSaver {
  public:
   // What travels with the weights (external config files, tokenizer) is taken from start.checkpoint.
-  // `coordinator`, of the ranks that save together, is borrowed.
-  RunSaver(FileSystem& fs, const Start& start, Coordinator& coordinator);
+  // `coordinator`, of the ranks that save together, and `exchange`, which may be null, are borrowed.
+  RunSaver(FileSystem& fs, const Start& start, Coordinator& coordinator, Exchange* exchange);
 
   // Gets the memory that asynchronous saves need; moves the state's tensors where that is what the method wants.
   // Returns what a user should know.  E_REQUEST for a checkpoint.format that there is not or that keeps no optimizer
@@ -88,6 +88,7 @@ class RunSaver {
 
   FileSystem& fs_;
   Coordinator& coordinator_;
+  Exchange* const exchange_;
   const TrainConfig config_;
   const std::string resumed_;   // the run's checkpoint that the job began with; empty: none
   CheckpointMetadata carried_;  // external_format, external_configs

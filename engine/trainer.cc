@@ -107,7 +107,7 @@ absl::Status Trainer::Build() {
     WAYPOINT_ASSIGN_OR_RETURN(state_, TrainState::Create(config, *groups_));
     return Annotate(state_->Restore(start_), absl::StrCat(StartKindName(start_.kind), " from \"", start_.path, "\""));
   }));
-  saver_ = absl::make_unique<RunSaver>(*options_.fs, start_, *options_.coordinator);
+  saver_ = absl::make_unique<RunSaver>(*options_.fs, start_, *options_.coordinator, options_.exchange);
   WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> notes, saver_->Prepare(*state_));
   for (const std::string& note : notes) {
     Print(absl::StrCat("note: ", note));

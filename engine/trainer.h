@@ -24,6 +24,7 @@
 #include "absl/status/statusor.h"
 #include "checkpoint/coordination/c10d/c10d_options.h"
 #include "checkpoint/coordination/coordinator.h"
+#include "checkpoint/coordination/exchange.h"
 #include "checkpoint/storage/file_system.h"
 #include "engine/collectives.h"
 #include "engine/config.h"
@@ -40,6 +41,9 @@ struct TrainerOptions {
   FileSystem* fs = &PosixFileSystem();
   // Null: a job of one process.
   Coordinator* coordinator = nullptr;
+  // Of the coordinator's ranks, for formats whose files they write together; null: those are refused when tensors would
+  // have to cross ranks.
+  Exchange* exchange = nullptr;
   // Where the process groups of the coordinator's ranks meet.
   C10dOptions rendezvous;
   // Ranks that share this machine's cores.

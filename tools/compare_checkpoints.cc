@@ -46,11 +46,11 @@ class ComparingSink : public TensorSink {
   }
 
   const Manifest& manifest() const override { return blocks_.manifest(); }
-  int64_t num_blocks() const override { return static_cast<int64_t>(blocks_.blocks().size()); }
-  Block block(int64_t index) const override { return blocks_.blocks()[index]; }
+  int64_t num_blocks() const override { return Begin(options_.share + 1) - Begin(options_.share); }
+  Block block(int64_t index) const override { return blocks_.blocks()[Begin(options_.share) + index]; }
 
   absl::Status Write(int64_t index, absl::Span<char> data) override {
-    const Block& block = blocks_.blocks()[index];
+    const Block& block = blocks_.blocks()[Begin(options_.share) + index];
     int64_t bytes = 0;
     for (const Piece& piece : block.pieces) {
       bytes += AlignUp(BoxBytes(TensorOfB(piece), piece.box), kPieceAlignment);
@@ -82,6 +82,9 @@ class ComparingSink : public TensorSink {
 
  private:
   static constexpr int64_t kPieceAlignment = 64;
+
+  // The first block of a share.
+  int64_t Begin(int share) const { return static_cast<int64_t>(blocks_.blocks().size()) * share / options_.shares; }
 
   const TensorMeta& TensorOfB(const Piece& piece) const { return b_.manifest()[b_index_[piece.tensor]]; }
 

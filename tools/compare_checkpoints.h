@@ -30,6 +30,9 @@ struct CompareOptions {
   // Rounds floats of `a` to the dtype of `b` (to nearest, ties to even) before they are compared, for a copy whose
   // dtype was changed on purpose.  Otherwise another dtype is a difference.
   bool round_to_b = false;
+  // Of `shares` about equal parts of the elements, only this one is compared; names, shapes and dtypes always are.
+  int share = 0;
+  int shares = 1;
 };
 
 struct TensorDifference {

@@ -11,6 +11,7 @@
 #include "checkpoint/checkpointer/checkpointer.h"
 #include "checkpoint/format/format_options.h"
 #include "tools/command_line.h"
+#include "tools/convert_ranks.h"
 #include "tools/convert_report.h"
 #include "tools/convert_target.h"
 #include "tools/format_flags.h"
@@ -52,6 +53,32 @@ class Conversion {
 
   absl::Status Run() {
     const int64_t memory_at_start = ReadResidentMemory().current_bytes;
+    SaveOptions save;
+    save.coordinator = environment_.ranks;
+    save.coordination_timeout = request_.rank_timeout;
+    bool optimizer_state = false;
+    absl::Status prepared = Prepare(&save, &optimizer_state);
+    if (environment_.ranks != nullptr) {
+      prepared = environment_.ranks->Agree("source and plan", prepared, request_.rank_timeout);
+    }
+    WAYPOINT_RETURN_IF_ERROR(prepared);
+    if (!request_.dry_run) {
+      WAYPOINT_RETURN_IF_ERROR(Write(save, optimizer_state));
+      report_.peak_memory_growth_bytes = std::max<int64_t>(0, ReadResidentMemory().peak_bytes - memory_at_start);
+    }
+    if (rank() == 0) {
+      environment_.out << (request_.json ? ReportJson(report_) : ReportText(report_)) << std::flush;
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  int rank() const { return environment_.ranks == nullptr ? 0 : environment_.ranks->rank(); }
+  int world_size() const { return environment_.ranks == nullptr ? 1 : environment_.ranks->world_size(); }
+  bool shows_progress() const { return environment_.progress && rank() == 0; }
+
+  // Everything that can be wrong before a byte is written.
+  absl::Status Prepare(SaveOptions* save, bool* optimizer_state) {
     FileSystem& fs = environment_.fs;
     WAYPOINT_ASSIGN_OR_RETURN(split_, SplitMemory(request_.max_memory_bytes, request_.threads));
     WAYPOINT_ASSIGN_OR_RETURN(CheckpointFormat * from, FindFormat(fs, request_.source, request_.from));
@@ -63,29 +90,27 @@ class Conversion {
     WAYPOINT_RETURN_IF_ERROR(LoadFormatOptions(*from, to_, request_.format_options).status());
     WAYPOINT_RETURN_IF_ERROR(CheckTargetPath(fs, request_.source, request_.target, request_.overwrite));
 
-    SaveOptions save;
-    save.weights_dtype = request_.dtype;
-    save.max_shard_bytes = request_.max_shard_bytes;
-    save.optimizer_state = request_.keep_optimizer;
-    save.block_bytes = split_.block_bytes;
-    save.format_options = SelectFormatOptions(*to_, request_.format_options, FormatUse::kSave);
-    WAYPOINT_ASSIGN_OR_RETURN(Plan plan, PlanOutput(fs, *to_, source_, save));
+    save->weights_dtype = request_.dtype;
+    save->max_shard_bytes = request_.max_shard_bytes;
+    save->optimizer_state = request_.keep_optimizer;
+    save->block_bytes = split_.block_bytes;
+    save->format_options = SelectFormatOptions(*to_, request_.format_options, FormatUse::kSave);
+    SaveOptions alone = *save;
+    alone.coordinator = nullptr;
+    WAYPOINT_ASSIGN_OR_RETURN(Plan plan, PlanOutput(fs, *to_, source_, alone));
+    *optimizer_state = plan.optimizer_state;
     FillReport(*from, plan);
+    if (rank() != 0) {
+      return absl::OkStatus();
+    }
     if (request_.print_plan && !request_.json) {
       for (const std::string& line : plan.lines) {
         environment_.out << line << "\n";
       }
     }
-    if (!request_.dry_run) {
-      WAYPOINT_RETURN_IF_ERROR(CheckSpace(fs, request_.target, plan.bytes));
-      WAYPOINT_RETURN_IF_ERROR(Write(save, plan.optimizer_state));
-      report_.peak_memory_growth_bytes = std::max<int64_t>(0, ReadResidentMemory().peak_bytes - memory_at_start);
-    }
-    environment_.out << (request_.json ? ReportJson(report_) : ReportText(report_)) << std::flush;
-    return absl::OkStatus();
+    return request_.dry_run ? absl::OkStatus() : CheckSpace(fs, request_.target, plan.bytes);
   }
 
- private:
   void FillReport(const CheckpointFormat& from, Plan& plan) {
     report_.source = request_.source;
     report_.target = request_.target;
@@ -113,7 +138,7 @@ class Conversion {
   }
 
   absl::Status Write(const SaveOptions& save, bool optimizer_state) {
-    ProgressPrinter progress("converting", environment_.progress, environment_.err);
+    ProgressPrinter progress("converting", shows_progress(), environment_.err);
     WriteOptions write;
     write.format = to_->name();
     write.overwrite = request_.overwrite;
@@ -134,7 +159,7 @@ class Conversion {
 
   absl::Status Verify(const std::string& staged_path, bool optimizer_state) {
     const absl::Time start = absl::Now();
-    ProgressPrinter progress("verifying", environment_.progress, environment_.err);
+    ProgressPrinter progress("verifying", shows_progress(), environment_.err);
     VerifyOptions options;
     options.weights_dtype = request_.dtype;
     options.optimizer_state = optimizer_state;
@@ -145,6 +170,8 @@ class Conversion {
         *to_, SelectFormatOptions(*to_, request_.format_options, FormatUse::kSave), FormatUse::kLoad);
     options.transfer = TransferWith(progress);
     options.block_bytes = split_.block_bytes;
+    options.share = rank();
+    options.shares = world_size();
     absl::Status status;
     if (request_.verify == VerifyMode::kDigest) {
       status = VerifyDigests(environment_.fs, *to_, staged_path, source_, options);
@@ -185,7 +212,16 @@ ExitCode ConvertMain(int argc, const char* const* argv, const ConvertEnvironment
     environment.out << help;
     return kExitOk;
   }
-  const absl::Status status = Convert(**request, environment);
+  if (IsIdleInDryRun(**request)) {
+    return kExitOk;
+  }
+  ConvertEnvironment shared = environment;
+  absl::Status status;
+  {
+    const auto ranks = JoinRanks(environment.fs, **request);
+    shared.ranks = ranks.ok() ? ranks->get() : nullptr;
+    status = ranks.ok() ? Convert(**request, shared) : ranks.status();
+  }
   return status.ok() ? kExitOk : ReportError(status, (*request)->json, environment.out, environment.err);
 }
 

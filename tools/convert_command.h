@@ -10,6 +10,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "checkpoint/coordination/coordinator.h"
 #include "checkpoint/storage/file_system.h"
 #include "tools/command_line.h"
 #include "tools/convert_request.h"
@@ -27,12 +28,14 @@ struct ConvertEnvironment {
   std::string logits_program;
   // Polled; true stops the conversion with Cancelled.
   std::function<bool()> interrupted = Interrupted;
+  // The processes that share the work, all with the same request; null: this one alone.  Borrowed.
+  Coordinator* ranks = nullptr;
 };
 
-// OK means that the output is published (or, with dry_run, that it could be).  After a failure the target is as it was.
+// With several ranks all call it, rank 0 prints, and all get OK or an error together.  OK means that the output is published (or, with dry_run, that it could be).  After a failure the target is as it was.
 absl::Status Convert(const ConvertRequest& request, const ConvertEnvironment& environment);
 
-// main() of the tool.
+// main() of the tool.  Joins the other ranks where a launcher says that there are some.
 ExitCode ConvertMain(int argc, const char* const* argv, const ConvertEnvironment& environment);
 
 }  // namespace waypoint

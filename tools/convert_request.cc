@@ -21,8 +21,15 @@ std::string Footer(const std::vector<FormatChoice>& formats) {
     absl::StrAppend(&footer, "  ", format.name, std::string(format.name.size() < 12 ? 12 - format.name.size() : 1, ' '),
                     format.description, "\n");
   }
-  absl::StrAppend(&footer, "Without --to, an external checkpoint becomes native, and a native one goes back to the ",
-                  "format that it came from.\n", ExitCodesHelp());
+  absl::StrAppend(
+      &footer, "Without --to, an external checkpoint becomes native, and a native one goes back to the ",
+      "format that it came from.\n\n",
+      "Several processes share the work when RANK and WORLD_SIZE say so, as torchrun, srun and scripts set\n"
+      "them, on one host or on many that see the same files: each is started with the same arguments, and\n"
+      "--max-memory and --threads hold for each.  They meet in a directory beside DST, which is told from\n"
+      "that of other jobs by the arguments, MASTER_ADDR, MASTER_PORT, TORCHELASTIC_RUN_ID and SLURM_JOB_ID,\n"
+      "as far as they are set.  Rank 0 reports; when one fails, all do, and DST stays as it was.\n\n",
+      ExitCodesHelp());
   return footer;
 }
 
@@ -41,6 +48,7 @@ absl::StatusOr<absl::optional<ConvertRequest>> ParseConvertRequest(int argc, con
   std::string optimizer = "keep";
   std::string max_shard_size = "5GB";
   std::string max_memory = "256MiB";
+  std::string rank_timeout = "30m";
 
   CLI::App app("Converts a checkpoint from one format to another.  The output appears whole or not at all.", "convert");
   app.add_option("SRC", request.source, "checkpoint directory to read")->required();
@@ -62,6 +70,7 @@ absl::StatusOr<absl::optional<ConvertRequest>> ParseConvertRequest(int argc, con
       ->check(CLI::IsMember({"keep", "drop"}));
   app.add_flag("--overwrite", request.overwrite, "replace DST, in one step at the end, if it is a checkpoint or empty");
   app.add_flag("--carry-unknown", request.carry_unknown, "carry config keys that the format does not declare");
+  app.add_option("--rank-timeout", rank_timeout, "for the slowest of several ranks (30m; 90s, 2h)");
   app.add_flag("--json", request.json, "report on stdout as JSON");
   AddFormatFlags(formats, FormatFlags::kLoadAndSave, app, &request.format_options);
   app.footer(Footer(formats));
@@ -89,6 +98,10 @@ absl::StatusOr<absl::optional<ConvertRequest>> ParseConvertRequest(int argc, con
     return Named("--max-memory", bytes.status());
   }
   request.max_memory_bytes = *bytes;
+  if (!absl::ParseDuration(rank_timeout, &request.rank_timeout) || request.rank_timeout <= absl::ZeroDuration()) {
+    return MakeError(ErrorKind::kRequest,
+                     absl::StrCat("--rank-timeout: \"", rank_timeout, "\" is no time; write 90s, 30m or 2h"));
+  }
   WAYPOINT_RETURN_IF_ERROR(SplitMemory(request.max_memory_bytes, request.threads).status());
   return absl::optional<ConvertRequest>(std::move(request));
 }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "absl/types/optional.h"
 #include "checkpoint/base/dtype.h"
 #include "tools/format_flags.h"
@@ -34,6 +35,8 @@ struct ConvertRequest {
   bool carry_unknown = false;
   bool json = false;
   FormatOptionValues format_options;
+  // Between ranks; see convert_ranks.h.
+  absl::Duration rank_timeout = absl::Minutes(30);
 };
 
 // Empty when the user asked for help, which is then in *help.

@@ -16,6 +16,7 @@
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/coordination/c10d/c10d_coordinator.h"
+#include "checkpoint/coordination/c10d/c10d_exchange.h"
 #include "engine/shutdown_signal.h"
 #include "engine/trainer.h"
 #include "models/decoder/decoder_module.h"
@@ -133,6 +134,11 @@ absl::Status Train(const TrainRequest& request) {
   }
   if (request.dry_run) {
     return DryRun(layers, request, options);
+  }
+  std::unique_ptr<C10dExchange> exchange;
+  if (coordinator != nullptr) {
+    WAYPOINT_ASSIGN_OR_RETURN(exchange, C10dExchange::Create(*coordinator, options.rendezvous.connect_timeout));
+    options.exchange = exchange.get();
   }
   // From here on: before, there is nothing to save.
   const engine::ShutdownSignal shutdown;

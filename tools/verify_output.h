@@ -25,6 +25,9 @@ struct VerifyOptions {
   FormatOptionValues source_format_options;
   TransferOptions transfer;
   int64_t block_bytes = int64_t{8} << 20;
+  // Of the tensors' elements, as CompareOptions.  Logits are the first share's business.
+  int share = 0;
+  int shares = 1;
   // For VerifyLogits, see run_logits.h.
   std::string logits_program;
 };

@@ -195,6 +195,9 @@ absl::StatusOr<SaveReport> CheckpointRoot::Save(const CheckpointerOptions& optio
   WriteOptions write;
   write.format = options.format;
   write.save = options.save;
+  if (write.save.plan_cache == nullptr) {
+    write.save.plan_cache = &plan_cache_;
+  }
   write.transfer = options.transfer;
   const auto stats = WriteCheckpoint(fs_, report.checkpoint.path, write, metadata, state, assets);
   if (!stats.ok()) {

@@ -99,7 +99,7 @@ absl::StatusOr<TransferStats> WriteCheckpoint(FileSystem& fs, const std::string&
   if (ranks.world_size() > 1 && !format->written_by_many_ranks()) {
     return MakeError(ErrorKind::kUnsupported,
                      absl::StrCat("format \"", options.format, "\" is written by one rank, this job has ",
-                                  ranks.world_size(), "; save as \"distributed\" and convert afterwards"));
+                                  ranks.world_size(), "; save as \"distributed\" and convert with one process"));
   }
   if (ranks.world_size() == 1) {
     // Planned before anything is created, so that a wrong request leaves no trace.
@@ -124,18 +124,16 @@ absl::StatusOr<TransferStats> WriteCheckpoint(FileSystem& fs, const std::string&
 
   auto writer = format->Create(fs, path, metadata, state, assets, options.save);
   WAYPOINT_RETURN_IF_ERROR(ranks.Agree("plan", writer.status(), timeout));
-  const auto stats = Transfer((*writer)->source(), (*writer)->sink(), options.transfer);
+  const auto stats = (*writer)->Write(options.transfer);
   WAYPOINT_RETURN_IF_ERROR(ranks.Agree("tensors", stats.status(), timeout));
-  absl::Status sealed = (*writer)->Finish();
-  if (first && sealed.ok() && options.before_publish) {
-    sealed = options.before_publish(path);
-  }
-  if (first && sealed.ok()) {
-    sealed = staged->Sync();
-  }
+  WAYPOINT_RETURN_IF_ERROR(ranks.Agree("manifest", (*writer)->Finish(), timeout));
   // All that takes long or may fail comes before: a rank that gives up while rank 0 still publishes does so within one
   // rename.
-  WAYPOINT_RETURN_IF_ERROR(ranks.Agree("seal", sealed, timeout));
+  absl::Status ready = options.before_publish ? options.before_publish(path) : absl::OkStatus();
+  if (first && ready.ok()) {
+    ready = staged->Sync();
+  }
+  WAYPOINT_RETURN_IF_ERROR(ranks.Agree("seal", ready, timeout));
   const absl::Status published = first ? staged->Publish() : absl::OkStatus();
   WAYPOINT_RETURN_IF_ERROR(ranks.Agree("publication", published, timeout));
   return *stats;

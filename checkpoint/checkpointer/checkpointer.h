@@ -94,6 +94,7 @@ class CheckpointRoot {
 
   FileSystem& fs_;
   std::string path_;
+  PlanCache plan_cache_;
   std::unique_ptr<FileLock> held_;
   TrashRemover remover_;
 };
@@ -122,8 +123,8 @@ struct WriteOptions {
   bool overwrite = false;
   SaveOptions save;
   TransferOptions transfer;
-  // Called, on rank 0, with the staging directory when everything is written and synced; an error keeps it from being
-  // published.
+  // Called on every rank (or on none) with the staging directory when everything is written and synced; an error keeps
+  // it from being published.
   std::function<absl::Status(const std::string& staged_path)> before_publish;
 };
 absl::StatusOr<TransferStats> WriteCheckpoint(FileSystem& fs, const std::string& target, const WriteOptions& options,

@@ -16,6 +16,13 @@ absl::Status Untold(const absl::Status& mine, absl::string_view name, const absl
 
 }  // namespace
 
+absl::Status CheckRank(int rank, int world_size) {
+  if (world_size < 1 || rank < 0 || rank >= world_size) {
+    return MakeError(ErrorKind::kRequest, absl::StrCat("rank ", rank, " of ", world_size, " is no rank of a job"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckMessage(absl::string_view name, absl::string_view bytes, int root, int world_size) {
   if (root < 0 || root >= world_size) {
     return MakeError(ErrorKind::kRequest, absl::StrCat("broadcast \"", name, "\" from rank ", root, ", but there are ",

@@ -64,6 +64,9 @@ class Coordinator {
                                                          absl::Duration timeout);
 };
 
+// E_REQUEST unless 0 <= rank < world_size.  For implementations.
+absl::Status CheckRank(int rank, int world_size);
+
 // E_REQUEST for a message over kMaxMessageBytes and for a root that is no rank.  For implementations.
 absl::Status CheckMessage(absl::string_view name, absl::string_view bytes, int root, int world_size);
 

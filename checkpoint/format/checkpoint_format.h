@@ -8,7 +8,7 @@
 //   CheckpointFormat* format = Registry<CheckpointFormat>::Global().Find("llama");
 //   WAYPOINT_ASSIGN_OR_RETURN(OpenedCheckpoint opened, format->Open(fs, "Llama-3-8B", {}));
 //   WAYPOINT_ASSIGN_OR_RETURN(auto writer, format->Create(fs, staging_path, opened.metadata, *opened.tensors, {}));
-//   WAYPOINT_RETURN_IF_ERROR(Transfer(writer->source(), writer->sink(), {}).status());
+//   WAYPOINT_RETURN_IF_ERROR(writer->Write({}).status());
 //   WAYPOINT_RETURN_IF_ERROR(writer->Finish());
 //
 // Thread-safe.
@@ -26,10 +26,13 @@
 #include "checkpoint/base/limits.h"
 #include "checkpoint/container/chunk_digests.h"
 #include "checkpoint/coordination/coordinator.h"
+#include "checkpoint/coordination/exchange.h"
+#include "checkpoint/format/held_tensors.h"
 #include "checkpoint/format/metadata.pb.h"
 #include "checkpoint/storage/file_system.h"
 #include "checkpoint/tensor/tensor_sink.h"
 #include "checkpoint/tensor/tensor_source.h"
+#include "checkpoint/tensor/transfer.h"
 
 namespace waypoint {
 
@@ -85,6 +88,13 @@ struct SaveOptions {
   int64_t block_bytes = int64_t{8} << 20;
   // The ranks that save together, each its own boxes of the state; null: this process alone.  Borrowed.
   Coordinator* coordinator = nullptr;
+  // Formats whose files all ranks write together (native, Hugging Face) hand tensors from rank to rank through this; it
+  // uses `coordinator`.  Not needed where every rank has the whole state.  Borrowed.
+  Exchange* exchange = nullptr;
+  // What a rank may hold at a time beside its own state, when tensors go through `exchange`; 4 MiB at least.
+  int64_t max_exchange_bytes = int64_t{64} << 20;
+  // Plans that stay valid as long as no rank holds anything else.  Null: plan anew.  Borrowed.
+  PlanCache* plan_cache = nullptr;
   // For each wait on other ranks, which lasts as long as the slowest of them writes.
   absl::Duration coordination_timeout = absl::Minutes(30);
   FormatOptionValues format_options;
@@ -110,10 +120,15 @@ class CheckpointWriter {
   // conversion.
   virtual TensorSource& source() = 0;
   virtual TensorSink& sink() = 0;
+  // Moves all tensors that this rank writes, once.  With several ranks, all call it and get errors together where they
+  // exchange tensors.
+  virtual absl::StatusOr<TransferStats> Write(const TransferOptions& options) {
+    return Transfer(source(), sink(), options);
+  }
   // target tensor -> expression over the tensors of the innermost source, one per line in order; for --print-plan.
   virtual std::vector<std::string> PlanLines() const = 0;
-  // After the transfer: completes and syncs every file, writes what seals the checkpoint last.  Of several ranks, one
-  // alone may fail in it: agree before the checkpoint is published.
+  // After Write: completes and syncs every file, writes what seals the checkpoint last.  Of several ranks, one alone may
+  // fail in it: agree before the checkpoint is published.
   virtual absl::Status Finish() = 0;
   // What was left out on purpose.
   virtual std::vector<std::string> notes() const { return {}; }

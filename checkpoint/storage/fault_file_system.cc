@@ -137,7 +137,7 @@ class FaultFileSystem::Injector {
   // before it fails (part of a write, the close itself).
   template <typename Call, typename Cut>
   absl::Status Run(Kind kind, const std::string& path, const std::string& to, size_t bytes, const Call& call,
-                   const Cut& cut) {
+                   const Cut& cut, int64_t offset = 0) {
     std::lock_guard<std::mutex> lock(mutex_);
     if (killed_) {
       return KilledError();
@@ -155,7 +155,7 @@ class FaultFileSystem::Injector {
       killed_ = true;
       // The effect stays, the answer never arrives.
       status = call();
-      trace_.push_back({kind, path, to, status.ok()});
+      trace_.push_back({kind, path, to, status.ok(), offset, static_cast<int64_t>(bytes)});
       return KilledError();
     }
     if (fires) {
@@ -164,7 +164,7 @@ class FaultFileSystem::Injector {
     } else {
       status = call();
     }
-    trace_.push_back({kind, path, to, status.ok()});
+    trace_.push_back({kind, path, to, status.ok(), offset, static_cast<int64_t>(bytes)});
     return status;
   }
 
@@ -231,7 +231,8 @@ class FaultFileSystem::Writer : public WritableFile {
                                  : fault == Fault::kShortWriteMost ? data.size() - 1
                                                                    : 0;
           base_->Write(offset, data.first(written)).IgnoreError();
-        });
+        },
+        offset);
   }
 
   absl::Status Sync() override {
@@ -274,6 +275,19 @@ absl::StatusOr<std::unique_ptr<WritableFile>> FaultFileSystem::Create(const std:
       FileCall::kCreate, path, "", 0,
       [&]() -> absl::Status {
         WAYPOINT_ASSIGN_OR_RETURN(file, base_.Create(path, options));
+        return absl::OkStatus();
+      },
+      kNoEffect));
+  return std::unique_ptr<WritableFile>(std::make_unique<Writer>(std::move(file), injector_));
+}
+
+absl::StatusOr<std::unique_ptr<WritableFile>> FaultFileSystem::OpenForWrite(const std::string& path,
+                                                                            const CreateOptions& options) {
+  std::unique_ptr<WritableFile> file;
+  WAYPOINT_RETURN_IF_ERROR(injector_->Run(
+      FileCall::kCreate, path, "", 0,
+      [&]() -> absl::Status {
+        WAYPOINT_ASSIGN_OR_RETURN(file, base_.OpenForWrite(path, options));
         return absl::OkStatus();
       },
       kNoEffect));

@@ -11,7 +11,7 @@
 //     Check(*memory.Crash(DiskState::kOnlySynced));
 //   }
 //
-// Mutating calls are counted from 0: Create, Write, Sync, Close, MakeDirectory, Rename, Exchange, RemoveFile,
+// Mutating calls are counted from 0: Create (and OpenForWrite, as kCreate), Write, Sync, Close, MakeDirectory, Rename, Exchange, RemoveFile,
 // RemoveDirectory, SyncDirectory, Lock.  A fault that makes no sense for call k (a failed fsync where a directory is
 // made) does not fire.  EINTR is not among the faults: it never leaves the posix implementation.
 //
@@ -71,6 +71,9 @@ struct FileCall {
   std::string path;
   std::string to;  // kRename, kExchange
   bool ok = false;
+  // kWrite
+  int64_t offset = 0;
+  int64_t bytes = 0;
 };
 
 // What every call of a killed process returns.
@@ -90,6 +93,8 @@ class FaultFileSystem : public FileSystem {
   absl::StatusOr<std::unique_ptr<ReadableFile>> OpenForRead(const std::string& path,
                                                             const OpenOptions& options) override;
   absl::StatusOr<std::unique_ptr<WritableFile>> Create(const std::string& path, const CreateOptions& options) override;
+  absl::StatusOr<std::unique_ptr<WritableFile>> OpenForWrite(const std::string& path,
+                                                             const CreateOptions& options) override;
   absl::StatusOr<FileInfo> Stat(const std::string& path) override;
   absl::StatusOr<std::string> RealPath(const std::string& path) override;
   absl::StatusOr<std::vector<DirectoryEntry>> List(const std::string& path) override;

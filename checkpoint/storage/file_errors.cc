@@ -33,6 +33,11 @@ absl::Status ReadPastEndError(absl::string_view path, int64_t offset, int64_t by
                                                        ", file has ", size_bytes));
 }
 
+absl::Status SharedSizeError(absl::string_view path, int64_t size_bytes, int64_t wanted_bytes) {
+  return MakeError(ErrorKind::kSizeMismatch,
+                   absl::StrCat("\"", path, "\" has ", size_bytes, " bytes, its writers agreed on ", wanted_bytes));
+}
+
 absl::Status FileLockedError(absl::string_view path, absl::string_view holder) {
   std::string age;
   absl::Time since;

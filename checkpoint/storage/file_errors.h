@@ -16,6 +16,8 @@ absl::Status FileNotFoundError(absl::string_view path);
 absl::Status FileExistsError(absl::string_view path);
 // E_TRUNCATED: [offset, offset + bytes) leaves a file of size_bytes.
 absl::Status ReadPastEndError(absl::string_view path, int64_t offset, int64_t bytes, int64_t size_bytes);
+// E_SIZE_MISMATCH: a file that several write has another size than they agreed on.
+absl::Status SharedSizeError(absl::string_view path, int64_t size_bytes, int64_t wanted_bytes);
 // E_LOCKED.  `holder` is what FileLockDescription() wrote; may be empty.
 absl::Status FileLockedError(absl::string_view path, absl::string_view holder);
 

@@ -77,6 +77,9 @@ struct CreateOptions {
   bool direct = false;
   // Final size where known: lets the file system lay the file out in one piece, and fail early when it is full.
   int64_t size_bytes = 0;
+  // Others write other ranges of the file (OpenForWrite), none of them a page of this writer's: it has size_bytes from
+  // the beginning, whoever wrote what so far.
+  bool shared = false;
 };
 
 class FileSystem {
@@ -89,6 +92,10 @@ class FileSystem {
   // Fails with E_EXISTS when the path exists.
   virtual absl::StatusOr<std::unique_ptr<WritableFile>> Create(const std::string& path,
                                                                const CreateOptions& options) = 0;
+  // A file that another writer created with the same options, which say `shared`.  E_SIZE_MISMATCH when it has another
+  // size.  Each writer syncs what it wrote itself.
+  virtual absl::StatusOr<std::unique_ptr<WritableFile>> OpenForWrite(const std::string& path,
+                                                                     const CreateOptions& options) = 0;
   // Follows links.  E_IO with absl::StatusCode::kNotFound when there is nothing; use Exists for a question.
   virtual absl::StatusOr<FileInfo> Stat(const std::string& path) = 0;
   // The path with all links resolved.

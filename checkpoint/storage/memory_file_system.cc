@@ -288,7 +288,31 @@ absl::StatusOr<std::unique_ptr<WritableFile>> MemoryFileSystem::Create(const std
   if (options.size_bytes > kCapacityBytes) {
     return ErrnoError(ENOSPC, absl::StrCat("reserving ", options.size_bytes, " bytes for \"", path, "\""));
   }
-  return std::unique_ptr<WritableFile>(std::make_unique<Writer>(path, journal_, journal_->Link(place, false)));
+  const Node::Ptr node = journal_->Link(place, false);
+  if (options.shared) {
+    Operation operation(Operation::kWrite, node);
+    operation.data.assign(options.size_bytes, '\0');
+    Journal::WriteInto(node->data, 0, operation.data);
+    journal_->Append(std::move(operation));
+  }
+  return std::unique_ptr<WritableFile>(std::make_unique<Writer>(path, journal_, node));
+}
+
+absl::StatusOr<std::unique_ptr<WritableFile>> MemoryFileSystem::OpenForWrite(const std::string& path,
+                                                                             const CreateOptions& options) {
+  std::lock_guard<std::mutex> lock(journal_->mutex);
+  const Place place = journal_->Find(path);
+  if (place.node == nullptr) {
+    return FileNotFoundError(path);
+  }
+  if (place.node->is_directory) {
+    return MakeError(ErrorKind::kIo, absl::StrCat("\"", path, "\" is not a regular file but a directory"));
+  }
+  const auto size_bytes = static_cast<int64_t>(place.node->data.size());
+  if (size_bytes != options.size_bytes) {
+    return SharedSizeError(path, size_bytes, options.size_bytes);
+  }
+  return std::unique_ptr<WritableFile>(std::make_unique<Writer>(path, journal_, place.node));
 }
 
 absl::StatusOr<FileInfo> MemoryFileSystem::Stat(const std::string& path) {

@@ -203,11 +203,13 @@ struct PartialPage {
 // wait in memory until its other bytes come, and what is incomplete at the end goes through the page cache then.
 class PosixWritableFile : public WritableFile {
  public:
-  PosixWritableFile(std::string path, Descriptor plain, Descriptor direct, int64_t allocated_bytes)
+  // `allocated_bytes`: what the file has already.  `end`: the size that it has at the end in any case.
+  PosixWritableFile(std::string path, Descriptor plain, Descriptor direct, int64_t allocated_bytes, int64_t end)
       : path_(std::move(path)),
         plain_(std::move(plain)),
         direct_(std::move(direct)),
         use_direct_(direct_.valid()),
+        end_(end),
         file_bytes_(allocated_bytes) {}
 
   const std::string& path() const override { return path_; }
@@ -480,8 +482,41 @@ absl::StatusOr<std::unique_ptr<WritableFile>> CreatePosixFile(const std::string&
   if (options.direct) {
     direct = OpenDirect(path, plain.get(), O_RDWR);
   }
-  return std::unique_ptr<WritableFile>(
-      std::make_unique<PosixWritableFile>(path, std::move(plain), std::move(direct), allocated_bytes));
+  if (options.shared && allocated_bytes < options.size_bytes) {
+    int result = ftruncate(plain.get(), options.size_bytes);
+    while (result != 0 && errno == EINTR) {
+      result = ftruncate(plain.get(), options.size_bytes);
+    }
+    if (result != 0) {
+      const int error_number = errno;
+      unlink(path.c_str());
+      return CallError(error_number, "sizing", path);
+    }
+    allocated_bytes = options.size_bytes;
+  }
+  return std::unique_ptr<WritableFile>(std::make_unique<PosixWritableFile>(
+      path, std::move(plain), std::move(direct), allocated_bytes, options.shared ? options.size_bytes : 0));
+}
+
+absl::StatusOr<std::unique_ptr<WritableFile>> OpenPosixFileForWrite(const std::string& path,
+                                                                    const CreateOptions& options) {
+  Descriptor plain = OpenDescriptor(path, O_RDWR | O_NOFOLLOW | O_NONBLOCK);
+  struct stat info;
+  if (!plain.valid() || fstat(plain.get(), &info) != 0) {
+    return CallError(errno, "open", path);
+  }
+  if (!S_ISREG(info.st_mode)) {
+    return MakeError(ErrorKind::kIo, absl::StrCat("\"", path, "\" is not a regular file"));
+  }
+  if (info.st_size != options.size_bytes) {
+    return SharedSizeError(path, info.st_size, options.size_bytes);
+  }
+  Descriptor direct;
+  if (options.direct) {
+    direct = OpenDirect(path, plain.get(), O_RDWR);
+  }
+  return std::unique_ptr<WritableFile>(std::make_unique<PosixWritableFile>(
+      path, std::move(plain), std::move(direct), options.size_bytes, options.size_bytes));
 }
 
 }  // namespace waypoint

@@ -44,6 +44,8 @@ Descriptor OpenDescriptor(const std::string& path, int flags);
 
 absl::StatusOr<std::unique_ptr<ReadableFile>> OpenPosixFile(const std::string& path, const OpenOptions& options);
 absl::StatusOr<std::unique_ptr<WritableFile>> CreatePosixFile(const std::string& path, const CreateOptions& options);
+absl::StatusOr<std::unique_ptr<WritableFile>> OpenPosixFileForWrite(const std::string& path,
+                                                                    const CreateOptions& options);
 
 }  // namespace waypoint
 

@@ -72,6 +72,11 @@ class Posix : public FileSystem {
     return CreatePosixFile(path, options);
   }
 
+  absl::StatusOr<std::unique_ptr<WritableFile>> OpenForWrite(const std::string& path,
+                                                             const CreateOptions& options) override {
+    return OpenPosixFileForWrite(path, options);
+  }
+
   absl::StatusOr<FileInfo> Stat(const std::string& path) override {
     struct stat info;
     if (stat(path.c_str(), &info) != 0) {

@@ -116,6 +116,7 @@ JobRun RunJob(int world_size, const std::vector<std::string>& layers, const JobO
     TrainerOptions trainer_options;
     trainer_options.fs = options.fs;
     trainer_options.coordinator = mine.coordinator.get();
+    trainer_options.exchange = mine.exchange.get();
     trainer_options.rendezvous = mine.rendezvous;
     trainer_options.print = [&](const std::string& line) { run.lines.push_back(line); };
     int64_t steps = 0;

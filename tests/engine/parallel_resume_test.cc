@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "checkpoint/checkpointer/checkpointer.h"
 #include "gmock/gmock.h"
@@ -51,6 +52,32 @@ TEST_P(SameLayoutTest, SixStepsEqualThreeAResumeAndThree) {
 
 INSTANTIATE_TEST_SUITE_P(Layouts, SameLayoutTest, ::testing::ValuesIn(kSomeLayouts),
                          [](const auto& info) { return std::string(info.param.name); });
+
+// Formats whose files all ranks write together.
+TEST_P(SameLayoutTest, NativeCheckpointsHoldTheWholeStateAndExportsItsWeights) {
+  const std::string directory = FreshDirectory(absl::StrCat("native_", GetParam().name));
+  const std::string config = JobConfig(directory + "/run", TextFile(directory), 2);
+  const std::string more = "checkpoint { format: \"native\" } export { format: \"llama\" }";
+
+  const JobRun first = RunJob(GetParam().ranks, {config, GetParam().config, more});
+  ASSERT_THAT(first.statuses, Each(IsOk()));
+  const JobRun second = RunJob(1, {config, more});
+  const JobRun third = RunJob(1, {JobConfig(directory + "/from_export", TextFile(directory), 0),
+                                  absl::StrCat("pretrained { path: \"", first.reports[0].exports.at(0), "\" }")});
+
+  for (const JobRun* run : {&first, &second, &third}) {
+    ASSERT_THAT(run->statuses, Each(IsOk()));
+    EXPECT_EQ(run->problem, "");
+  }
+  EXPECT_EQ(second.reports[0].first_step, 2);
+  EXPECT_EQ(DifferenceOf(second.start, first.end), "");
+  for (const auto& [name, tensor] : third.start) {
+    // The optimizer begins anew.
+    if (!absl::StrContains(name, '/')) {
+      EXPECT_TRUE(tensor.equal(first.end.at(name))) << name;
+    }
+  }
+}
 
 // What one layout saved, in each format, continued by every other one.
 class OtherLayoutTest : public ::testing::TestWithParam<Layout> {};

@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "checkpoint/coordination/c10d/c10d_coordinator.h"
 #include "checkpoint/coordination/thread_coordinator.h"
+#include "checkpoint/coordination/thread_exchange.h"
 
 namespace waypoint::engine {
 
@@ -18,6 +19,8 @@ struct TestRank {
   // Where process groups meet.
   C10dOptions rendezvous;
   std::unique_ptr<Coordinator> coordinator;
+  // Uses the coordinator.
+  std::unique_ptr<Exchange> exchange;
 };
 
 // Runs `rank_main` as every rank of a job.
@@ -29,6 +32,11 @@ inline std::vector<absl::Status> RunRanks(int world_size, const std::function<ab
     return {store.status()};
   }
   std::vector<std::unique_ptr<Coordinator>> coordinators = NewThreadCoordinators(world_size);
+  std::vector<Coordinator*> borrowed;
+  for (const auto& coordinator : coordinators) {
+    borrowed.push_back(coordinator.get());
+  }
+  std::vector<std::unique_ptr<Exchange>> exchanges = NewThreadExchanges(borrowed);
   std::vector<absl::Status> statuses(world_size);
   std::vector<std::thread> threads;
   for (int rank = 0; rank < world_size; ++rank) {
@@ -39,6 +47,7 @@ inline std::vector<absl::Status> RunRanks(int world_size, const std::function<ab
       mine.rendezvous.port = (*store)->port();
       mine.rendezvous.rank_0_serves = false;
       mine.coordinator = std::move(coordinators[rank]);
+      mine.exchange = std::move(exchanges[rank]);
       statuses[rank] = rank_main(std::move(mine));
     });
   }

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <ostream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -65,6 +66,16 @@ inline std::vector<Box> TensorParallelZero(const TensorMeta& tensor, int64_t ind
   }
   return boxes;
 }
+
+struct NamedLayout {
+  const char* name;
+  Layout layout;
+
+  friend std::ostream& operator<<(std::ostream& out, const NamedLayout& named) { return out << named.name; }
+};
+inline constexpr NamedLayout kLayouts[] = {{"replicated", Replicated}, {"rows", Rows},
+                                           {"columns", Columns},       {"flat", Flat},
+                                           {"stages", Stages},         {"tp_zero", TensorParallelZero}};
 
 inline Manifest RankManifest(const Manifest& state, Layout layout, int rank, int world_size) {
   Manifest manifest;

@@ -71,6 +71,31 @@ TEST(CompareSourcesTest, FindsOneElementWhereverBlocksAreCut) {
   }
 }
 
+TEST(CompareSourcesTest, EveryElementIsInOneShare) {
+  for (const int shares : {1, 2, 3, 7}) {
+    MemorySource a, b;
+    std::vector<float> values = Ramp(60);
+    a.Add("x", DType::kF32, {3, 4, 5}, values);
+    for (float& value : values) {
+      value += 1.0f;
+    }
+    b.Add("x", DType::kF32, {3, 4, 5}, values);
+    CompareOptions options;
+    options.block_bytes = 20;
+    options.shares = shares;
+    int64_t found = 0;
+
+    for (options.share = 0; options.share < shares; ++options.share) {
+      ASSERT_OK_AND_ASSIGN(const Comparison comparison, CompareSources(a, b, options));
+      ASSERT_EQ(comparison.differences.size(), 1u);
+      EXPECT_LT(comparison.differences[0].differing_elements, 60 / shares + 6);
+      found += comparison.differences[0].differing_elements;
+    }
+
+    EXPECT_EQ(found, 60);
+  }
+}
+
 TEST(CompareSourcesTest, NamesShapesAndDtypesAreDifferences) {
   MemorySource a, b;
   a.Add("only_a", DType::kF32, {1}, Ramp(1));

@@ -90,7 +90,9 @@ absl::StatusOr<WritableFile*> SafetensorsSink::OpenFile(File& file) {
     CreateOptions options;
     options.direct = true;
     options.size_bytes = file.written.size_bytes;
-    WAYPOINT_ASSIGN_OR_RETURN(file.open, fs_.Create(JoinPath(directory_, file.written.name), options));
+    options.shared = shared_ || joins_;
+    const std::string path = JoinPath(directory_, file.written.name);
+    WAYPOINT_ASSIGN_OR_RETURN(file.open, joins_ ? fs_.OpenForWrite(path, options) : fs_.Create(path, options));
   }
   return file.open.get();
 }
@@ -111,8 +113,52 @@ absl::Status SafetensorsSink::Write(int64_t index, absl::Span<char> data) {
   return writable->Write(range.begin, data);
 }
 
+absl::Status SafetensorsSink::CreateFiles() {
+  shared_ = true;
+  for (File& file : files_) {
+    WAYPOINT_RETURN_IF_ERROR(OpenFile(file).status());
+  }
+  return absl::OkStatus();
+}
+
+absl::Span<uint64_t> SafetensorsSink::DigestsOfBlock(int64_t index) {
+  const Range& range = blocks_[index];
+  ChunkDigests& table = files_[range.file].written.digests;
+  const int64_t chunks = (range.bytes + table.chunk_bytes - 1) / table.chunk_bytes;
+  return absl::MakeSpan(table.digests).subspan(range.begin / table.chunk_bytes, chunks);
+}
+
+std::string SafetensorsSink::BlockDigests(int64_t begin, int64_t end) {
+  std::string bytes;
+  for (int64_t block = begin; block < end; ++block) {
+    const absl::Span<const uint64_t> digests = DigestsOfBlock(block);
+    bytes.append(reinterpret_cast<const char*>(digests.data()), digests.size() * sizeof(uint64_t));
+  }
+  return bytes;
+}
+
+absl::Status SafetensorsSink::SetBlockDigests(int64_t begin, int64_t end, absl::string_view bytes) {
+  int64_t wanted = 0;
+  for (int64_t block = begin; block < end; ++block) {
+    wanted += static_cast<int64_t>(DigestsOfBlock(block).size() * sizeof(uint64_t));
+  }
+  if (wanted != static_cast<int64_t>(bytes.size())) {
+    return MakeError(ErrorKind::kSchema, absl::StrCat("digests of blocks [", begin, ", ", end, ") have ", bytes.size(),
+                                                      " bytes, wanted ", wanted));
+  }
+  for (int64_t block = begin; block < end; ++block) {
+    const absl::Span<uint64_t> digests = DigestsOfBlock(block);
+    std::memcpy(digests.data(), bytes.data(), digests.size() * sizeof(uint64_t));
+    bytes.remove_prefix(digests.size() * sizeof(uint64_t));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status SafetensorsSink::Finish() {
   for (File& file : files_) {
+    if (joins_ && file.open == nullptr) {
+      continue;
+    }
     WAYPOINT_ASSIGN_OR_RETURN(WritableFile * writable, OpenFile(file));
     WAYPOINT_RETURN_IF_ERROR(writable->Sync());
     WAYPOINT_RETURN_IF_ERROR(writable->Close());

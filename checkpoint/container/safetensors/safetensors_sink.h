@@ -15,6 +15,8 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "checkpoint/container/chunk_digests.h"
 #include "checkpoint/container/safetensors/header.h"
 #include "checkpoint/storage/file_system.h"
@@ -59,6 +61,16 @@ class SafetensorsSink : public TensorSink {
   // Complete after Finish.
   std::vector<WrittenFile> written_files() const;
 
+  // For files that several processes write, each other blocks: before the first Write, one creates all files and the
+  // others join them afterwards.  Finish then syncs and closes what was written here; the digests of what the others
+  // wrote must be added.
+  absl::Status CreateFiles();
+  void JoinFiles() { joins_ = true; }
+  // Of blocks [begin, end), 8 bytes a chunk.
+  std::string BlockDigests(int64_t begin, int64_t end);
+  // E_SCHEMA for another number of bytes than BlockDigests gives.
+  absl::Status SetBlockDigests(int64_t begin, int64_t end, absl::string_view digests);
+
  private:
   struct File {
     WrittenFile written;
@@ -76,12 +88,16 @@ class SafetensorsSink : public TensorSink {
       : fs_(fs), directory_(std::move(directory)), manifest_(std::move(manifest)) {}
 
   absl::StatusOr<WritableFile*> OpenFile(File& file);
+  // The digests of a block, as they lie in their file's table.
+  absl::Span<uint64_t> DigestsOfBlock(int64_t index);
 
   FileSystem& fs_;
   const std::string directory_;
   const Manifest manifest_;
   std::vector<File> files_;
   std::vector<Range> blocks_;
+  bool shared_ = false;  // CreateFiles was called
+  bool joins_ = false;
   std::mutex mutex_;  // guards File::open while files are created
 };
 

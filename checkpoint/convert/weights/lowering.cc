@@ -129,4 +129,16 @@ void Lowering::FinishCasts() {
   }
 }
 
+std::vector<InputRegion> InputRegions(const Expr& expression, const Box& box) {
+  // Spans are computed with, never followed; the address only has to be far from zero.
+  char* const nowhere = reinterpret_cast<char*>(uintptr_t{1} << 40);
+  Lowering lowering([nowhere](int64_t) { return nowhere; });
+  lowering.Add(expression, box, StridedSpan::Contiguous(nowhere, DTypeBytes(expression->dtype()), box.sizes));
+  std::vector<InputRegion> regions;
+  for (const ReadRequest& request : lowering.requests()) {
+    regions.push_back({request.tensor, request.box});
+  }
+  return regions;
+}
+
 }  // namespace waypoint

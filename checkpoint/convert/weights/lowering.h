@@ -43,6 +43,13 @@ class Lowering {
   std::vector<PendingCast> casts_;
 };
 
+struct InputRegion {
+  int64_t tensor = 0;  // of the source that the expression refers to
+  Box box;
+};
+// What a Lowering of the same box would read.
+std::vector<InputRegion> InputRegions(const Expr& expression, const Box& box);
+
 }  // namespace waypoint
 
 #endif  // CHECKPOINT_CONVERT_WEIGHTS_LOWERING_H_

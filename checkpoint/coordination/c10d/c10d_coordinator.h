@@ -7,9 +7,8 @@
 //   WAYPOINT_ASSIGN_OR_RETURN(const C10dOptions options, C10dOptionsFromEnvironment());   // torchrun, Slurm, a script
 //   WAYPOINT_ASSIGN_OR_RETURN(std::unique_ptr<C10dCoordinator> coordinator, C10dCoordinator::Create(options));
 //
-// Every call is a key per rank in the store, which rank 0 serves, and polling with a deadline: no rank blocks in the
-// store. A rank leaves by destroying its coordinator; rank 0 then serves on, for a bounded time, until the others have
-// left too.
+// Rank 0 serves the store. A rank leaves by destroying its coordinator; rank 0 then serves on, for a bounded time,
+// until the others have left too.
 
 #include <memory>
 #include <string>
@@ -18,32 +17,25 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "checkpoint/coordination/c10d/c10d_options.h"
-#include "checkpoint/coordination/coordinator.h"
+#include "checkpoint/coordination/store_coordinator.h"
 
 namespace waypoint {
 
-class C10dCoordinator : public Coordinator {
+class C10dCoordinator : public StoreCoordinator {
  public:
   // E_RANK when the store cannot be reached, E_REQUEST for a rank outside of the job.
   static absl::StatusOr<std::unique_ptr<C10dCoordinator>> Create(const C10dOptions& options);
   ~C10dCoordinator() override;
 
-  int rank() const override;
-  int world_size() const override;
-  absl::Status Barrier(absl::string_view name, absl::Duration timeout) override;
-  absl::StatusOr<std::string> Broadcast(absl::string_view name, const std::string& bytes, int root,
-                                        absl::Duration timeout) override;
-  absl::StatusOr<std::vector<std::string>> AllGather(absl::string_view name, const std::string& bytes,
-                                                     absl::Duration timeout) override;
-
   // Where the store is served.
-  int port() const;
+  int port() const { return options_.port; }
+  // With that port.
+  const C10dOptions& options() const { return options_; }
 
  private:
-  struct Job;
-  explicit C10dCoordinator(std::unique_ptr<Job> job);
+  C10dCoordinator(const C10dOptions& options, std::unique_ptr<MessageStore> store);
 
-  std::unique_ptr<Job> job_;
+  const C10dOptions options_;
 };
 
 }  // namespace waypoint

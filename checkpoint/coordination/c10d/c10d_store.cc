@@ -2,25 +2,14 @@
 
 #include <cstdlib>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
+#include "checkpoint/coordination/coordinator.h"
+#include "checkpoint/coordination/launch_environment.h"
 
 namespace waypoint {
 namespace {
-
-absl::StatusOr<int> IntegerFromEnvironment(const char* name) {
-  const char* text = std::getenv(name);
-  int value = 0;
-  if (text == nullptr || !absl::SimpleAtoi(text, &value)) {
-    return MakeError(ErrorKind::kRequest,
-                     text == nullptr
-                         ? absl::StrCat("environment variable ", name, " is not set; launchers of ranks set it")
-                         : absl::StrCat("environment variable ", name, " is \"", text, "\", wanted a number"));
-  }
-  return value;
-}
 
 bool IsTrue(const char* name) {
   const char* text = std::getenv(name);
@@ -33,7 +22,7 @@ std::string FirstLine(absl::string_view what) { return std::string(what.substr(0
 
 absl::StatusOr<C10dOptions> C10dOptionsFromEnvironment() {
   C10dOptions options;
-  if (std::getenv("RANK") == nullptr && std::getenv("WORLD_SIZE") == nullptr) {
+  if (!HasLaunchEnvironment()) {
     return options;
   }
   WAYPOINT_ASSIGN_OR_RETURN(options.rank, IntegerFromEnvironment("RANK"));
@@ -54,10 +43,7 @@ absl::StatusOr<C10dOptions> C10dOptionsFromEnvironment() {
 }
 
 absl::StatusOr<c10::intrusive_ptr<c10d::TCPStore>> ConnectC10dStore(const C10dOptions& options) {
-  if (options.world_size < 1 || options.rank < 0 || options.rank >= options.world_size) {
-    return MakeError(ErrorKind::kRequest,
-                     absl::StrCat("rank ", options.rank, " of ", options.world_size, " is no rank of a job"));
-  }
+  WAYPOINT_RETURN_IF_ERROR(CheckRank(options.rank, options.world_size));
   if (options.port < 0 || options.port > 65535) {
     return MakeError(ErrorKind::kRequest, absl::StrCat("port is ", options.port, ", wanted at most 65535"));
   }

@@ -23,7 +23,7 @@ absl::StatusOr<Manifest> HeldOf(const ConvertedSource& saved, const TensorSource
   return held;
 }
 
-absl::StatusOr<SavePlan> PlanOf(const std::vector<std::string>& held_by_rank) {
+absl::StatusOr<SavePlan> PlanSave(const std::vector<std::string>& held_by_rank) {
   SavePlanner planner({});
   for (const std::string& bytes : held_by_rank) {
     WAYPOINT_ASSIGN_OR_RETURN(const Manifest held, ParseHeld(bytes));
@@ -39,22 +39,19 @@ absl::StatusOr<std::unique_ptr<CheckpointWriter>> DistributedWriter::Create(
     const std::vector<Asset>& assets, const SaveOptions& options) {
   auto writer = std::unique_ptr<DistributedWriter>(new DistributedWriter(fs, directory, metadata, assets, options));
   Coordinator& coordinator = *writer->coordinator_;
-  const auto select = [&]() -> absl::StatusOr<std::string> {
+  const auto select = [&]() -> absl::StatusOr<Manifest> {
     WAYPOINT_ASSIGN_OR_RETURN(SavedState saved, SelectState(state, options));
     writer->source_ = std::move(saved.source);
     writer->notes_ = std::move(saved.notes);
-    WAYPOINT_ASSIGN_OR_RETURN(const Manifest held, HeldOf(*writer->source_, state));
-    return SerializeHeld(held);
+    return HeldOf(*writer->source_, state);
   };
-  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> held,
-                            coordinator.AllGatherIfOk("what ranks hold", select(), writer->timeout_));
   // Equal input on all ranks: equal plans, or the same error.
-  WAYPOINT_ASSIGN_OR_RETURN(SavePlan plan, PlanOf(held));
-  writer->tensors_ = std::move(plan.tensors);
+  WAYPOINT_ASSIGN_OR_RETURN(writer->plan_, PlanTogether<SavePlan>("distributed", coordinator, writer->timeout_,
+                                                                  options.plan_cache, select(), PlanSave));
   WAYPOINT_ASSIGN_OR_RETURN(
       writer->sink_,
       BoxSink::Create(fs, directory, RankFileName(coordinator.rank(), coordinator.world_size(), ".safetensors"),
-                      writer->tensors_, plan.writes[coordinator.rank()], options.block_bytes));
+                      writer->plan_->tensors, writer->plan_->writes[coordinator.rank()], options.block_bytes));
   return std::unique_ptr<CheckpointWriter>(std::move(writer));
 }
 
@@ -94,7 +91,7 @@ absl::Status DistributedWriter::Seal(const std::vector<std::string>& rank_seals,
                                      const std::vector<FileRecord>& assets) {
   DistributedManifest manifest;
   *manifest.mutable_metadata() = metadata_;
-  for (const TensorMeta& meta : tensors_.tensors()) {
+  for (const TensorMeta& meta : plan_->tensors.tensors()) {
     GlobalTensor* tensor = manifest.add_tensors();
     tensor->set_name(meta.name);
     tensor->set_dtype(static_cast<int32_t>(meta.dtype));

@@ -12,12 +12,13 @@
 #include "checkpoint/format/checkpoint_format.h"
 #include "checkpoint/format/distributed/box_sink.h"
 #include "checkpoint/format/file_record.h"
+#include "checkpoint/plan/save_plan.h"
 
 namespace waypoint {
 
 class DistributedWriter : public CheckpointWriter {
  public:
-  // All ranks call it: they tell each other what they hold, and each makes the same plan.
+  // All ranks call it: they tell each other what they hold, and each makes the same plan, or takes the cached one.
   static absl::StatusOr<std::unique_ptr<CheckpointWriter>> Create(FileSystem& fs, const std::string& directory,
                                                                   const CheckpointMetadata& metadata,
                                                                   TensorSource& state, const std::vector<Asset>& assets,
@@ -51,7 +52,7 @@ class DistributedWriter : public CheckpointWriter {
   Coordinator* const coordinator_;
   const absl::Duration timeout_;
   std::unique_ptr<ConvertedSource> source_;
-  Manifest tensors_;  // the job's
+  std::shared_ptr<const SavePlan> plan_;
   std::unique_ptr<BoxSink> sink_;
   std::vector<std::string> notes_;
 };

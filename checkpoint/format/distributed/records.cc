@@ -147,39 +147,4 @@ absl::StatusOr<RankRecords> ParseRankRecords(absl::string_view bytes, absl::stri
   return records;
 }
 
-std::string SerializeHeld(const Manifest& held) {
-  HeldTensors message;
-  for (const TensorMeta& meta : held.tensors()) {
-    HeldTensors::Tensor* tensor = message.add_tensors();
-    tensor->set_name(meta.name);
-    tensor->set_dtype(static_cast<int32_t>(meta.dtype));
-    tensor->mutable_shape()->Add(meta.shape.begin(), meta.shape.end());
-    for (const Box& box : meta.boxes) {
-      tensor->mutable_boxes()->Add(box.offsets.begin(), box.offsets.end());
-      tensor->mutable_boxes()->Add(box.sizes.begin(), box.sizes.end());
-    }
-  }
-  return message.SerializeAsString();
-}
-
-absl::StatusOr<Manifest> ParseHeld(absl::string_view bytes) {
-  HeldTensors message;
-  if (!message.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) {
-    return MakeError(ErrorKind::kSchema, "a rank's list of tensors is no HeldTensors message");
-  }
-  Manifest held;
-  for (const HeldTensors::Tensor& tensor : message.tensors()) {
-    WAYPOINT_ASSIGN_OR_RETURN(TensorMeta meta, MetaOf(tensor.name(), tensor.dtype(), tensor.shape()));
-    const auto rank = static_cast<int>(meta.shape.size());
-    for (int i = 0; rank > 0 && i + 2 * rank <= tensor.boxes_size(); i += 2 * rank) {
-      Box box;
-      box.offsets.assign(tensor.boxes().begin() + i, tensor.boxes().begin() + i + rank);
-      box.sizes.assign(tensor.boxes().begin() + i + rank, tensor.boxes().begin() + i + 2 * rank);
-      meta.boxes.push_back(std::move(box));
-    }
-    WAYPOINT_RETURN_IF_ERROR(held.Add(std::move(meta)));
-  }
-  return held;
-}
-
 }  // namespace waypoint

@@ -40,10 +40,6 @@ absl::StatusOr<RankRecords> ParseRankRecords(absl::string_view bytes, absl::stri
 
 Box BoxOf(const StoredBox& stored);
 
-// The messages before a save.
-std::string SerializeHeld(const Manifest& held);
-absl::StatusOr<Manifest> ParseHeld(absl::string_view bytes);
-
 }  // namespace waypoint
 
 #endif  // CHECKPOINT_FORMAT_DISTRIBUTED_RECORDS_H_

@@ -50,6 +50,7 @@ class HuggingFaceFormat : public CheckpointFormat {
   std::string description() const override { return family_->description(); }
   bool external() const override { return true; }
   bool supports_optimizer_state() const override { return false; }
+  bool written_by_many_ranks() const override { return true; }
   std::vector<FormatOption> options() const override { return HuggingFaceWriterOptions(); }
 
   absl::StatusOr<bool> Probe(FileSystem& fs, const std::string& directory) override {

@@ -84,8 +84,10 @@ std::vector<FormatOption> HuggingFaceWriterOptions() {
 
 absl::StatusOr<std::unique_ptr<CheckpointWriter>> HuggingFaceWriter::Create(
     const HuggingFaceFamily& family, FileSystem& fs, const std::string& directory, const CheckpointMetadata& metadata,
-    TensorSource& state, const std::vector<Asset>& assets, const SaveOptions& options) {
+    TensorSource& rank_state, const std::vector<Asset>& assets, const SaveOptions& options) {
   auto writer = std::unique_ptr<HuggingFaceWriter>(new HuggingFaceWriter(fs, directory, assets));
+  WAYPOINT_ASSIGN_OR_RETURN(writer->together_, NewSharedWrite(rank_state, options));
+  TensorSource& state = writer->together_ == nullptr ? rank_state : writer->together_->state();
   const std::vector<std::string> copies(metadata.stored_copies().begin(), metadata.stored_copies().end());
   WAYPOINT_ASSIGN_OR_RETURN(const FamilyModel model, family.Describe(metadata.model_config(), copies));
 
@@ -108,6 +110,10 @@ absl::StatusOr<std::unique_ptr<CheckpointWriter>> HuggingFaceWriter::Create(
     }
   }
   WAYPOINT_ASSIGN_OR_RETURN(const bool bin, WantsBin(options.format_options));
+  if (bin && writer->together_ != nullptr) {
+    return MakeError(ErrorKind::kUnsupported,
+                     "many ranks write safetensors files only; save those, and convert them with --weights bin");
+  }
   if (bin) {
     writer->shared_ = TakeRepeated(&plan.tensors);
   }
@@ -145,8 +151,12 @@ absl::Status HuggingFaceWriter::PlanSafetensors(const SaveOptions& options) {
       }
     }
   }
-  WAYPOINT_ASSIGN_OR_RETURN(sink_,
-                            SafetensorsSink::Create(fs_, directory_, manifest, std::move(files), options.block_bytes));
+  WAYPOINT_ASSIGN_OR_RETURN(
+      std::unique_ptr<SafetensorsSink> sink,
+      SafetensorsSink::Create(fs_, directory_, manifest, std::move(files),
+                              together_ == nullptr ? options.block_bytes : together_->block_bytes()));
+  safetensors_sink_ = sink.get();
+  sink_ = std::move(sink);
   return absl::OkStatus();
 }
 
@@ -193,7 +203,16 @@ std::vector<std::string> HuggingFaceWriter::PlanLines() const {
   return lines;
 }
 
+absl::StatusOr<TransferStats> HuggingFaceWriter::Write(const TransferOptions& options) {
+  return together_ == nullptr ? Transfer(*source_, *sink_, options)
+                              : together_->Write(*source_, *safetensors_sink_, options);
+}
+
 absl::Status HuggingFaceWriter::Finish() {
+  return together_ == nullptr ? WriteSmallFiles() : together_->Seal([this] { return WriteSmallFiles(); });
+}
+
+absl::Status HuggingFaceWriter::WriteSmallFiles() {
   for (const Asset& asset : assets_) {
     WAYPOINT_RETURN_IF_ERROR(CopyAsset(fs_, asset, JoinPath(directory_, asset.name)).status());
   }

@@ -14,6 +14,7 @@
 #include "checkpoint/convert/weights/converted_source.h"
 #include "checkpoint/format/checkpoint_format.h"
 #include "checkpoint/format/external/hugging_face_family.h"
+#include "checkpoint/format/shared/shared_write.h"
 
 namespace waypoint {
 
@@ -31,6 +32,7 @@ class HuggingFaceWriter : public CheckpointWriter {
   TensorSource& source() override { return *source_; }
   TensorSink& sink() override { return *sink_; }
   std::vector<std::string> PlanLines() const override;
+  absl::StatusOr<TransferStats> Write(const TransferOptions& options) override;
   absl::Status Finish() override;
   std::vector<std::string> notes() const override { return notes_; }
 
@@ -40,15 +42,18 @@ class HuggingFaceWriter : public CheckpointWriter {
 
   absl::Status PlanSafetensors(const SaveOptions& options);
   absl::Status PlanBin(const SaveOptions& options);
+  absl::Status WriteSmallFiles();
 
   FileSystem& fs_;
   const std::string directory_;
   const std::vector<Asset> assets_;
   std::string config_text_;
+  std::unique_ptr<SharedWrite> together_;  // null: alone
   std::unique_ptr<ConvertedSource> source_;
   // Tensors that share the storage of another: name, and the other's place in source_.
   std::vector<std::pair<std::string, int64_t>> shared_;
   std::unique_ptr<TensorSink> sink_;
+  SafetensorsSink* safetensors_sink_ = nullptr;  // sink_; null where it is another one
   // Empty for a single file.
   std::string index_name_;
   std::map<std::string, std::string> weight_map_;

@@ -55,6 +55,7 @@ class NativeFormat : public CheckpointFormat {
   }
   bool external() const override { return false; }
   bool supports_optimizer_state() const override { return true; }
+  bool written_by_many_ranks() const override { return true; }
 
   absl::StatusOr<bool> Probe(FileSystem& fs, const std::string& directory) override {
     return Exists(fs, JoinPath(directory, kManifestFileName));

@@ -23,7 +23,9 @@ absl::StatusOr<std::unique_ptr<CheckpointWriter>> NativeWriter::Create(FileSyste
                                                                        const std::vector<Asset>& assets,
                                                                        const SaveOptions& options) {
   auto writer = std::unique_ptr<NativeWriter>(new NativeWriter(fs, directory, metadata, assets));
-  WAYPOINT_ASSIGN_OR_RETURN(SavedState saved, SelectState(state, options));
+  WAYPOINT_ASSIGN_OR_RETURN(writer->shared_, NewSharedWrite(state, options));
+  WAYPOINT_ASSIGN_OR_RETURN(SavedState saved,
+                            SelectState(writer->shared_ == nullptr ? state : writer->shared_->state(), options));
   writer->source_ = std::move(saved.source);
   writer->notes_ = std::move(saved.notes);
 
@@ -40,13 +42,23 @@ absl::StatusOr<std::unique_ptr<CheckpointWriter>> NativeWriter::Create(FileSyste
     files.push_back(std::move(file));
   }
   WAYPOINT_ASSIGN_OR_RETURN(writer->sink_,
-                            SafetensorsSink::Create(fs, directory, manifest, std::move(files), options.block_bytes));
+                            SafetensorsSink::Create(
+                                fs, directory, manifest, std::move(files),
+                                writer->shared_ == nullptr ? options.block_bytes : writer->shared_->block_bytes()));
   return std::unique_ptr<CheckpointWriter>(std::move(writer));
 }
 
 std::vector<std::string> NativeWriter::PlanLines() const { return StatePlanLines(*source_); }
 
+absl::StatusOr<TransferStats> NativeWriter::Write(const TransferOptions& options) {
+  return shared_ == nullptr ? Transfer(*source_, *sink_, options) : shared_->Write(*source_, *sink_, options);
+}
+
 absl::Status NativeWriter::Finish() {
+  return shared_ == nullptr ? Seal() : shared_->Seal([this] { return Seal(); });
+}
+
+absl::Status NativeWriter::Seal() {
   NativeManifest manifest;
   *manifest.mutable_metadata() = metadata_;
   for (const WrittenFile& written : sink_->written_files()) {

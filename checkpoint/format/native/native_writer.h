@@ -10,6 +10,7 @@
 #include "checkpoint/container/safetensors/safetensors_sink.h"
 #include "checkpoint/convert/weights/converted_source.h"
 #include "checkpoint/format/checkpoint_format.h"
+#include "checkpoint/format/shared/shared_write.h"
 
 namespace waypoint {
 
@@ -24,6 +25,7 @@ class NativeWriter : public CheckpointWriter {
   TensorSource& source() override { return *source_; }
   TensorSink& sink() override { return *sink_; }
   std::vector<std::string> PlanLines() const override;
+  absl::StatusOr<TransferStats> Write(const TransferOptions& options) override;
   absl::Status Finish() override;
   std::vector<std::string> notes() const override { return notes_; }
 
@@ -31,10 +33,13 @@ class NativeWriter : public CheckpointWriter {
   NativeWriter(FileSystem& fs, std::string directory, CheckpointMetadata metadata, std::vector<Asset> assets)
       : fs_(fs), directory_(std::move(directory)), metadata_(std::move(metadata)), assets_(std::move(assets)) {}
 
+  absl::Status Seal();
+
   FileSystem& fs_;
   const std::string directory_;
   const CheckpointMetadata metadata_;
   const std::vector<Asset> assets_;
+  std::unique_ptr<SharedWrite> shared_;  // null: alone
   std::unique_ptr<ConvertedSource> source_;
   std::unique_ptr<SafetensorsSink> sink_;
   std::vector<std::string> notes_;

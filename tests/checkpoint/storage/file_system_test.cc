@@ -133,6 +133,46 @@ TEST_P(FileSystemTest, AlignedWritesFromSeveralThreadsMakeTheFile) {
   EXPECT_TRUE(Get("parallel") == contents);
 }
 
+TEST_P(FileSystemTest, SeveralWritersFillOneFile) {
+  const std::string path = JoinPath(root_, "shared");
+  CreateOptions options;
+  options.direct = true;
+  options.shared = true;
+  options.size_bytes = 3 * 4096 + 100;
+  const std::string bytes =
+      std::string(4096, 'a') + std::string(4096, 'b') + std::string(4096, 'c') + std::string(100, 'd');
+  const auto span = [&bytes](int64_t offset, int64_t size) { return absl::MakeConstSpan(bytes).subspan(offset, size); };
+  {
+    auto first = fs().Create(path, options);
+    ASSERT_TRUE(first.ok()) << first.status();
+    auto second = fs().OpenForWrite(path, options);
+    ASSERT_TRUE(second.ok()) << second.status();
+    // The creator is done before the others are.
+    EXPECT_TRUE((*first)->Write(4096, span(4096, 4096)).ok());
+    EXPECT_TRUE((*first)->Sync().ok());
+    EXPECT_TRUE((*first)->Close().ok());
+    EXPECT_TRUE((*second)->Write(8192, span(8192, 4196)).ok());
+    EXPECT_TRUE((*second)->Write(0, span(0, 4096)).ok());
+    EXPECT_TRUE((*second)->Sync().ok());
+    EXPECT_TRUE((*second)->Close().ok());
+  }
+
+  EXPECT_EQ(ReadSmallFile(fs(), path, 1 << 20, "test_bytes").value(), bytes);
+}
+
+TEST_P(FileSystemTest, AWriterOfASharedFileMustAgreeOnItsSize) {
+  const std::string path = JoinPath(root_, "shared");
+  CreateOptions options;
+  options.shared = true;
+  options.size_bytes = 5000;
+  ASSERT_TRUE(fs().Create(path, options).ok());
+
+  EXPECT_EQ(fs().Stat(path)->size_bytes, 5000);
+  options.size_bytes = 5001;
+  EXPECT_EQ(GetErrorKind(fs().OpenForWrite(path, options).status()), ErrorKind::kSizeMismatch);
+  EXPECT_EQ(GetErrorKind(fs().OpenForWrite(JoinPath(root_, "missing"), options).status()), ErrorKind::kIo);
+}
+
 TEST_P(FileSystemTest, LaterWriteOverwritesEarlier) {
   auto file = fs().Create(Path("twice"), Creating());
   ASSERT_TRUE(file.ok()) << file.status();

@@ -11,8 +11,10 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "checkpoint/checkpointer/checkpointer.h"
 #include "checkpoint/coordination/thread_coordinator.h"
+#include "checkpoint/storage/fault_file_system.h"
 #include "tests/testing/memory_source.h"
 #include "tests/testing/rank_state.h"
 
@@ -32,6 +34,52 @@ inline std::vector<absl::Status> RunJob(int world_size,
   }
   return statuses;
 }
+
+// Leaves the job before its next word once its file system was killed.
+class MortalCoordinator : public Coordinator {
+ public:
+  MortalCoordinator(std::unique_ptr<Coordinator> coordinator, const FaultFileSystem& fs, bool mortal)
+      : rank_(coordinator->rank()),
+        world_size_(coordinator->world_size()),
+        coordinator_(std::move(coordinator)),
+        fs_(fs),
+        mortal_(mortal) {}
+
+  int rank() const override { return rank_; }
+  int world_size() const override { return world_size_; }
+  absl::Status Barrier(absl::string_view name, absl::Duration timeout) override {
+    return Dead() ? Gone() : coordinator_->Barrier(name, timeout);
+  }
+  absl::StatusOr<std::string> Broadcast(absl::string_view name, const std::string& bytes, int root,
+                                        absl::Duration timeout) override {
+    if (Dead()) {
+      return Gone();
+    }
+    return coordinator_->Broadcast(name, bytes, root, timeout);
+  }
+  absl::StatusOr<std::vector<std::string>> AllGather(absl::string_view name, const std::string& bytes,
+                                                     absl::Duration timeout) override {
+    if (Dead()) {
+      return Gone();
+    }
+    return coordinator_->AllGather(name, bytes, timeout);
+  }
+
+ private:
+  bool Dead() {
+    if (mortal_ && fs_.fired()) {
+      coordinator_.reset();
+    }
+    return coordinator_ == nullptr;
+  }
+  static absl::Status Gone() { return absl::CancelledError("this rank is dead"); }
+
+  const int rank_;
+  const int world_size_;
+  std::unique_ptr<Coordinator> coordinator_;
+  const FaultFileSystem& fs_;
+  const bool mortal_;
+};
 
 inline CheckpointerOptions DistributedOptions(Coordinator& coordinator) {
   CheckpointerOptions options;

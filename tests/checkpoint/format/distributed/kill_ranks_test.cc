@@ -25,6 +25,7 @@
 #include "absl/time/clock.h"
 #include "checkpoint/base/registry.h"
 #include "checkpoint/coordination/c10d/c10d_coordinator.h"
+#include "checkpoint/coordination/c10d/c10d_exchange.h"
 #include "checkpoint/storage/fault_file_system.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -74,11 +75,11 @@ class VictimFileSystem : public FaultFileSystem {
   VictimFileSystem(Event event, const Shared* shared)
       : FaultFileSystem(PosixFileSystem()), event_(event), shared_(shared) {}
   absl::StatusOr<std::unique_ptr<WritableFile>> Create(const std::string& path, const CreateOptions& options) override {
-    auto file = PosixFileSystem().Create(path, options);
-    if (file.ok() && event_ == kSyncError) {
-      return std::unique_ptr<WritableFile>(new DyingFile(*std::move(file), shared_));
-    }
-    return file;
+    return Dying(PosixFileSystem().Create(path, options));
+  }
+  absl::StatusOr<std::unique_ptr<WritableFile>> OpenForWrite(const std::string& path,
+                                                             const CreateOptions& options) override {
+    return Dying(PosixFileSystem().OpenForWrite(path, options));
   }
   absl::Status Rename(const std::string& from, const std::string& to) override {
     if (event_ == kDieBeforePublish && shared_->now && absl::StartsWith(BaseName(from), ".step-")) {
@@ -88,6 +89,13 @@ class VictimFileSystem : public FaultFileSystem {
   }
 
  private:
+  absl::StatusOr<std::unique_ptr<WritableFile>> Dying(absl::StatusOr<std::unique_ptr<WritableFile>> file) const {
+    if (file.ok() && event_ == kSyncError) {
+      return std::unique_ptr<WritableFile>(new DyingFile(*std::move(file), shared_));
+    }
+    return file;
+  }
+
   const Event event_;
   const Shared* const shared_;
 };
@@ -119,7 +127,8 @@ int64_t FromEnvironment(const char* name, int64_t otherwise) {
   return text != nullptr && absl::SimpleAtoi(text, &value) ? value : otherwise;
 }
 
-absl::Status RunRank(int rank, int64_t first_step, FileSystem& fs, const TempDirectory& directory, Shared* shared) {
+absl::Status RunRank(const std::string& format, int rank, int64_t first_step, FileSystem& fs,
+                     const TempDirectory& directory, Shared* shared) {
   C10dOptions options;
   options.rank = rank;
   options.world_size = kRanks;
@@ -133,10 +142,16 @@ absl::Status RunRank(int rank, int64_t first_step, FileSystem& fs, const TempDir
     return coordinator.status();
   }
   shared->port = (*coordinator)->port();
+  const auto exchange = C10dExchange::Create(**coordinator, absl::Seconds(5));
+  if (!exchange.ok()) {
+    return exchange.status();
+  }
   for (int64_t step = first_step;; ++step) {
     const std::unique_ptr<MemorySource> state = SmallState(step);
     RankSource mine(*state, TensorParallelZero, rank, kRanks);
     CheckpointerOptions save = DistributedOptions(**coordinator);
+    save.format = format;
+    save.save.exchange = exchange->get();
     save.save.coordination_timeout = absl::Seconds(1);
     save.retention.keep = 2;
     const auto saved = CheckpointRoot(fs, directory.Path("disk/run")).Save(save, MetadataOf(step), mine);
@@ -148,13 +163,13 @@ absl::Status RunRank(int rank, int64_t first_step, FileSystem& fs, const TempDir
 }
 
 // The newest step, whole.
-int64_t CheckLatest(const TempDirectory& directory) {
+int64_t CheckLatest(const std::string& format, const TempDirectory& directory) {
   const auto latest = CheckpointRoot(PosixFileSystem(), directory.Path("disk/run")).Latest();
   EXPECT_OK(latest);
   if (!latest.ok() || !latest->has_value()) {
     return 0;
   }
-  auto opened = Registry<CheckpointFormat>::Global().Find("distributed")->Open(PosixFileSystem(), (*latest)->path, {});
+  auto opened = Registry<CheckpointFormat>::Global().Find(format)->Open(PosixFileSystem(), (*latest)->path, {});
   EXPECT_OK(opened);
   if (!opened.ok()) {
     return 0;
@@ -175,8 +190,11 @@ std::string ErrorOf(const TempDirectory& directory, int rank) {
   return error.value_or("");
 }
 
-TEST(KillRanksTest, NothingPublishedIsLostAndSurvivorsNameTheRank) {
-  const int64_t runs = FromEnvironment("RUNS", 14);
+class KillRanksTest : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(KillRanksTest, NothingPublishedIsLostAndSurvivorsNameTheRank) {
+  const std::string format = GetParam();
+  const int64_t runs = FromEnvironment("RUNS", 10);
   const int64_t seed = FromEnvironment("SEED", 1);
   std::mt19937_64 random(seed);
   const TempDirectory directory;
@@ -204,7 +222,7 @@ TEST(KillRanksTest, NothingPublishedIsLostAndSurvivorsNameTheRank) {
       if (process == 0) {
         VictimFileSystem victims(event, shared);
         FileSystem& fs = rank == victim ? static_cast<FileSystem&>(victims) : PosixFileSystem();
-        const absl::Status status = RunRank(rank, step + 1, fs, directory, shared);
+        const absl::Status status = RunRank(format, rank, step + 1, fs, directory, shared);
         WriteSmallFile(PosixFileSystem(), ErrorPath(directory, rank), status.ToString()).IgnoreError();
         _exit(kFailedExit);
       }
@@ -261,7 +279,7 @@ TEST(KillRanksTest, NothingPublishedIsLostAndSurvivorsNameTheRank) {
       }
     }
     directory.Remove("disk/filler");
-    const int64_t found = CheckLatest(directory);
+    const int64_t found = CheckLatest(format, directory);
     EXPECT_GE(found, shared->published);
     std::cout << what << ", published " << shared->published << ", found " << found << "\n";
     step = found;
@@ -272,6 +290,10 @@ TEST(KillRanksTest, NothingPublishedIsLostAndSurvivorsNameTheRank) {
     EXPECT_EQ(umount(directory.Path("disk").c_str()), 0);
   }
 }
+
+// Each rank its own file; and all ranks common files, which takes an exchange of tensors.
+INSTANTIATE_TEST_SUITE_P(Formats, KillRanksTest, ::testing::Values("distributed", "native"),
+                         [](const auto& info) { return info.param; });
 
 }  // namespace
 }  // namespace waypoint

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "checkpoint/base/registry.h"
 #include "checkpoint/format/distributed/box_source.h"
 #include "checkpoint/storage/memory_file_system.h"
 #include "gmock/gmock.h"
@@ -16,13 +17,6 @@ namespace {
 using ::testing::Each;
 using ::testing::HasSubstr;
 
-struct NamedLayout {
-  const char* name;
-  Layout layout;
-};
-constexpr NamedLayout kLayouts[] = {{"replicated", Replicated}, {"rows", Rows},
-                                    {"columns", Columns},       {"flat", Flat},
-                                    {"stages", Stages},         {"tp_zero", TensorParallelZero}};
 constexpr int kWorldSizes[] = {1, 2, 3, 4, 6};
 
 std::vector<absl::Status> Save(FileSystem& fs, const std::string& root, TensorSource& state, Layout layout,
@@ -157,6 +151,26 @@ TEST(DistributedFormatTest, RanksThatDisagreeAllLearnIt) {
   EXPECT_THAT(CheckpointRoot(fs, "/run").List().value(), ::testing::IsEmpty());
 }
 
+// Neither read nor written here.
+class OneRankFormat : public CheckpointFormat {
+ public:
+  std::string name() const override { return "one_rank"; }
+  std::string description() const override { return "written by one rank"; }
+  bool external() const override { return false; }
+  bool supports_optimizer_state() const override { return true; }
+  absl::StatusOr<bool> Probe(FileSystem&, const std::string&) override { return false; }
+  absl::StatusOr<OpenedCheckpoint> Open(FileSystem&, const std::string&, const LoadOptions&) override {
+    return MakeError(ErrorKind::kUnsupported, "not read");
+  }
+  absl::StatusOr<std::unique_ptr<CheckpointWriter>> Create(FileSystem&, const std::string&, const CheckpointMetadata&,
+                                                           TensorSource&, const std::vector<Asset>&,
+                                                           const SaveOptions&) override {
+    return MakeError(ErrorKind::kUnsupported, "not written");
+  }
+};
+std::unique_ptr<CheckpointFormat> NewOneRankFormat() { return std::make_unique<OneRankFormat>(); }
+WAYPOINT_REGISTER(CheckpointFormat, "one_rank", NewOneRankFormat);
+
 TEST(DistributedFormatTest, FormatsOfOneRankRefuseAJobOfMany) {
   const std::unique_ptr<MemorySource> state = SmallState(7);
   MemoryFileSystem fs;
@@ -164,7 +178,7 @@ TEST(DistributedFormatTest, FormatsOfOneRankRefuseAJobOfMany) {
   const auto statuses = RunJob(2, [&](std::unique_ptr<Coordinator> coordinator) {
     RankSource mine(*state, Rows, coordinator->rank(), 2);
     CheckpointerOptions options = DistributedOptions(*coordinator);
-    options.format = "native";
+    options.format = "one_rank";
     return CheckpointRoot(fs, "/run").Save(options, MetadataOf(1), mine).status();
   });
 

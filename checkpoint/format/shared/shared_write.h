@@ -1,0 +1,74 @@
+#ifndef CHECKPOINT_FORMAT_SHARED_SHARED_WRITE_H_
+#define CHECKPOINT_FORMAT_SHARED_SHARED_WRITE_H_
+
+// Safetensors files that all ranks of a job write together: the same files as one rank would write, byte for byte.
+//
+//   WAYPOINT_ASSIGN_OR_RETURN(auto shared, SharedWrite::Create(state, options));
+//   ... plan a ConvertedSource over shared->state() and a SafetensorsSink, as one rank would ...
+//   WAYPOINT_RETURN_IF_ERROR(shared->Write(source, sink, transfer).status());   // on all ranks
+//   WAYPOINT_RETURN_IF_ERROR(shared->Seal([&] { return WriteManifest(); }));    // runs on rank 0
+//
+// Every rank writes about as many neighbouring blocks of the files as any other.  What a block needs of tensors that
+// other ranks hold comes in rounds (plan/exchange_plan.h) through SaveOptions::exchange, into memory that is bounded by
+// SaveOptions::max_exchange_bytes.  Rank 0 creates the files, all others open them, everybody syncs what it wrote, and
+// rank 0 gets the digests.  One thread.
+
+#include <functional>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "checkpoint/container/safetensors/safetensors_sink.h"
+#include "checkpoint/convert/weights/converted_source.h"
+#include "checkpoint/format/checkpoint_format.h"
+#include "checkpoint/format/shared/job_state.h"
+
+namespace waypoint {
+
+class SharedWrite {
+ public:
+  // All ranks call it.  Errors: as JobLayout::Create; E_REQUEST when tensors must cross ranks and there is no exchange,
+  // or too small a bound.
+  static absl::StatusOr<std::unique_ptr<SharedWrite>> Create(TensorSource& state, const SaveOptions& options);
+
+  // The job's whole state, to plan by.
+  TensorSource& state() { return job_ == nullptr ? state_ : *job_; }
+  // For the sink.
+  int64_t block_bytes() const;
+
+  // All ranks call it, and get OK or an error together.  `source` is made of state().  Of the bound, half is for what
+  // is sent and received, half for blocks.
+  absl::StatusOr<TransferStats> Write(ConvertedSource& source, SafetensorsSink& sink, const TransferOptions& options);
+
+  // Runs `seal` on rank 0, after Write; all ranks get its outcome.
+  absl::Status Seal(const std::function<absl::Status()>& seal);
+
+ private:
+  SharedWrite(TensorSource& state, const SaveOptions& options)
+      : state_(state),
+        ranks_(*options.coordinator),
+        exchange_(options.exchange),
+        timeout_(options.coordination_timeout),
+        max_exchange_bytes_(options.max_exchange_bytes),
+        block_bytes_(options.block_bytes) {}
+
+  absl::StatusOr<TransferStats> WriteOwn(ConvertedSource& source, SafetensorsSink& sink,
+                                         const TransferOptions& options);
+  // An error in *failed is this rank's own, which the others have not heard of yet.
+  absl::StatusOr<TransferStats> WriteRounds(ConvertedSource& source, SafetensorsSink& sink,
+                                            const TransferOptions& options, absl::Status* failed);
+
+  TensorSource& state_;
+  Coordinator& ranks_;
+  Exchange* const exchange_;
+  const absl::Duration timeout_;
+  const int64_t max_exchange_bytes_;
+  const int64_t block_bytes_;
+  std::unique_ptr<JobState> job_;  // null where every rank has everything
+};
+
+// Null where one rank writes alone.
+absl::StatusOr<std::unique_ptr<SharedWrite>> NewSharedWrite(TensorSource& state, const SaveOptions& options);
+
+}  // namespace waypoint
+
+#endif  // CHECKPOINT_FORMAT_SHARED_SHARED_WRITE_H_

@@ -1,0 +1,244 @@
+// convert as several processes: the same output as one, and all fail together.
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdlib>
+#include <fstream>
+#include <functional>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "checkpoint/storage/file_system.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/testing/directory_contents.h"
+#include "tests/testing/status_matchers.h"
+#include "tests/testing/temp_directory.h"
+#include "tools/convert_command.h"
+
+namespace waypoint {
+namespace {
+
+using ::testing::AnyOf;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+struct Outcome {
+  int exit_code = -1;  // -1: killed
+  std::string out;
+  std::string err;
+};
+
+class ConvertRanksTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    for (const char* name : {"source", "run"}) {
+      directory_.MakeDirectory(name);
+    }
+    // A copy, since a test sees its data as links, which lead out of the directory.
+    for (const char* name : {"config.json", "generation_config.json", "model.safetensors"}) {
+      const std::string from = absl::StrCat("tests/testdata/fixtures/llama31_v5_bf16/hf/", name);
+      directory_.Write(absl::StrCat("source/", name),
+                       ReadSmallFile(PosixFileSystem(), from, 1 << 26, "test_bytes").value());
+    }
+  }
+
+  std::string Path(const std::string& name) const { return directory_.Path(name); }
+
+  // Starts a process that converts as one rank; `interrupted` is called between blocks.
+  pid_t Start(
+      int rank, int world_size, const std::vector<std::string>& arguments, const std::string& log, int port = 1,
+      const std::function<bool()>& interrupted = [] { return false; }) {
+    const pid_t child = fork();
+    if (child != 0) {
+      return child;
+    }
+    setenv("RANK", absl::StrCat(rank).c_str(), 1);
+    setenv("WORLD_SIZE", absl::StrCat(world_size).c_str(), 1);
+    setenv("MASTER_ADDR", "127.0.0.1", 1);
+    setenv("MASTER_PORT", absl::StrCat(port).c_str(), 1);
+    std::vector<const char*> argv = {"convert"};
+    for (const std::string& argument : arguments) {
+      argv.push_back(argument.c_str());
+    }
+    int code = 0;
+    {
+      std::ofstream out(Path(log + ".out"));
+      std::ofstream err(Path(log + ".err"));
+      ConvertEnvironment environment{PosixFileSystem(), out, err, false, ""};
+      environment.interrupted = interrupted;
+      code = ConvertMain(static_cast<int>(argv.size()), argv.data(), environment);
+    }
+    _exit(code);
+  }
+
+  Outcome Wait(pid_t child, const std::string& log) {
+    int status = 0;
+    waitpid(child, &status, 0);
+    Outcome outcome;
+    outcome.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    outcome.out = ReadSmallFile(PosixFileSystem(), Path(log + ".out"), 1 << 20, "test_bytes").value_or("");
+    outcome.err = ReadSmallFile(PosixFileSystem(), Path(log + ".err"), 1 << 20, "test_bytes").value_or("");
+    return outcome;
+  }
+
+  std::vector<Outcome> Run(
+      int world_size, const std::vector<std::string>& arguments, int peculiar = -1,
+      const std::function<bool()>& interrupted = [] { return false; }) {
+    std::vector<pid_t> children;
+    for (int rank = 0; rank < world_size; ++rank) {
+      children.push_back(rank == peculiar ? Start(rank, world_size, arguments, Log(rank), 1, interrupted)
+                                          : Start(rank, world_size, arguments, Log(rank)));
+    }
+    std::vector<Outcome> outcomes(world_size);
+    for (int rank = 0; rank < world_size; ++rank) {
+      if (rank != peculiar) {
+        outcomes[rank] = Wait(children[rank], Log(rank));
+      }
+    }
+    if (peculiar >= 0) {
+      kill(children[peculiar], SIGKILL);  // it may be stopped
+      outcomes[peculiar] = Wait(children[peculiar], Log(peculiar));
+    }
+    return outcomes;
+  }
+  static std::string Log(int rank) { return absl::StrCat("run/rank", rank); }
+
+  // Beside source, run and what was asked for: nothing.
+  std::vector<std::string> Others(const std::string& target) {
+    std::vector<std::string> names;
+    const std::vector<DirectoryEntry> entries = PosixFileSystem().List(Path("")).value();
+    for (const DirectoryEntry& entry : entries) {
+      if (entry.name != "source" && entry.name != "run" && entry.name != target) {
+        names.push_back(entry.name);
+      }
+    }
+    return names;
+  }
+
+  const TempDirectory directory_;
+};
+
+TEST_F(ConvertRanksTest, AnyNumberOfRanksWritesTheSameDirectory) {
+  for (const std::string to : {"native", "llama"}) {
+    const std::vector<std::string> flags = {"--to", to, "--max-shard-size", "50KB", "--dtype", "float32"};
+    std::vector<DirectoryContents> written;
+    for (const int world_size : {1, 2, 3}) {
+      std::vector<std::string> arguments = {Path("source"), Path("out")};
+      arguments.insert(arguments.end(), flags.begin(), flags.end());
+
+      const std::vector<Outcome> outcomes = Run(world_size, arguments);
+
+      for (int rank = 0; rank < world_size; ++rank) {
+        EXPECT_EQ(outcomes[rank].exit_code, 0) << outcomes[rank].err;
+        EXPECT_EQ(outcomes[rank].out.empty(), rank != 0);
+      }
+      written.push_back(ReadContents(PosixFileSystem(), Path("out")));
+      EXPECT_GT(written.back().size(), 3u);
+      EXPECT_TRUE(written.back() == written.front()) << to << " by " << world_size;
+      EXPECT_THAT(Others("out"), ::testing::IsEmpty());
+      ASSERT_OK(RemoveTree(PosixFileSystem(), Path("out")));
+    }
+  }
+}
+
+TEST_F(ConvertRanksTest, TheDeathOfARankFailsAllOthersAndPublishesNothing) {
+  for (int dying = 0; dying < 3; ++dying) {
+    const absl::Time start = absl::Now();
+
+    const std::vector<Outcome> outcomes = Run(3, {Path("source"), Path("out"), "--max-shard-size", "50KB"}, dying,
+                                              [] { return kill(getpid(), SIGKILL) == 0; });
+
+    EXPECT_LT(absl::Now() - start, absl::Seconds(60));
+    EXPECT_EQ(outcomes[dying].exit_code, -1);
+    for (int rank = 0; rank < 3; ++rank) {
+      if (rank != dying) {
+        EXPECT_GT(outcomes[rank].exit_code, 0);
+        EXPECT_THAT(outcomes[rank].err, HasSubstr(absl::StrCat("rank ", dying, " died")));
+      }
+    }
+    EXPECT_FALSE(Exists(PosixFileSystem(), Path("out")).value());
+  }
+  // What the dead left is in nobody's way, and is gone afterwards.
+  const std::vector<Outcome> outcomes = Run(2, {Path("source"), Path("out")});
+  EXPECT_EQ(outcomes[0].exit_code, 0) << outcomes[0].err;
+  EXPECT_THAT(Others("out"), ::testing::IsEmpty());
+}
+
+TEST_F(ConvertRanksTest, AStalledRankIsNamedInTime) {
+  const std::vector<Outcome> outcomes =
+      Run(2, {Path("source"), Path("out"), "--rank-timeout", "2s"}, 1, [] { return kill(getpid(), SIGSTOP) == 0; });
+
+  EXPECT_GT(outcomes[0].exit_code, 0);
+  EXPECT_THAT(outcomes[0].err, HasSubstr("rank 1 did not come"));
+  EXPECT_FALSE(Exists(PosixFileSystem(), Path("out")).value());
+}
+
+TEST_F(ConvertRanksTest, AnInterruptedRankStopsAll) {
+  const std::vector<Outcome> outcomes = Run(2, {Path("source"), Path("out")}, 1, [] { return true; });
+
+  EXPECT_GT(outcomes[0].exit_code, 0);
+  EXPECT_THAT(outcomes[0].err, HasSubstr("rank 1"));
+  EXPECT_FALSE(Exists(PosixFileSystem(), Path("out")).value());
+}
+
+TEST_F(ConvertRanksTest, ARankThatIsNeverStartedIsNamed) {
+  const pid_t child = Start(0, 2, {Path("source"), Path("out"), "--rank-timeout", "1s"}, "run/alone");
+
+  const Outcome outcome = Wait(child, "run/alone");
+
+  EXPECT_GT(outcome.exit_code, 0);
+  EXPECT_THAT(outcome.err, HasSubstr("rank 1 did not come"));
+  EXPECT_THAT(Others(""), ::testing::IsEmpty());
+}
+
+TEST_F(ConvertRanksTest, ABadSourceIsRefusedByAllRanks) {
+  directory_.Write("source/config.json", "{}");
+
+  for (const Outcome& outcome : Run(2, {Path("source"), Path("out"), "--from", "llama"})) {
+    EXPECT_GT(outcome.exit_code, 0);
+    EXPECT_THAT(outcome.err, HasSubstr("config.json"));
+  }
+  EXPECT_THAT(Others(""), ::testing::IsEmpty());
+}
+
+TEST_F(ConvertRanksTest, ADryRunIsRank0sAlone) {
+  const std::vector<Outcome> outcomes = Run(2, {Path("source"), Path("out"), "--dry-run"});
+
+  EXPECT_EQ(outcomes[0].exit_code, 0);
+  EXPECT_EQ(outcomes[1].exit_code, 0);
+  EXPECT_THAT(outcomes[0].out, Not(HasSubstr("error")));
+  EXPECT_EQ(outcomes[1].out, "");
+  EXPECT_THAT(Others(""), ::testing::IsEmpty());
+}
+
+TEST_F(ConvertRanksTest, OfTwoJobsWithOneTargetOneWinsWhole) {
+  const std::vector<std::string> arguments = {Path("source"), Path("out")};
+  std::vector<pid_t> children;
+  for (int job = 0; job < 2; ++job) {
+    for (int rank = 0; rank < 2; ++rank) {
+      children.push_back(Start(rank, 2, arguments, absl::StrCat("run/", job, "-", rank), 100 + job));
+    }
+  }
+  std::vector<int> codes;
+  std::string errors;
+  for (int i = 0; i < 4; ++i) {
+    const Outcome outcome = Wait(children[i], absl::StrCat("run/", i / 2, "-", i % 2));
+    codes.push_back(outcome.exit_code);
+    errors += outcome.err;
+  }
+
+  EXPECT_EQ((codes[0] == 0) + (codes[2] == 0), 1) << errors;
+  EXPECT_EQ(codes[0] == 0, codes[1] == 0) << errors;
+  EXPECT_EQ(codes[2] == 0, codes[3] == 0) << errors;
+  EXPECT_THAT(errors, AnyOf(HasSubstr("E_LOCKED"), HasSubstr("E_EXISTS")));
+  const DirectoryContents contents = ReadContents(PosixFileSystem(), Path("out"));
+  ASSERT_OK(RemoveTree(PosixFileSystem(), Path("out")));
+  EXPECT_EQ(Run(1, arguments)[0].exit_code, 0);
+  EXPECT_TRUE(contents == ReadContents(PosixFileSystem(), Path("out")));
+}
+
+}  // namespace
+}  // namespace waypoint

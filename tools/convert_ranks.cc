@@ -1,0 +1,54 @@
+#include "tools/convert_ranks.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "checkpoint/base/digest.h"
+#include "checkpoint/base/status_macros.h"
+#include "checkpoint/coordination/file_coordinator.h"
+#include "checkpoint/coordination/launch_environment.h"
+#include "tools/convert_target.h"
+
+namespace waypoint {
+namespace {
+
+constexpr absl::Duration kMaxJoinTimeout = absl::Minutes(5);
+
+// Processes that were told different things must not meet.
+std::string JobId(const ConvertRequest& request) {
+  const std::string identity = absl::StrCat(JobIdentityFromEnvironment(), request.source, "\n", request.target, "\n",
+                                            request.from, "\n", request.to, "\n", static_cast<int>(request.dtype), "\n",
+                                            request.max_shard_bytes, "\n", static_cast<int>(request.verify), "\n",
+                                            request.keep_optimizer, request.overwrite, request.carry_unknown);
+  return DigestHex(Xxh3(absl::MakeConstSpan(identity.data(), identity.size())));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Coordinator>> JoinRanks(FileSystem& fs, const ConvertRequest& request) {
+  WAYPOINT_ASSIGN_OR_RETURN(FileCoordinatorOptions options, FileCoordinatorOptionsFromEnvironment());
+  if (options.world_size == 1 || request.dry_run) {
+    return std::unique_ptr<Coordinator>();
+  }
+  // Before anything is made beside it.  Whether it may be replaced is for the ranks to find out together: another job
+  // may publish it just now.
+  WAYPOINT_RETURN_IF_ERROR(CheckTargetPath(fs, request.source, request.target, /*overwrite=*/true));
+  WAYPOINT_RETURN_IF_ERROR(MakeDirectories(fs, DirName(request.target)));
+  const std::string prefix = absl::StrCat(".", BaseName(request.target), ".ranks-");
+  options.directory = JoinPath(DirName(request.target), absl::StrCat(prefix, JobId(request)));
+  options.join_timeout = std::min(request.rank_timeout, kMaxJoinTimeout);
+  WAYPOINT_ASSIGN_OR_RETURN(std::unique_ptr<FileCoordinator> ranks, FileCoordinator::Create(fs, options));
+  if (options.rank == 0) {
+    RemoveAbandonedJobs(fs, options.directory, prefix);
+  }
+  return std::unique_ptr<Coordinator>(std::move(ranks));
+}
+
+bool IsIdleInDryRun(const ConvertRequest& request) {
+  const auto options = FileCoordinatorOptionsFromEnvironment();
+  return request.dry_run && options.ok() && options->rank != 0;
+}
+
+}  // namespace waypoint
