@@ -56,6 +56,7 @@ class Opener {
     source_options.reader.window_bytes = options_.window_bytes;
     source_options.reader.gap_bytes = options_.gap_bytes;
     source_options.verify = options_.verify_digests;
+    source_options.verify_whole = options_.verify_whole_records;
     WAYPOINT_ASSIGN_OR_RETURN(auto files, TorchSource::Create(fs, std::move(directory.files), source_options));
     WAYPOINT_ASSIGN_OR_RETURN(const ShardedTensors shards, ReadShards(files->manifest(), count));
     WAYPOINT_ASSIGN_OR_RETURN(const StoredKvHeads kv, FindKvHeads(shards.tensors, Params(), reference_.hints));
