@@ -9,6 +9,7 @@
 #include "absl/strings/str_split.h"
 #include "checkpoint/base/dtype.h"
 #include "checkpoint/base/error.h"
+#include "engine/mesh.h"
 #include "google/protobuf/util/message_differencer.h"
 
 namespace waypoint::engine {
@@ -104,7 +105,25 @@ void FillOptimizer(AdamWConfig& optimizer) {
   }
 }
 
-void FillDefaults(TrainConfig& config) {
+void FillMesh(MeshConfig& mesh) {
+  if (!mesh.has_tensor()) {
+    mesh.set_tensor(1);
+  }
+  if (!mesh.has_pipeline()) {
+    mesh.set_pipeline(1);
+  }
+  if (!mesh.has_zero()) {
+    mesh.set_zero(MeshConfig::NONE);
+  }
+  if (!mesh.has_micro_batches()) {
+    mesh.set_micro_batches(mesh.pipeline());
+  }
+  if (!mesh.has_timeout_seconds()) {
+    mesh.set_timeout_seconds(600);
+  }
+}
+
+void FillDefaults(TrainConfig& config, int world_size) {
   if (!config.has_dtype()) {
     config.set_dtype("float32");
   }
@@ -136,6 +155,10 @@ void FillDefaults(TrainConfig& config) {
   if (!config.checkpoint().has_async()) {
     config.mutable_checkpoint()->set_async(CheckpointSchedule::NONE);
   }
+  if (!config.checkpoint().has_format()) {
+    config.mutable_checkpoint()->set_format(world_size == 1 ? "native" : "distributed");
+  }
+  FillMesh(*config.mutable_mesh());
   if (config.has_export_()) {
     FillSchedule(*config.mutable_export_(), 0);
     if (!config.export_().has_dtype()) {
@@ -186,10 +209,28 @@ void CheckData(const Dataset& data, Problems& problems) {
                  data.sequence_length(), absl::StrCat("1 to ", kLargest));
 }
 
+void CheckMesh(const TrainConfig& config, int world_size, Problems& problems) {
+  const MeshConfig& mesh = config.mesh();
+  problems.Check(MeshConfig::Zero_IsValid(mesh.zero()) && mesh.zero() != MeshConfig::ZERO_UNSPECIFIED, "mesh.zero",
+                 static_cast<int>(mesh.zero()), "NONE, OPTIMIZER or WEIGHTS");
+  problems.Check(std::isfinite(mesh.timeout_seconds()) && mesh.timeout_seconds() > 0, "mesh.timeout_seconds",
+                 mesh.timeout_seconds(), "a positive number");
+  const auto shape = MakeMeshShape(world_size, mesh.pipeline(), mesh.tensor());
+  problems.Check(shape.ok(), "mesh", absl::StrCat("pipeline ", mesh.pipeline(), " and tensor ", mesh.tensor()),
+                 absl::StrCat("numbers whose product divides the ", world_size, " ranks of this job"));
+  problems.Check(mesh.micro_batches() >= 1, "mesh.micro_batches", mesh.micro_batches(), "1 or more");
+  if (shape.ok() && mesh.micro_batches() >= 1) {
+    const int64_t pieces = int64_t{shape->data} * mesh.micro_batches();
+    problems.Check(config.data().batch_size() % pieces == 0, "data.batch_size", config.data().batch_size(),
+                   absl::StrCat("a multiple of ", pieces, ": ", shape->data, " data ranks of ", mesh.micro_batches(),
+                                " micro-batches"));
+  }
+}
+
 }  // namespace
 
-absl::Status FillAndCheck(TrainConfig& config) {
-  FillDefaults(config);
+absl::Status FillAndCheck(TrainConfig& config, int world_size) {
+  FillDefaults(config, world_size);
 
   Problems problems;
   problems.Required(config.has_steps(), "steps");
@@ -206,6 +247,7 @@ absl::Status FillAndCheck(TrainConfig& config) {
                      CheckpointSchedule::Async_IsValid(config.checkpoint().async()),
                  "checkpoint.async", static_cast<int>(config.checkpoint().async()),
                  "NONE, COPY, LAZY or WRITE_PROTECT");
+  CheckMesh(config, world_size, problems);
   if (config.has_export_()) {
     CheckSchedule(config.export_(), "export", problems);
     problems.Required(!config.export_().format().empty(), "export.format");

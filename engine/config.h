@@ -48,9 +48,10 @@ class ConfigLayers {
   std::vector<Layer> layers_;
 };
 
-// Fills in the documented defaults (but for `threads`, which depends on the machine), then checks every value.  All
-// problems come in one E_REQUEST error.  The model is not looked at: models::ValidateConfig does that.
-absl::Status FillAndCheck(TrainConfig& config);
+// Fills in the documented defaults (but for `threads`, which depends on the machine) of a job of so many ranks, then
+// checks every value.  All problems come in one E_REQUEST error.  The model is not looked at: models::ValidateConfig
+// and CheckPart do that.
+absl::Status FillAndCheck(TrainConfig& config, int world_size = 1);
 
 std::string PrintConfig(const google::protobuf::Message& config);
 // The other direction; E_SCHEMA.  Unknown fields are errors.

@@ -134,16 +134,15 @@ int64_t TokenFile::WindowOf(int64_t sample) const {
   return Shuffled(sample % windows_, windows_, Mix(config_.seed()) + Mix(~pass));
 }
 
-absl::StatusOr<Batch> TokenFile::BatchAt(int64_t position) const {
-  const int64_t batch_size = config_.batch_size();
+absl::StatusOr<Batch> TokenFile::BatchAt(int64_t position, int64_t first_row, int64_t rows) const {
   const int64_t length = config_.sequence_length();
-  const int64_t first_sample = (position + length - 1) / length;
+  const int64_t first_sample = (position + length - 1) / length + first_row;
   Batch batch;
-  batch.inputs = at::empty({batch_size, length}, at::kLong);
-  batch.targets = at::empty({batch_size, length}, at::kLong);
+  batch.inputs = at::empty({rows, length}, at::kLong);
+  batch.targets = at::empty({rows, length}, at::kLong);
   int64_t* const inputs = batch.inputs.data_ptr<int64_t>();
   int64_t* const targets = batch.targets.data_ptr<int64_t>();
-  for (int64_t row = 0; row < batch_size; ++row) {
+  for (int64_t row = 0; row < rows; ++row) {
     const int64_t begin = WindowOf(first_sample + row) * length;
     for (int64_t i = 0; i <= length; ++i) {
       const int64_t token = TokenAt(begin + i);

@@ -39,7 +39,9 @@ class TokenFile {
 
   // The batch that follows `position` consumed tokens.  A position inside a window (the sequence length was changed)
   // counts as its end.  E_REQUEST naming the token and its place when an id is outside the vocabulary.
-  absl::StatusOr<Batch> BatchAt(int64_t position) const;
+  absl::StatusOr<Batch> BatchAt(int64_t position) const { return BatchAt(position, 0, config_.batch_size()); }
+  // Some rows of it: a data rank's.
+  absl::StatusOr<Batch> BatchAt(int64_t position, int64_t first_row, int64_t rows) const;
 
   int64_t tokens() const { return tokens_; }
   int64_t tokens_per_batch() const { return config_.batch_size() * config_.sequence_length(); }

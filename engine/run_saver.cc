@@ -5,6 +5,7 @@
 
 #include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/registry.h"
 #include "checkpoint/base/status_macros.h"
@@ -44,12 +45,16 @@ SnapshotMethod MethodOf(CheckpointSchedule::Async async) {
   }
 }
 
+// Beside what a save itself waits for.
+constexpr absl::Duration kAgreementTimeout = absl::Minutes(10);
+
 }  // namespace
 
 bool OnInterval(int64_t step, int64_t interval) { return interval > 0 && step % interval == 0; }
 
-RunSaver::RunSaver(FileSystem& fs, const Start& start)
+RunSaver::RunSaver(FileSystem& fs, const Start& start, Coordinator& coordinator)
     : fs_(fs),
+      coordinator_(coordinator),
       config_(start.config),
       resumed_(start.kind == StartKind::kResume ? start.path : ""),
       root_(fs, CheckpointDirectory(config_)) {
@@ -65,8 +70,56 @@ RunSaver::RunSaver(FileSystem& fs, const Start& start)
   carried_.set_producer("waypoint train");
 }
 
+absl::Status RunSaver::CheckRanks(absl::string_view field, const CheckpointFormat& format) const {
+  if (coordinator_.world_size() == 1 || format.written_by_many_ranks()) {
+    return absl::OkStatus();
+  }
+  return MakeError(ErrorKind::kUnsupported,
+                   absl::StrCat(field, ": format \"", format.name(), "\" is written by one rank, this job has ",
+                                coordinator_.world_size(),
+                                "; save as \"distributed\" and convert the checkpoints with //tools:convert"));
+}
+
+void RunSaver::SetRanks(SaveOptions& options) const {
+  if (coordinator_.world_size() > 1) {
+    options.coordinator = &coordinator_;
+  }
+}
+
+absl::Status RunSaver::HoldNewest() {
+  WAYPOINT_RETURN_IF_ERROR(root_.Hold());
+  WAYPOINT_ASSIGN_OR_RETURN(const absl::optional<CheckpointRef> latest, root_.Latest());
+  if ((latest.has_value() ? latest->path : "") == resumed_) {
+    return absl::OkStatus();
+  }
+  return MakeError(
+      ErrorKind::kLocked,
+      absl::StrCat("another job saved meanwhile: this one starts from ",
+                   resumed_.empty() ? "no checkpoint of the run" : absl::StrCat("\"", resumed_, "\""), ", the newest ",
+                   latest.has_value() ? absl::StrCat("is \"", latest->path, "\"") : "is gone", "; start again"));
+}
+
+absl::Status RunSaver::Hold() {
+  const absl::Status held = coordinator_.rank() == 0 ? HoldNewest() : absl::OkStatus();
+  const absl::Status status = coordinator_.Agree("lock of the run", held, kAgreementTimeout);
+  if (!status.ok()) {
+    root_.Release();
+  }
+  return status;
+}
+
 absl::StatusOr<std::vector<std::string>> RunSaver::Prepare(const TrainState& state) {
   std::vector<std::string> notes;
+  Registry<CheckpointFormat>& formats = Registry<CheckpointFormat>::Global();
+  const CheckpointFormat* const format = formats.Find(config_.checkpoint().format());
+  if (format == nullptr || !format->supports_optimizer_state()) {
+    return MakeError(
+        ErrorKind::kRequest,
+        absl::StrCat(
+            "checkpoint.format: ", format == nullptr ? "there is no format \"" : "no optimizer state in format \"",
+            config_.checkpoint().format(), "\" (linked: ", absl::StrJoin(formats.Names(), ", "), ")"));
+  }
+  WAYPOINT_RETURN_IF_ERROR(CheckRanks("checkpoint.format", *format));
   if (config_.checkpoint().async() == CheckpointSchedule::NONE) {
     return notes;
   }
@@ -93,6 +146,23 @@ CheckpointMetadata RunSaver::Metadata(const TrainState& state) const {
   return metadata;
 }
 
+absl::StatusOr<CheckpointMetadata> RunSaver::CheckpointMetadataOf(const TrainState& state) {
+  CheckpointMetadata metadata = Metadata(state);
+  TrainingState generators;
+  *generators.mutable_rng_states() = metadata.training().rng_states();
+  WAYPOINT_ASSIGN_OR_RETURN(
+      const std::vector<std::string> all,
+      coordinator_.AllGather("random generators", generators.SerializeAsString(), kAgreementTimeout));
+  for (size_t rank = 1; rank < all.size() && coordinator_.rank() == 0; ++rank) {
+    TrainingState other;
+    if (!other.ParseFromString(all[rank])) {
+      return MakeError(ErrorKind::kRank, absl::StrCat("rank ", rank, " sent no TrainingState message"));
+    }
+    metadata.mutable_training()->mutable_rng_states()->insert(other.rng_states().begin(), other.rng_states().end());
+  }
+  return metadata;
+}
+
 bool RunSaver::CheckpointDue(int64_t step) const { return OnInterval(step, config_.checkpoint().interval()); }
 
 bool RunSaver::ExportDue(int64_t step) const {
@@ -108,13 +178,18 @@ absl::Status RunSaver::CheckExport(const TrainState& state) const {
   if (format == nullptr) {
     return MakeError(ErrorKind::kRequest, absl::StrCat("export.format: no format \"", name, "\" is linked"));
   }
+  WAYPOINT_RETURN_IF_ERROR(CheckRanks("export.format", *format));
   WAYPOINT_ASSIGN_OR_RETURN(const std::unique_ptr<TensorSource> source, NewLiveSource(state.Weights()));
-  return Annotate(format->Create(fs_, "", Metadata(state), *source, assets_, ExportOptions(config_.export_())).status(),
+  SaveOptions options = ExportOptions(config_.export_());
+  SetRanks(options);
+  return Annotate(format->Create(fs_, "", Metadata(state), *source, assets_, options).status(),
                   absl::StrCat("export as \"", name, "\""));
 }
 
 CheckpointerOptions RunSaver::Options() const {
   CheckpointerOptions options;
+  options.format = config_.checkpoint().format();
+  SetRanks(options.save);
   options.retention = RetentionOf(config_.checkpoint());
   return options;
 }
@@ -129,24 +204,6 @@ absl::Status RunSaver::Published(AsyncSaveReport report) {
   }
   saved_.push_back(std::move(report));
   return absl::OkStatus();
-}
-
-absl::Status RunSaver::Hold() {
-  WAYPOINT_RETURN_IF_ERROR(root_.Hold());
-  const auto latest = root_.Latest();
-  absl::Status status = latest.status();
-  if (latest.ok() && (latest->has_value() ? (*latest)->path : "") != resumed_) {
-    status = MakeError(
-        ErrorKind::kLocked,
-        absl::StrCat("another job saved meanwhile: this one starts from ",
-                     resumed_.empty() ? "no checkpoint of the run" : absl::StrCat("\"", resumed_, "\""),
-                     ", the newest ", latest->has_value() ? absl::StrCat("is \"", (*latest)->path, "\"") : "is gone",
-                     "; start again"));
-  }
-  if (!status.ok()) {
-    root_.Release();
-  }
-  return status;
 }
 
 absl::Status RunSaver::SaveCheckpoint(const TrainState& state, bool last) {
@@ -165,7 +222,8 @@ absl::Status RunSaver::BeginSave(const TrainState& state) {
   if (async_ == nullptr) {
     WAYPOINT_ASSIGN_OR_RETURN(const std::unique_ptr<TensorSource> source, NewLiveSource(state.Tensors()));
     AsyncSaveReport report;
-    const auto saved = root_.Save(Options(), Metadata(state), *source, assets_);
+    WAYPOINT_ASSIGN_OR_RETURN(const CheckpointMetadata metadata, CheckpointMetadataOf(state));
+    const auto saved = root_.Save(Options(), metadata, *source, assets_);
     if (!saved.ok()) {
       return Annotate(saved.status(), context);
     }
@@ -173,7 +231,8 @@ absl::Status RunSaver::BeginSave(const TrainState& state) {
     return Published(std::move(report));
   }
   WAYPOINT_ASSIGN_OR_RETURN(const MemoryState memory, LiveMemory(state.Tensors()));
-  return Annotate(async_->Save(memory, SaveInto(root_, Options(), Metadata(state), assets_)).status(), context);
+  WAYPOINT_ASSIGN_OR_RETURN(CheckpointMetadata metadata, CheckpointMetadataOf(state));
+  return Annotate(async_->Save(memory, SaveInto(root_, Options(), std::move(metadata), assets_)).status(), context);
 }
 
 absl::Status RunSaver::Fence() { return async_ == nullptr ? absl::OkStatus() : async_->Fence(); }
@@ -205,6 +264,7 @@ absl::StatusOr<SaveReport> RunSaver::Export(const TrainState& state) {
   CheckpointerOptions options;
   options.format = config_.export_().format();
   options.save = ExportOptions(config_.export_());
+  SetRanks(options.save);
   options.retention = RetentionOf(config_.export_());
   CheckpointRoot root(fs_, ExportDirectory(config_));
   absl::StatusOr<SaveReport> report = root.Save(options, Metadata(state), *source, assets_);
@@ -215,13 +275,20 @@ absl::StatusOr<SaveReport> RunSaver::Export(const TrainState& state) {
 }
 
 absl::StatusOr<bool> RunSaver::HasExport(int64_t step) {
-  const std::string directory = ExportDirectory(config_);
-  WAYPOINT_ASSIGN_OR_RETURN(const bool started, Exists(fs_, directory));
-  if (!started) {
-    return false;
-  }
-  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<CheckpointRef> exports, CheckpointRoot(fs_, directory).List());
-  return std::any_of(exports.begin(), exports.end(), [step](const CheckpointRef& ref) { return ref.step == step; });
+  // Rank 0 looks, so that all do the same next.
+  const auto look = [&]() -> absl::StatusOr<std::string> {
+    if (coordinator_.rank() != 0) {
+      return std::string();
+    }
+    WAYPOINT_ASSIGN_OR_RETURN(const std::vector<CheckpointRef> exports,
+                              CheckpointRoot(fs_, ExportDirectory(config_)).List());
+    const bool there =
+        std::any_of(exports.begin(), exports.end(), [step](const CheckpointRef& ref) { return ref.step == step; });
+    return std::string(there ? "there" : "");
+  };
+  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> answers,
+                            coordinator_.AllGatherIfOk("export of the step", look(), kAgreementTimeout));
+  return !answers[0].empty();
 }
 
 }  // namespace waypoint::engine

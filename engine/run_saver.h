@@ -3,7 +3,7 @@
 
 // When and where a run saves and exports.
 //
-//   <output>/checkpoint/step-00000010/         native, weights and optimizer: what a resume reads
+//   <output>/checkpoint/step-00000010/         weights and optimizer: what a resume reads
 //   <output>/export/<format>/step-00000010/    weights in another program's format
 //
 // A checkpoint is due every checkpoint.interval steps and at the last step of every process: the end or a signal.  An
@@ -12,6 +12,9 @@
 //
 // With checkpoint.async, SaveCheckpoint only begins: the trainer calls Fence just before it changes the weights, and
 // Finish before it counts on the checkpoint.  A failure comes from whichever of these is called next.
+//
+// Many ranks make the same calls, each with its own state.  The coordinator is used by the background save too: between
+// SaveCheckpoint, whatever it returned, and Finish nobody else may.
 // One thread.
 
 #include <cstdint>
@@ -34,10 +37,12 @@ namespace waypoint::engine {
 class RunSaver {
  public:
   // What travels with the weights (external config files, tokenizer) is taken from start.checkpoint.
-  RunSaver(FileSystem& fs, const Start& start);
+  // `coordinator`, of the ranks that save together, is borrowed.
+  RunSaver(FileSystem& fs, const Start& start, Coordinator& coordinator);
 
   // Gets the memory that asynchronous saves need; moves the state's tensors where that is what the method wants.
-  // Returns what a user should know.
+  // Returns what a user should know.  E_REQUEST for a checkpoint.format that there is not or that keeps no optimizer
+  // state, E_UNSUPPORTED for one that these ranks cannot write together.
   absl::StatusOr<std::vector<std::string>> Prepare(const TrainState& state);
 
   // Keeps other jobs from saving here, until Release.  E_LOCKED with the owner, or when another job has saved since the
@@ -69,12 +74,20 @@ class RunSaver {
 
  private:
   CheckpointMetadata Metadata(const TrainState& state) const;
+  // With the random generators of all ranks, on rank 0.
+  absl::StatusOr<CheckpointMetadata> CheckpointMetadataOf(const TrainState& state);
   CheckpointerOptions Options() const;
+  // What every save of this job has in common.
+  void SetRanks(SaveOptions& options) const;
+  absl::Status CheckRanks(absl::string_view field, const CheckpointFormat& format) const;
   // What must follow every checkpoint that was published.
   absl::Status Published(AsyncSaveReport report);
   absl::Status BeginSave(const TrainState& state);
+  // Rank 0's part of Hold.
+  absl::Status HoldNewest();
 
   FileSystem& fs_;
+  Coordinator& coordinator_;
   const TrainConfig config_;
   const std::string resumed_;   // the run's checkpoint that the job began with; empty: none
   CheckpointMetadata carried_;  // external_format, external_configs

@@ -4,6 +4,7 @@
 #include <thread>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "checkpoint/base/error.h"
@@ -11,6 +12,7 @@
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/checkpointer/checkpointer.h"
 #include "models/decoder/parameters.h"
+#include "models/decoder/sharding.h"
 
 namespace waypoint::engine {
 namespace {
@@ -32,34 +34,56 @@ absl::StatusOr<TrainConfig> TrainerConfigOf(const CheckpointMetadata& metadata) 
   return ParsePrintedConfig(metadata.training().trainer_config(), "its trainer config");
 }
 
-absl::Status Finish(const ConfigLayers& layers, const TrainConfig& base, Start& start) {
+// For rank 0 to list a directory and the others to hear of it.
+constexpr absl::Duration kLatestTimeout = absl::Minutes(5);
+
+constexpr char kCpuGenerator[] = "torch_cpu";
+
+absl::Status Finish(const ConfigLayers& layers, const TrainConfig& base, const JobRanks& ranks, Start& start) {
   start.config = layers.Merged(base);
-  WAYPOINT_RETURN_IF_ERROR(FillAndCheck(start.config));
+  WAYPOINT_RETURN_IF_ERROR(FillAndCheck(start.config, ranks.world_size()));
   if (!start.config.has_model()) {
     return MakeError(ErrorKind::kRequest,
                      "config names no model: set `model`, or `pretrained` with load_config MODEL or FULL");
   }
   if (start.config.threads() == 0) {
-    start.config.set_threads(std::max(1, static_cast<int>(std::thread::hardware_concurrency())));
+    start.config.set_threads(
+        std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / std::max(1, ranks.on_this_host)));
   }
   Registry<CheckpointFormat>& formats = Registry<CheckpointFormat>::Global();
   if (start.config.has_export_() && formats.Find(start.config.export_().format()) == nullptr) {
     return MakeError(ErrorKind::kRequest, absl::StrCat("export.format: no format \"", start.config.export_().format(),
                                                        "\" (linked: ", absl::StrJoin(formats.Names(), ", "), ")"));
   }
-  return models::ValidateConfig(start.config.model());
+  WAYPOINT_RETURN_IF_ERROR(models::ValidateConfig(start.config.model()));
+  const MeshConfig& mesh = start.config.mesh();
+  return models::CheckPart(start.config.model(), {0, mesh.tensor(), 0, mesh.pipeline()});
 }
 
-absl::Status Resume(FileSystem& fs, const ConfigLayers& layers, const CheckpointRef& latest, bool full, Start& start) {
+// What of a run does not continue on another number of ranks as it would have on the same.
+void NoteRanks(const TrainingState& training, int world_size, Start& start) {
+  const int saved = SavedGenerators(training);
+  if (saved == world_size) {
+    return;
+  }
+  start.notes.push_back(absl::StrCat(
+      "saved by ", saved, saved == 1 ? " rank" : " ranks", ", continued by ", world_size,
+      ": weights, optimizer state, schedule and data position continue exactly; the random generators start anew "
+      "from the seed and the step, and sums over ranks round differently"));
+}
+
+absl::Status Resume(FileSystem& fs, const ConfigLayers& layers, const std::string& path, bool full,
+                    const JobRanks& ranks, Start& start) {
   start.kind = StartKind::kResume;
-  start.path = latest.path;
-  WAYPOINT_ASSIGN_OR_RETURN(CheckpointFormat * format, FindFormat(fs, latest.path, "native"));
-  WAYPOINT_ASSIGN_OR_RETURN(start.checkpoint, format->Open(fs, latest.path, {}));
+  start.path = path;
+  WAYPOINT_ASSIGN_OR_RETURN(CheckpointFormat * format, DetectFormat(fs, path));
+  WAYPOINT_ASSIGN_OR_RETURN(start.checkpoint, format->Open(fs, path, {}));
   const CheckpointMetadata& metadata = start.checkpoint->metadata;
-  if (metadata.training().step() != latest.step) {
+  const absl::optional<CheckpointRef> named = CheckpointRefOf(path);
+  if (named.has_value() && metadata.training().step() != named->step) {
     // Chosen by its name, continued by what is in it: somebody renamed or copied it.
     return MakeError(ErrorKind::kAmbiguous,
-                     absl::StrCat("its name says step ", latest.step, ", its manifest step ",
+                     absl::StrCat("its name says step ", named->step, ", its manifest step ",
                                   metadata.training().step(), "; give it the name of its step, or move it away"));
   }
   WAYPOINT_ASSIGN_OR_RETURN(const models::DecoderConfig model, ModelOf(metadata));
@@ -70,7 +94,8 @@ absl::Status Resume(FileSystem& fs, const ConfigLayers& layers, const Checkpoint
     base = stored;
   }
   *base.mutable_model() = model;
-  WAYPOINT_RETURN_IF_ERROR(Finish(layers, base, start));
+  WAYPOINT_RETURN_IF_ERROR(Finish(layers, base, ranks, start));
+  NoteRanks(metadata.training(), ranks.world_size(), start);
 
   std::vector<std::string> differences = models::CompareArchitecture(model, start.config.model());
   if (stored.dtype() != start.config.dtype()) {
@@ -89,7 +114,8 @@ absl::Status Resume(FileSystem& fs, const ConfigLayers& layers, const Checkpoint
   return absl::OkStatus();
 }
 
-absl::Status StartPretrained(FileSystem& fs, const ConfigLayers& layers, Pretrained options, Start& start) {
+absl::Status StartPretrained(FileSystem& fs, const ConfigLayers& layers, Pretrained options, const JobRanks& ranks,
+                             Start& start) {
   start.kind = StartKind::kPretrained;
   start.path = options.path();
   if (!options.has_load_config()) {
@@ -117,11 +143,28 @@ absl::Status StartPretrained(FileSystem& fs, const ConfigLayers& layers, Pretrai
   if (options.load_config() != Pretrained::NONE) {
     *base.mutable_model() = model;
   }
-  WAYPOINT_RETURN_IF_ERROR(Finish(layers, base, start));
+  WAYPOINT_RETURN_IF_ERROR(Finish(layers, base, ranks, start));
   for (const std::string& difference : models::CompareArchitecture(model, start.config.model())) {
     start.notes.push_back(absl::StrCat("model differs from pretrained (pretrained != config): ", difference));
   }
   return absl::OkStatus();
+}
+
+// Rank 0's newest checkpoint; empty when there is none.
+absl::StatusOr<std::string> LatestOf(FileSystem& fs, const std::string& directory, const JobRanks& ranks) {
+  LocalCoordinator alone;
+  Coordinator& coordinator = ranks.coordinator == nullptr ? alone : *ranks.coordinator;
+  const auto find = [&]() -> absl::StatusOr<std::string> {
+    if (coordinator.rank() != 0) {
+      return std::string();
+    }
+    CheckpointRoot root(fs, directory);
+    WAYPOINT_ASSIGN_OR_RETURN(const absl::optional<CheckpointRef> latest, root.Latest());
+    return latest.has_value() ? latest->path : std::string();
+  };
+  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> paths,
+                            coordinator.AllGatherIfOk("newest checkpoint", find(), kLatestTimeout));
+  return paths[0];
 }
 
 }  // namespace
@@ -144,29 +187,37 @@ std::string ExportDirectory(const TrainConfig& config) {
   return JoinPath(JoinPath(config.output(), "export"), config.export_().format());
 }
 
-absl::StatusOr<Start> ResolveStart(FileSystem& fs, const ConfigLayers& layers) {
+std::string GeneratorKey(int rank, int world_size) {
+  return world_size == 1 ? kCpuGenerator : absl::StrCat(kCpuGenerator, "/", rank);
+}
+
+int SavedGenerators(const TrainingState& training) {
+  int saved = 0;
+  for (const auto& entry : training.rng_states()) {
+    saved += entry.first == kCpuGenerator || absl::StartsWith(entry.first, absl::StrCat(kCpuGenerator, "/")) ? 1 : 0;
+  }
+  return saved;
+}
+
+absl::StatusOr<Start> ResolveStart(FileSystem& fs, const ConfigLayers& layers, const JobRanks& ranks) {
   // What the user says, whatever a checkpoint may add.
   const TrainConfig own = layers.Merged({});
   Start start;
   if (!own.output().empty()) {
-    WAYPOINT_ASSIGN_OR_RETURN(const bool started, Exists(fs, CheckpointDirectory(own)));
-    if (started) {
-      CheckpointRoot root(fs, CheckpointDirectory(own));
-      WAYPOINT_ASSIGN_OR_RETURN(const absl::optional<CheckpointRef> latest, root.Latest());
-      if (latest.has_value()) {
-        const bool full = own.pretrained().load_config() == Pretrained::FULL;
-        WAYPOINT_RETURN_IF_ERROR(
-            Annotate(Resume(fs, layers, *latest, full, start), absl::StrCat("resume from \"", latest->path, "\"")));
-        return start;
-      }
+    WAYPOINT_ASSIGN_OR_RETURN(const std::string latest, LatestOf(fs, CheckpointDirectory(own), ranks));
+    if (!latest.empty()) {
+      const bool full = own.pretrained().load_config() == Pretrained::FULL;
+      WAYPOINT_RETURN_IF_ERROR(
+          Annotate(Resume(fs, layers, latest, full, ranks, start), absl::StrCat("resume from \"", latest, "\"")));
+      return start;
     }
   }
   if (!own.pretrained().path().empty()) {
-    WAYPOINT_RETURN_IF_ERROR(Annotate(StartPretrained(fs, layers, own.pretrained(), start),
+    WAYPOINT_RETURN_IF_ERROR(Annotate(StartPretrained(fs, layers, own.pretrained(), ranks, start),
                                       absl::StrCat("start from \"", own.pretrained().path(), "\"")));
     return start;
   }
-  WAYPOINT_RETURN_IF_ERROR(Finish(layers, {}, start));
+  WAYPOINT_RETURN_IF_ERROR(Finish(layers, {}, ranks, start));
   return start;
 }
 

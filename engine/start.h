@@ -3,9 +3,10 @@
 
 // Where a run begins, and the config that it runs with.
 //
-//   WAYPOINT_ASSIGN_OR_RETURN(Start start, ResolveStart(fs, layers));
+//   WAYPOINT_ASSIGN_OR_RETURN(Start start, ResolveStart(fs, layers, {}));
 //
-// 1. The newest sealed checkpoint below <output>/checkpoint: the run continues.  Its model is the base of `model`; a
+// 1. The newest sealed checkpoint below <output>/checkpoint, of any format: the run continues.  Its model is the base
+// of `model`; a
 //    config that asks for another architecture or dtype is refused (E_CONFIG, naming the fields), any other difference
 //    is a note.  `pretrained` is not looked at, so that it may be gone by then.  A checkpoint that lies under the name
 //    of another step is refused (E_AMBIGUOUS).
@@ -21,6 +22,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/optional.h"
+#include "checkpoint/coordination/coordinator.h"
 #include "checkpoint/format/checkpoint_format.h"
 #include "checkpoint/storage/file_system.h"
 #include "engine/config.h"
@@ -44,7 +46,23 @@ struct Start {
   std::vector<std::string> notes;
 };
 
-absl::StatusOr<Start> ResolveStart(FileSystem& fs, const ConfigLayers& layers);
+// The job that this process is a rank of.
+struct JobRanks {
+  // Null: a job of one process.  All ranks resolve together, so that all see the checkpoint that rank 0 sees.
+  Coordinator* coordinator = nullptr;
+  // How many of them share this machine's cores.
+  int on_this_host = 1;
+
+  int world_size() const { return coordinator == nullptr ? 1 : coordinator->world_size(); }
+};
+
+absl::StatusOr<Start> ResolveStart(FileSystem& fs, const ConfigLayers& layers, const JobRanks& ranks = {});
+
+// Random generators in a checkpoint's training state: one rank's is "torch_cpu", that of one of many "torch_cpu/3".  In
+// checkpoints, never rename.
+std::string GeneratorKey(int rank, int world_size);
+// How many ranks saved theirs.
+int SavedGenerators(const TrainingState& training);
 
 // The directories of a run.
 std::string CheckpointDirectory(const TrainConfig& config);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <stdexcept>
 #include <utility>
 
 #include "ATen/CPUGeneratorImpl.h"
@@ -13,13 +14,13 @@
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/checkpointer/checkpointer.h"
 #include "engine/catch_torch.h"
+#include "xxhash.h"
 
 namespace waypoint::engine {
 namespace {
 
-// Keys in TrainingState: in checkpoints, never rename.
+// Key in TrainingState: in checkpoints, never rename.
 constexpr char kOptimizerStep[] = "step";
-constexpr char kCpuGenerator[] = "torch_cpu";
 
 constexpr char kMasterSuffix[] = "/master";
 
@@ -55,11 +56,25 @@ absl::Status Fill(OpenedCheckpoint& checkpoint, const LiveState& state, bool cas
   return Restore(checkpoint, *sink, options).status();
 }
 
-void Append(const NamedTensors& tensors, LiveState& state) {
-  for (const auto& [name, tensor] : tensors) {
-    state.push_back({name, tensor.detach()});
+// "a.b" of "a.b/exp_avg".
+std::string ParameterOf(const std::string& state_name) { return state_name.substr(0, state_name.rfind('/')); }
+
+class GroupRanks : public models::TensorRanks {
+ public:
+  explicit GroupRanks(ProcessGroups& groups) : groups_(groups) {}
+  void Sum(const at::Tensor& tensor) override { Throw(groups_.AllReduceSum(MeshAxis::kTensor, tensor)); }
+  void Max(const at::Tensor& tensor) override { Throw(groups_.AllReduceMax(MeshAxis::kTensor, tensor)); }
+
+ private:
+  // Through libtorch; whoever catches it finds the status in ProcessGroups::failure.
+  static void Throw(const absl::Status& status) {
+    if (!status.ok()) {
+      throw std::runtime_error(std::string(status.message()));
+    }
   }
-}
+
+  ProcessGroups& groups_;
+};
 
 // The optimizer counts its updates itself; a checkpoint without the count cannot continue it.
 absl::StatusOr<int64_t> OptimizerStep(const CheckpointMetadata& metadata) {
@@ -75,27 +90,48 @@ absl::StatusOr<int64_t> OptimizerStep(const CheckpointMetadata& metadata) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<TrainState>> TrainState::Create(const TrainConfig& config) {
-  auto state = absl::WrapUnique(new TrainState);
+absl::StatusOr<std::unique_ptr<TrainState>> TrainState::Create(const TrainConfig& config, ProcessGroups& groups) {
+  auto state = absl::WrapUnique(new TrainState(groups));
   state->printed_config_ = PrintConfig(config);
+  state->seed_ = config.seed();
+  models::DecoderPart part;
+  part.tensor_index = groups.here().tensor;
+  part.tensor_size = groups.shape().tensor;
+  part.stage = groups.here().pipeline;
+  part.stages = groups.shape().pipeline;
+  if (part.tensor_size > 1) {
+    state->tensor_ranks_ = absl::make_unique<GroupRanks>(groups);
+  }
   at::ScalarType dtype = config.dtype() == "bfloat16" ? at::kBFloat16 : at::kFloat;
-  WAYPOINT_ASSIGN_OR_RETURN(state->model_, models::DecoderModule::Create(config.model(), dtype));
+  WAYPOINT_ASSIGN_OR_RETURN(state->model_,
+                            models::DecoderModule::Create(config.model(), dtype, part, state->tensor_ranks_.get()));
   state->model_->Initialize(config.seed());
-  WAYPOINT_ASSIGN_OR_RETURN(state->optimizer_,
-                            AdamW::Create(state->model_->parameters(), OptionsOf(config.optimizer())));
-  at::manual_seed(config.seed());
+  state->shards_ = absl::make_unique<ParameterShards>(*state->model_, groups, config.mesh().zero());
+  WAYPOINT_ASSIGN_OR_RETURN(state->optimizer_, AdamW::Create(state->shards_->updated(), OptionsOf(config.optimizer())));
+  state->SeedGenerator();
   return state;
 }
 
-LiveState TrainState::Weights() const {
-  LiveState state;
-  Append(model_->parameters(), state);
-  return state;
+// Rank 0 of a new run as a job of one: with the seed itself.
+void TrainState::SeedGenerator() {
+  const std::string name = absl::StrCat("step ", step, " rank ", groups_.rank());
+  const bool first = step == 0 && groups_.rank() == 0;
+  at::manual_seed(first ? seed_ : XXH3_64bits_withSeed(name.data(), name.size(), seed_));
+}
+
+LiveState TrainState::Weights() const { return shards_->Weights(); }
+
+void TrainState::AppendOptimizerState(bool masters, LiveState& state) const {
+  for (const auto& [name, tensor] : optimizer_->State()) {
+    if (masters || !absl::EndsWith(name, kMasterSuffix)) {
+      shards_->AppendLike(ParameterOf(name), name, tensor, state);
+    }
+  }
 }
 
 LiveState TrainState::Tensors() const {
   LiveState state = Weights();
-  Append(optimizer_->State(), state);
+  AppendOptimizerState(/*masters=*/true, state);
   return state;
 }
 
@@ -106,7 +142,7 @@ TrainingState TrainState::Describe() const {
   training.set_last_loss(last_loss);
   training.set_trainer_config(printed_config_);
   (*training.mutable_optimizer_scalars())[kOptimizerStep] = static_cast<double>(optimizer_->step());
-  (*training.mutable_rng_states())[kCpuGenerator] = GeneratorState();
+  (*training.mutable_rng_states())[GeneratorKey(groups_.rank(), groups_.shape().world_size())] = GeneratorState();
   return training;
 }
 
@@ -118,28 +154,39 @@ NamedTensors TrainState::UpdatedWeights() const {
     }
   }
   NamedTensors weights;
-  for (const auto& [name, parameter] : model_->parameters()) {
+  for (const auto& [name, parameter] : shards_->updated()) {
     const auto master = masters.find(name);
     weights.emplace_back(name, master == masters.end() ? parameter : master->second);
   }
   return weights;
 }
 
+// A rank's own generator, where as many ranks saved theirs.
+absl::Status TrainState::RestoreGenerator(const TrainingState& training) {
+  const int world_size = groups_.shape().world_size();
+  const std::string key = GeneratorKey(groups_.rank(), world_size);
+  const auto generator = training.rng_states().find(key);
+  const int saved = SavedGenerators(training);
+  if (saved != world_size && saved > 0) {
+    SeedGenerator();
+    return absl::OkStatus();
+  }
+  if (generator == training.rng_states().end()) {
+    return MakeError(ErrorKind::kSchema,
+                     absl::StrCat("the checkpoint's training state has no random generator \"", key, "\""));
+  }
+  return SetGeneratorState(generator->second);
+}
+
 absl::Status TrainState::RestoreRun(OpenedCheckpoint& checkpoint) {
   WAYPOINT_RETURN_IF_ERROR(Fill(checkpoint, Tensors(), /*cast=*/false));
   const TrainingState& training = checkpoint.metadata.training();
   WAYPOINT_ASSIGN_OR_RETURN(const int64_t optimizer_step, OptimizerStep(checkpoint.metadata));
-  const auto generator = training.rng_states().find(kCpuGenerator);
-  if (generator == training.rng_states().end()) {
-    return MakeError(ErrorKind::kSchema,
-                     absl::StrCat("the checkpoint's training state has no random generator \"", kCpuGenerator, "\""));
-  }
-  WAYPOINT_RETURN_IF_ERROR(SetGeneratorState(generator->second));
   optimizer_->set_step(optimizer_step);
   step = training.step();
   data_position = training.data_position();
   last_loss = training.last_loss();
-  return absl::OkStatus();
+  return RestoreGenerator(training);
 }
 
 absl::Status TrainState::RestorePretrained(OpenedCheckpoint& checkpoint, const Pretrained& options) {
@@ -151,20 +198,16 @@ absl::Status TrainState::RestorePretrained(OpenedCheckpoint& checkpoint, const P
   for (const auto& [name, tensor] : UpdatedWeights()) {
     const std::string master = absl::StrCat(name, kMasterSuffix);
     const bool take_master = options.optimizer_state() && checkpoint.tensors->manifest().Find(master) >= 0;
-    state.push_back({take_master ? master : name, tensor.detach()});
+    shards_->AppendLike(name, take_master ? master : name, tensor, state);
   }
   if (options.optimizer_state()) {
-    for (const auto& [name, tensor] : optimizer_->State()) {
-      if (!absl::EndsWith(name, kMasterSuffix)) {
-        state.push_back({name, tensor});
-      }
-    }
+    AppendOptimizerState(/*masters=*/false, state);
     WAYPOINT_ASSIGN_OR_RETURN(const int64_t optimizer_step, OptimizerStep(checkpoint.metadata));
     optimizer_->set_step(optimizer_step);
   }
   WAYPOINT_RETURN_IF_ERROR(Fill(checkpoint, state, /*cast=*/true));
   optimizer_->ResetParameters();
-  return absl::OkStatus();
+  return shards_->EndStep();
 }
 
 absl::Status TrainState::Restore(Start& start) {

@@ -11,12 +11,15 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "checkpoint/format/metadata.pb.h"
 #include "checkpoint/torch/tensor_bridge.h"
+#include "engine/collectives.h"
 #include "engine/config.h"
+#include "engine/parameter_shards.h"
 #include "engine/start.h"
 #include "models/decoder/decoder_module.h"
 #include "optimizer/adamw.h"
@@ -25,16 +28,17 @@ namespace waypoint::engine {
 
 class TrainState {
  public:
-  // Seeds libtorch's CPU generator.  `config` as ResolveStart left it.  Errors: those of DecoderModule::Create.
-  static absl::StatusOr<std::unique_ptr<TrainState>> Create(const TrainConfig& config);
+  // This rank's part of it.  Seeds libtorch's CPU generator.  `config` as ResolveStart left it; `groups` connect the
+  // ranks of its mesh and outlive the state.  Errors: those of DecoderModule::Create.
+  static absl::StatusOr<std::unique_ptr<TrainState>> Create(const TrainConfig& config, ProcessGroups& groups);
 
-  // Fills the state from start.checkpoint: everything, bit for bit, for kResume; what `pretrained` asks for, cast to
-  // the run's dtype, for kPretrained; nothing for kRandom.
-  // Errors: those of Restore; E_SCHEMA for a random generator's state that is none.
+  // Fills the state from start.checkpoint, each rank reading its own boxes: everything, bit for bit, for kResume; what
+  // `pretrained` asks for, cast to the run's dtype, for kPretrained; nothing for kRandom.
+  // Errors: those of Restore and ProcessGroups; E_SCHEMA for a random generator's state that is none.
   absl::Status Restore(Start& start);
 
-  // Parameters by name, and the optimizer's tensors "<parameter>/exp_avg", "/exp_avg_sq", "/master".  Shared, not
-  // copied.
+  // Parameters by name, and the optimizer's tensors "<parameter>/exp_avg", "/exp_avg_sq", "/master": boxes of them
+  // where this rank has no more.  Shared, not copied.
   LiveState Tensors() const;
   LiveState Weights() const;
 
@@ -42,6 +46,7 @@ class TrainState {
   TrainingState Describe() const;
 
   models::DecoderModule& model() { return *model_; }
+  ParameterShards& shards() { return *shards_; }
   AdamW& optimizer() { return *optimizer_; }
 
   int64_t step = 0;           // completed
@@ -49,15 +54,22 @@ class TrainState {
   double last_loss = 0;
 
  private:
-  TrainState() = default;
+  explicit TrainState(ProcessGroups& groups) : groups_(groups) {}
 
   absl::Status RestoreRun(OpenedCheckpoint& checkpoint);
   absl::Status RestorePretrained(OpenedCheckpoint& checkpoint, const Pretrained& options);
+  absl::Status RestoreGenerator(const TrainingState& training);
+  void SeedGenerator();
   // The tensor that updates are made on, by parameter name: the master where there is one, else the parameter.
   NamedTensors UpdatedWeights() const;
+  void AppendOptimizerState(bool masters, LiveState& state) const;
 
+  ProcessGroups& groups_;
   std::string printed_config_;
+  uint64_t seed_ = 0;
+  std::unique_ptr<models::TensorRanks> tensor_ranks_;  // null for one
   std::unique_ptr<models::DecoderModule> model_;
+  std::unique_ptr<ParameterShards> shards_;
   std::unique_ptr<AdamW> optimizer_;
 };
 

@@ -4,27 +4,32 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <utility>
 
 #include "ATen/Functions.h"
 #include "ATen/Parallel.h"
 #include "absl/memory/memory.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
+#include "checkpoint/tensor/box.h"
 #include "engine/catch_torch.h"
+#include "engine/pipeline.h"
+#include "models/decoder/sharding.h"
 #include "optimizer/clip.h"
 #include "optimizer/schedule.h"
 
 namespace waypoint::engine {
 namespace {
 
-// Ranks differ by one step's time at most when they exchange stop flags; data loading and a slow disk are in it.
-constexpr absl::Duration kStopTimeout = absl::Minutes(10);
+// To read a config and, then, a checkpoint.
+constexpr absl::Duration kStartTimeout = absl::Minutes(30);
+// For ranks to tell why they end.  A dead one does not come: this is how long the others live on for it.
+constexpr absl::Duration kLastWordsTimeout = absl::Seconds(10);
 
 CosineSchedule ScheduleOf(const TrainConfig& config) {
   CosineSchedule schedule;
@@ -33,6 +38,16 @@ CosineSchedule ScheduleOf(const TrainConfig& config) {
   schedule.total_steps = config.schedule().decay_steps();
   schedule.minimum_ratio = config.schedule().min_ratio();
   return schedule;
+}
+
+// "E_IO: ..." for the other ranks.
+std::string LastWords(const absl::Status& status) {
+  return absl::StrCat(ErrorKindName(GetErrorKind(status)), ": ", status.message());
+}
+
+// A rank's own failure, and not that it missed another one.
+bool IsCause(absl::string_view last_words) {
+  return !last_words.empty() && !absl::StartsWith(last_words, ErrorKindName(ErrorKind::kRank));
 }
 
 int64_t PeakResidentBytes() {
@@ -50,6 +65,9 @@ Trainer::Trainer(Start start, const TrainerOptions& options) : start_(std::move(
 }
 
 void Trainer::Print(const std::string& line) const {
+  if (!first_rank()) {
+    return;
+  }
   if (options_.print) {
     options_.print(line);
   } else {
@@ -58,45 +76,79 @@ void Trainer::Print(const std::string& line) const {
 }
 
 absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const ConfigLayers& layers, const TrainerOptions& options) {
-  WAYPOINT_ASSIGN_OR_RETURN(Start start, ResolveStart(*options.fs, layers));
-  auto trainer = absl::WrapUnique(new Trainer(std::move(start), options));
-  const TrainConfig& config = trainer->start_.config;
-  for (const std::string& note : trainer->start_.notes) {
-    trainer->Print(absl::StrCat("note: ", note));
+  const JobRanks ranks = {options.coordinator, options.ranks_on_this_host};
+  absl::StatusOr<Start> start = ResolveStart(*options.fs, layers, ranks);
+  if (options.coordinator != nullptr) {
+    WAYPOINT_RETURN_IF_ERROR(options.coordinator->Agree("config", start.status(), kStartTimeout));
   }
-  at::set_num_threads(config.threads());
-  WAYPOINT_ASSIGN_OR_RETURN(trainer->data_, TokenFile::Open(config.data(), config.model().vocab_size()));
-  WAYPOINT_RETURN_IF_ERROR(CatchTorch("initial state", [&]() -> absl::Status {
-    WAYPOINT_ASSIGN_OR_RETURN(trainer->state_, TrainState::Create(config));
-    return Annotate(trainer->state_->Restore(trainer->start_),
-                    absl::StrCat(StartKindName(trainer->start_.kind), " from \"", trainer->start_.path, "\""));
-  }));
-  trainer->saver_ = absl::make_unique<RunSaver>(*options.fs, trainer->start_);
-  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> notes, trainer->saver_->Prepare(*trainer->state_));
-  for (const std::string& note : notes) {
-    trainer->Print(absl::StrCat("note: ", note));
+  WAYPOINT_RETURN_IF_ERROR(start.status());
+  auto trainer = absl::WrapUnique(new Trainer(*std::move(start), options));
+  const absl::Status built = trainer->Build();
+  if (!built.ok() && trainer->groups_ != nullptr) {
+    trainer->groups_->Close();
   }
-  // Its files would stay open for the whole run.
-  trainer->start_.checkpoint.reset();
-  WAYPOINT_RETURN_IF_ERROR(trainer->saver_->CheckExport(*trainer->state_));
+  WAYPOINT_RETURN_IF_ERROR(trainer->options_.coordinator->Agree("start", built, kStartTimeout));
   return trainer;
 }
 
+absl::Status Trainer::Build() {
+  const TrainConfig& config = start_.config;
+  for (const std::string& note : start_.notes) {
+    Print(absl::StrCat("note: ", note));
+  }
+  at::set_num_threads(config.threads());
+  WAYPOINT_ASSIGN_OR_RETURN(data_, TokenFile::Open(config.data(), config.model().vocab_size()));
+  WAYPOINT_ASSIGN_OR_RETURN(const MeshShape shape, MakeMeshShape(options_.coordinator->world_size(),
+                                                                 config.mesh().pipeline(), config.mesh().tensor()));
+  ProcessGroupOptions group_options;
+  group_options.timeout = absl::Seconds(config.mesh().timeout_seconds());
+  WAYPOINT_ASSIGN_OR_RETURN(groups_, ProcessGroups::Create(options_.rendezvous, shape, group_options));
+  WAYPOINT_RETURN_IF_ERROR(CatchTorch("initial state", [&]() -> absl::Status {
+    WAYPOINT_ASSIGN_OR_RETURN(state_, TrainState::Create(config, *groups_));
+    return Annotate(state_->Restore(start_), absl::StrCat(StartKindName(start_.kind), " from \"", start_.path, "\""));
+  }));
+  saver_ = absl::make_unique<RunSaver>(*options_.fs, start_, *options_.coordinator);
+  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> notes, saver_->Prepare(*state_));
+  for (const std::string& note : notes) {
+    Print(absl::StrCat("note: ", note));
+  }
+  // Its files would stay open for the whole run.
+  start_.checkpoint.reset();
+  return saver_->CheckExport(*state_);
+}
+
 absl::Status Trainer::UpdateWeights(StepMetrics& metrics) {
-  const double limit = config().optimizer().clip_norm();
-  WAYPOINT_ASSIGN_OR_RETURN(
-      metrics.grad_norm,
-      ClipGradientNorm(state_->model().parameters(), limit > 0 ? limit : std::numeric_limits<double>::infinity()));
+  WAYPOINT_RETURN_IF_ERROR(state_->shards().ReduceGradients());
+  WAYPOINT_ASSIGN_OR_RETURN(const double squares, state_->shards().SumOfSquaredGradients());
+  metrics.grad_norm = std::sqrt(squares);
   if (!std::isfinite(metrics.grad_norm)) {
     // An update would make every weight NaN, and the next checkpoint worthless.
     return absl::FailedPreconditionError(
         absl::StrCat("gradient norm is ", metrics.grad_norm, " (loss ", metrics.loss,
                      "); lower optimizer.lr, or change data.seed to meet other batches"));
   }
+  if (const double limit = config().optimizer().clip_norm(); limit > 0) {
+    WAYPOINT_RETURN_IF_ERROR(ScaleGradients(state_->shards().updated(), metrics.grad_norm, limit));
+  }
   metrics.lr = LearningRateAt(ScheduleOf(config()), state_->step);
   WAYPOINT_RETURN_IF_ERROR(saver_->Fence());
   WAYPOINT_RETURN_IF_ERROR(state_->optimizer().Step(metrics.lr));
   state_->optimizer().ZeroGradients();
+  return state_->shards().EndStep();
+}
+
+absl::Status Trainer::ForwardBackward(StepMetrics& metrics) {
+  const MeshShape& shape = groups_->shape();
+  const int64_t rows = config().data().batch_size() / shape.data;
+  WAYPOINT_ASSIGN_OR_RETURN(const Batch batch,
+                            data_->BatchAt(state_->data_position, rows * groups_->here().data, rows));
+  WAYPOINT_RETURN_IF_ERROR(state_->shards().BeginStep());
+  WAYPOINT_ASSIGN_OR_RETURN(const double loss, RunForwardBackward(state_->model(), *groups_, batch,
+                                                                  config().mesh().micro_batches(), 1.0 / shape.data));
+  // Tensor ranks all have the same loss; stages but the last have none.
+  const at::Tensor sum = at::full({1}, groups_->here().tensor == 0 ? loss / shape.data : 0.0, at::kDouble);
+  WAYPOINT_RETURN_IF_ERROR(groups_->AllReduceSum(MeshAxis::kWorld, sum));
+  metrics.loss = sum.item<double>();
   return absl::OkStatus();
 }
 
@@ -104,16 +156,13 @@ absl::StatusOr<StepMetrics> Trainer::Step() {
   const absl::Time begin = absl::Now();
   StepMetrics metrics;
   metrics.step = state_->step + 1;
-  WAYPOINT_RETURN_IF_ERROR(CatchTorch(absl::StrCat("step ", metrics.step), [&]() -> absl::Status {
-    WAYPOINT_ASSIGN_OR_RETURN(const Batch batch, data_->BatchAt(state_->data_position));
-    WAYPOINT_ASSIGN_OR_RETURN(const at::Tensor logits, state_->model().Forward(batch.inputs));
-    // In float32 whatever the model's dtype: a sum over the vocabulary loses too much otherwise.
-    const at::Tensor loss =
-        at::cross_entropy_loss(logits.to(at::kFloat).reshape({-1, logits.size(-1)}), batch.targets.reshape({-1}));
-    loss.backward();
-    metrics.loss = loss.item<double>();
+  const absl::Status status = CatchTorch(absl::StrCat("step ", metrics.step), [&]() -> absl::Status {
+    WAYPOINT_RETURN_IF_ERROR(ForwardBackward(metrics));
     return UpdateWeights(metrics);
-  }));
+  });
+  // What a failed group threw through libtorch came without its kind.
+  WAYPOINT_RETURN_IF_ERROR(Annotate(groups_->failure(), absl::StrCat("step ", metrics.step)));
+  WAYPOINT_RETURN_IF_ERROR(status);
   state_->step = metrics.step;
   state_->data_position += data_->tokens_per_batch();
   state_->last_loss = metrics.loss;
@@ -137,9 +186,9 @@ void Trainer::LogStep(const StepMetrics& metrics) {
 
 absl::StatusOr<bool> Trainer::StopRequested() {
   const bool mine = options_.stop && options_.stop();
-  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> flags,
-                            options_.coordinator->AllGather("stop requested", mine ? "1" : "", kStopTimeout));
-  return std::any_of(flags.begin(), flags.end(), [](const std::string& flag) { return !flag.empty(); });
+  const at::Tensor flag = at::full({1}, mine ? 1 : 0, at::kLong);
+  WAYPOINT_RETURN_IF_ERROR(groups_->AllReduceMax(MeshAxis::kWorld, flag));
+  return flag.item<int64_t>() != 0;
 }
 
 void Trainer::CollectSaved(TrainReport& report) {
@@ -164,7 +213,9 @@ void Trainer::PrintWarnings(const std::vector<std::string>& warnings) const {
 }
 
 absl::Status Trainer::SaveCheckpoint(TrainReport& report, bool wait) {
-  WAYPOINT_RETURN_IF_ERROR(metrics_->Sync());
+  if (metrics_ != nullptr) {
+    WAYPOINT_RETURN_IF_ERROR(metrics_->Sync());
+  }
   absl::Status status = saver_->SaveCheckpoint(*state_, /*last=*/wait);
   if (wait) {
     status.Update(saver_->Finish());
@@ -184,10 +235,12 @@ absl::Status Trainer::Export(TrainReport& report) {
 }
 
 absl::StatusOr<TrainReport> Trainer::Run() {
-  if (options_.coordinator->rank() == 0) {
-    WAYPOINT_RETURN_IF_ERROR(saver_->Hold());
-  }
+  WAYPOINT_RETURN_IF_ERROR(saver_->Hold());
   absl::StatusOr<TrainReport> report = RunLocked();
+  if (!report.ok()) {
+    // Before anything else: others may be waiting for this rank.
+    groups_->Close();
+  }
   std::vector<std::string> warnings;
   const absl::Status released = saver_->Release(&warnings);
   if (!released.ok()) {
@@ -195,7 +248,47 @@ absl::StatusOr<TrainReport> Trainer::Run() {
     warnings.insert(warnings.begin(), std::string(released.message()));
   }
   PrintWarnings(warnings);
+  if (!report.ok()) {
+    return Explain(report.status());
+  }
   return report;
+}
+
+absl::Status Trainer::Explain(const absl::Status& mine) {
+  const auto words = options_.coordinator->AllGather("last words", LastWords(mine), kLastWordsTimeout);
+  if (GetErrorKind(mine) != ErrorKind::kRank) {
+    return mine;
+  }
+  if (!words.ok()) {
+    return MakeError(ErrorKind::kRank, absl::StrCat(mine.message(), "; then: ", words.status().message()));
+  }
+  for (size_t rank = 0; rank < words->size(); ++rank) {
+    if (IsCause((*words)[rank])) {
+      return MakeError(ErrorKind::kRank, absl::StrCat("rank ", rank, " failed: ", (*words)[rank]));
+    }
+  }
+  return mine;
+}
+
+absl::Status Trainer::OpenHistory() {
+  const auto open = [&]() -> absl::Status {
+    if (!first_rank()) {
+      return absl::OkStatus();
+    }
+    WAYPOINT_RETURN_IF_ERROR(MakeDirectories(PosixFileSystem(), config().output()));
+    WAYPOINT_ASSIGN_OR_RETURN(metrics_, MetricsLog::Open(JoinPath(config().output(), "metrics.jsonl"), state_->step));
+    return absl::OkStatus();
+  };
+  return options_.coordinator->Agree("history", open(), kStartTimeout);
+}
+
+// ", 6 ranks: ..."; nothing for one.
+std::string Trainer::Layout() const {
+  const MeshShape& shape = groups_->shape();
+  return shape.world_size() == 1
+             ? std::string()
+             : absl::StrCat(", ", shape.world_size(), " ranks: pipeline ", shape.pipeline, ", data ", shape.data,
+                            ", tensor ", shape.tensor, ", zero ", MeshConfig::Zero_Name(config().mesh().zero()));
 }
 
 absl::StatusOr<TrainReport> Trainer::RunLocked() {
@@ -203,16 +296,15 @@ absl::StatusOr<TrainReport> Trainer::RunLocked() {
   report.start = start_.kind;
   report.start_path = start_.path;
   report.first_step = state_->step;
-  WAYPOINT_RETURN_IF_ERROR(MakeDirectories(PosixFileSystem(), config().output()));
-  WAYPOINT_ASSIGN_OR_RETURN(metrics_, MetricsLog::Open(JoinPath(config().output(), "metrics.jsonl"), state_->step));
+  WAYPOINT_RETURN_IF_ERROR(OpenHistory());
 
   int64_t parameters = 0;
-  for (const auto& [name, parameter] : state_->model().parameters()) {
-    parameters += parameter.numel();
+  for (const models::ShardedParameter& parameter : models::ShardParameters(config().model(), {})) {
+    parameters += NumElements(parameter.shape);
   }
   Print(absl::StrCat("start from ", StartKindName(start_.kind), start_.path.empty() ? "" : " ", start_.path,
                      " at step ", state_->step, ": ", parameters, " parameters in ", config().dtype(), ", ",
-                     data_->tokens(), " tokens of data"));
+                     data_->tokens(), " tokens of data", Layout()));
   // A run that was killed between its checkpoint and its export of the same step still owes the export.
   if (start_.kind == StartKind::kResume && saver_->ExportDue(state_->step)) {
     WAYPOINT_ASSIGN_OR_RETURN(const bool exported, saver_->HasExport(state_->step));
@@ -222,7 +314,9 @@ absl::StatusOr<TrainReport> Trainer::RunLocked() {
   }
   while (state_->step < config().steps() && !report.stopped) {
     WAYPOINT_ASSIGN_OR_RETURN(const StepMetrics metrics, Step());
-    WAYPOINT_RETURN_IF_ERROR(metrics_->Append(metrics));
+    if (metrics_ != nullptr) {
+      WAYPOINT_RETURN_IF_ERROR(metrics_->Append(metrics));
+    }
     LogStep(metrics);
     if (options_.on_step) {
       options_.on_step(metrics);

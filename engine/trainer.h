@@ -8,7 +8,11 @@
 //   WAYPOINT_ASSIGN_OR_RETURN(TrainReport report, trainer->Run());
 //
 // A step is a function of the state before it, so that 10 steps give the same bits as 5 steps, a resume and 5 more
-// (with the same number of threads on the same machine).  One thread, one run per object.
+// (with the same number of threads and ranks on the same kind of machine).
+//
+// Of many ranks each has a trainer and makes the same calls; config.mesh says how they divide the work (mesh.h).  Rank
+// 0 alone prints and writes the history.  When one fails all end with an error: its own on that rank, and one that
+// names it on the others.  One thread, one run per object.
 
 #include <cstdint>
 #include <functional>
@@ -18,8 +22,10 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "checkpoint/coordination/c10d/c10d_options.h"
 #include "checkpoint/coordination/coordinator.h"
 #include "checkpoint/storage/file_system.h"
+#include "engine/collectives.h"
 #include "engine/config.h"
 #include "engine/data.h"
 #include "engine/metrics_log.h"
@@ -34,11 +40,15 @@ struct TrainerOptions {
   FileSystem* fs = &PosixFileSystem();
   // Null: a job of one process.
   Coordinator* coordinator = nullptr;
+  // Where the process groups of the coordinator's ranks meet.
+  C10dOptions rendezvous;
+  // Ranks that share this machine's cores.
+  int ranks_on_this_host = 1;
   // Asked after every step; true on any rank saves a checkpoint and ends the run on all.
   std::function<bool()> stop;
   // After every step, before it is saved.
   std::function<void(const StepMetrics&)> on_step;
-  // Gets lines for people.  Unset: they go to stderr.
+  // Gets lines for people, on rank 0.  Unset: they go to stderr.
   std::function<void(const std::string&)> print;
 };
 
@@ -62,7 +72,7 @@ class Trainer {
   // Steps until config.steps or until `stop`.  Errors: E_LOCKED, naming the owner, where another job saves, or did
   // since Create; of data, of
   // saving (the run ends: weights that cannot be saved are not worth computing), FailedPrecondition for a gradient that
-  // is not finite, Internal for what libtorch throws.
+  // is not finite, E_RANK when another rank failed, Internal for what libtorch throws.
   absl::StatusOr<TrainReport> Run();
 
   const TrainConfig& config() const { return start_.config; }
@@ -71,26 +81,34 @@ class Trainer {
  private:
   Trainer(Start start, const TrainerOptions& options);
 
+  bool first_rank() const { return options_.coordinator->rank() == 0; }
+  absl::Status Build();
   void Print(const std::string& line) const;
   void PrintWarnings(const std::vector<std::string>& warnings) const;
   absl::StatusOr<StepMetrics> Step();
+  absl::Status ForwardBackward(StepMetrics& metrics);
   absl::Status UpdateWeights(StepMetrics& metrics);
   absl::StatusOr<bool> StopRequested();
   absl::StatusOr<TrainReport> RunLocked();
+  // The error of a rank that waited for others in vain, with what those say for themselves.
+  absl::Status Explain(const absl::Status& mine);
   absl::Status SaveCheckpoint(TrainReport& report, bool wait);
   // Adds what was published meanwhile.
   void CollectSaved(TrainReport& report);
   absl::Status Export(TrainReport& report);
   void LogStep(const StepMetrics& metrics);
+  absl::Status OpenHistory();
+  std::string Layout() const;
 
   Start start_;
   TrainerOptions options_;
   LocalCoordinator local_;
+  std::unique_ptr<ProcessGroups> groups_;
   std::unique_ptr<TrainState> state_;
   std::unique_ptr<TokenFile> data_;
   std::unique_ptr<RunSaver> saver_;
-  std::unique_ptr<MetricsLog> metrics_;
-  std::string snapshot_note_;  // why snapshots are not taken as asked, as last printed
+  std::unique_ptr<MetricsLog> metrics_;  // rank 0's
+  std::string snapshot_note_;            // why snapshots are not taken as asked, as last printed
   // Since the last line on stderr.
   double logged_seconds_ = 0;
   int64_t logged_tokens_ = 0;

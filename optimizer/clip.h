@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "ATen/core/Tensor.h"
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
 namespace waypoint {
@@ -19,6 +20,12 @@ namespace waypoint {
 // Errors: E_REQUEST unless max_norm > 0.
 absl::StatusOr<double> ClipGradientNorm(const std::vector<std::pair<std::string, at::Tensor>>& parameters,
                                         double max_norm);
+
+// The two halves of it, for ranks that hold parts of the parameters and add their sums up in between.  Undefined
+// gradients are passed over.
+double SumOfSquaredGradients(const std::vector<std::pair<std::string, at::Tensor>>& parameters);
+absl::Status ScaleGradients(const std::vector<std::pair<std::string, at::Tensor>>& parameters, double norm,
+                            double max_norm);
 
 }  // namespace waypoint
 

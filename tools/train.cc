@@ -2,16 +2,20 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <cstdlib>
 #include <iostream>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "CLI/CLI.hpp"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
+#include "checkpoint/coordination/c10d/c10d_coordinator.h"
 #include "engine/shutdown_signal.h"
 #include "engine/trainer.h"
 #include "models/decoder/decoder_module.h"
@@ -44,7 +48,10 @@ Values on the command line win over the file, and the file over what a pretraine
   train run.textproto optimizer.lr=3e-5 output=runs/second data.kind=TOKENS_U16
 
 The run writes <output>/checkpoint, <output>/export/<format> and <output>/metrics.jsonl.  Started again, it continues
-from its newest checkpoint.  Ctrl-C or SIGTERM saves after the running step and stops; a second one stops at once.)";
+from its newest checkpoint.  Ctrl-C or SIGTERM saves after the running step and stops; a second one stops at once.
+
+Many ranks: started by //tools:launch, torchrun or srun (RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT say which rank
+this is), they divide the work by `mesh { tensor: 2 pipeline: 2 zero: OPTIMIZER }`; what is left are data ranks.)";
 
 constexpr char kFooter[] = R"(
 Exit codes: 0 done, 1 a gradient that is not finite (or a bug), 2 wrong request, 3 bad input, 4 failed verification,
@@ -56,6 +63,18 @@ struct TrainRequest {
   bool dry_run = false;
   bool json = false;
 };
+
+// Of those that share its cores.  Launchers set it; without it all may be here or none.
+int RanksOnThisHost(const C10dOptions& rendezvous) {
+  const char* const text = std::getenv("LOCAL_WORLD_SIZE");
+  int ranks = 1;
+  return text != nullptr && absl::SimpleAtoi(text, &ranks) ? std::clamp(ranks, 1, rendezvous.world_size) : 1;
+}
+
+bool IsFirstRank() {
+  const auto options = C10dOptionsFromEnvironment();
+  return !options.ok() || options->rank == 0;
+}
 
 nlohmann::ordered_json Summary(const engine::TrainReport& report) {
   nlohmann::ordered_json json;
@@ -70,10 +89,15 @@ nlohmann::ordered_json Summary(const engine::TrainReport& report) {
   return json;
 }
 
-absl::Status DryRun(const engine::ConfigLayers& layers, const TrainRequest& request) {
-  WAYPOINT_ASSIGN_OR_RETURN(const engine::Start start, engine::ResolveStart(PosixFileSystem(), layers));
+absl::Status DryRun(const engine::ConfigLayers& layers, const TrainRequest& request,
+                    const engine::TrainerOptions& options) {
+  const engine::JobRanks ranks = {options.coordinator, options.ranks_on_this_host};
+  WAYPOINT_ASSIGN_OR_RETURN(const engine::Start start, engine::ResolveStart(PosixFileSystem(), layers, ranks));
   WAYPOINT_RETURN_IF_ERROR(models::DecoderModule::CheckComputable(start.config.model()));
   WAYPOINT_RETURN_IF_ERROR(engine::TokenFile::Open(start.config.data(), start.config.model().vocab_size()).status());
+  if (options.rendezvous.rank != 0) {
+    return absl::OkStatus();
+  }
   for (const std::string& note : start.notes) {
     std::cerr << "note: " << note << std::endl;
   }
@@ -99,15 +123,23 @@ absl::Status Train(const TrainRequest& request) {
   for (const std::string& assignment : request.overrides) {
     WAYPOINT_RETURN_IF_ERROR(layers.AddOverride(assignment));
   }
-  if (request.dry_run) {
-    return DryRun(layers, request);
-  }
   const engine::ShutdownSignal shutdown;
   engine::TrainerOptions options;
+  WAYPOINT_ASSIGN_OR_RETURN(options.rendezvous, C10dOptionsFromEnvironment());
+  options.ranks_on_this_host = RanksOnThisHost(options.rendezvous);
+  std::unique_ptr<C10dCoordinator> coordinator;
+  if (options.rendezvous.world_size > 1) {
+    WAYPOINT_ASSIGN_OR_RETURN(coordinator, C10dCoordinator::Create(options.rendezvous));
+    options.coordinator = coordinator.get();
+  }
+  if (request.dry_run) {
+    return DryRun(layers, request, options);
+  }
+  const bool speaks = options.rendezvous.rank == 0;
   options.stop = [&shutdown] { return shutdown.received() != 0; };
   WAYPOINT_ASSIGN_OR_RETURN(const std::unique_ptr<engine::Trainer> trainer, engine::Trainer::Create(layers, options));
   WAYPOINT_ASSIGN_OR_RETURN(const engine::TrainReport report, trainer->Run());
-  if (request.json) {
+  if (request.json && speaks) {
     std::cout << Summary(report).dump(2) << std::endl;
   }
   if (report.stopped) {
@@ -115,7 +147,9 @@ absl::Status Train(const TrainRequest& request) {
                                              report.last_step, ", saved as \"", report.checkpoints.back(),
                                              "\"; the same command continues"));
   }
-  std::cerr << "finished at step " << report.last_step << std::endl;
+  if (speaks) {
+    std::cerr << "finished at step " << report.last_step << std::endl;
+  }
   return absl::OkStatus();
 }
 
@@ -140,7 +174,10 @@ int Main(int argc, char** argv) {
   }
   const absl::Status status = Train(request);
   if (absl::IsCancelled(status)) {
-    std::cerr << status.message() << std::endl;  // the summary is printed already
+    // The summary is printed already, and once is enough.
+    if (IsFirstRank()) {
+      std::cerr << status.message() << std::endl;
+    }
     return kExitInterrupted;
   }
   return status.ok() ? kExitOk : ReportError(status, request.json, std::cout, std::cerr);

@@ -255,8 +255,9 @@ absl::StatusOr<std::unique_ptr<AsyncSaver::Snapshot>> AsyncSaver::Take(const Mem
   for (size_t i = 0; i < state.size(); ++i) {
     order.emplace(state[i].name, i);
   }
-  std::sort(parts.begin(), parts.end(),
-            [&order](const MemoryTensor& a, const MemoryTensor& b) { return order.at(a.name) < order.at(b.name); });
+  std::stable_sort(parts.begin(), parts.end(), [&order](const MemoryTensor& a, const MemoryTensor& b) {
+    return order.at(a.name) < order.at(b.name);
+  });
   const Snapshot* const self = snapshot.get();
   WAYPOINT_ASSIGN_OR_RETURN(
       snapshot->source,

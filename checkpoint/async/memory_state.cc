@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 
@@ -39,7 +41,12 @@ absl::Status Check(const MemoryTensor& tensor) {
 class MemoryStateSource : public TensorSource {
  public:
   MemoryStateSource(Manifest manifest, MemoryState state, CopyFunction copy)
-      : manifest_(std::move(manifest)), state_(std::move(state)), copy_(std::move(copy)) {}
+      : manifest_(std::move(manifest)), state_(std::move(state)), copy_(std::move(copy)) {
+    parts_.resize(manifest_.size());
+    for (const MemoryTensor& part : state_) {
+      parts_[manifest_.Find(part.name)].push_back(&part);
+    }
+  }
 
   const Manifest& manifest() const override { return manifest_; }
 
@@ -48,12 +55,19 @@ class MemoryStateSource : public TensorSource {
       if (request.box.empty()) {
         continue;
       }
-      const MemoryTensor& tensor = state_[request.tensor];
-      const auto inside = Intersect(request.box, tensor.box);
-      if (!inside.has_value() || *inside != request.box) {
-        return MakeError(ErrorKind::kMissing, absl::StrCat("tensor \"", tensor.name, "\": box ", request.box.ToString(),
-                                                           " is not held here, only ", tensor.box.ToString()));
+      const std::vector<const MemoryTensor*>& parts = parts_[request.tensor];
+      const auto found = std::find_if(parts.begin(), parts.end(), [&request](const MemoryTensor* part) {
+        return Intersect(request.box, part->box) == request.box;
+      });
+      if (found == parts.end()) {
+        return MakeError(ErrorKind::kMissing,
+                         absl::StrCat("tensor \"", manifest_[request.tensor].name, "\": box ", request.box.ToString(),
+                                      " is not held here, only ",
+                                      absl::StrJoin(parts, ", ", [](std::string* out, const MemoryTensor* part) {
+                                        absl::StrAppend(out, part->box.ToString());
+                                      })));
       }
+      const MemoryTensor& tensor = **found;
       StridedSpan from = tensor.memory;
       for (int d = 0; d < request.box.rank(); ++d) {
         from = from.Narrow(d, request.box.offsets[d] - tensor.box.offsets[d], request.box.sizes[d]);
@@ -71,14 +85,31 @@ class MemoryStateSource : public TensorSource {
   const Manifest manifest_;
   const MemoryState state_;
   const CopyFunction copy_;
+  // By tensor of the manifest.
+  std::vector<std::vector<const MemoryTensor*>> parts_;
 };
 
 }  // namespace
 
 absl::StatusOr<Manifest> ManifestOf(const MemoryState& state) {
-  Manifest manifest;
+  std::vector<TensorMeta> metas;
+  absl::flat_hash_map<absl::string_view, size_t> index_of;
   for (const MemoryTensor& tensor : state) {
     WAYPOINT_RETURN_IF_ERROR(Check(tensor));
+    const auto [found, first] = index_of.emplace(tensor.name, metas.size());
+    if (!first) {
+      TensorMeta& known = metas[found->second];
+      const bool fits = !known.boxes.empty() && known.shape == tensor.shape && known.dtype == tensor.dtype &&
+                        std::none_of(known.boxes.begin(), known.boxes.end(),
+                                     [&tensor](const Box& box) { return Intersect(box, tensor.box).has_value(); });
+      if (!fits) {
+        return MakeError(ErrorKind::kDupKey,
+                         absl::StrCat("tensor \"", tensor.name, "\" is there twice, and box ", tensor.box.ToString(),
+                                      " of ", ShapeString(tensor.shape), " is no further part of it"));
+      }
+      known.boxes.push_back(tensor.box);
+      continue;
+    }
     TensorMeta meta;
     meta.name = tensor.name;
     meta.dtype = tensor.dtype;
@@ -86,6 +117,10 @@ absl::StatusOr<Manifest> ManifestOf(const MemoryState& state) {
     if (tensor.box != Box::Whole(tensor.shape)) {
       meta.boxes = {tensor.box};
     }
+    metas.push_back(std::move(meta));
+  }
+  Manifest manifest;
+  for (TensorMeta& meta : metas) {
     WAYPOINT_RETURN_IF_ERROR(manifest.Add(std::move(meta)));
   }
   return manifest;

@@ -16,6 +16,7 @@
 
 namespace waypoint {
 
+// A part of a tensor; several of one name, shape and type are parts that do not overlap.
 struct MemoryTensor {
   std::string name;
   DType dtype = DType::kInvalid;

@@ -75,6 +75,12 @@ bool IsReadFailure(const absl::Status& status) {
 
 }  // namespace
 
+absl::optional<CheckpointRef> CheckpointRefOf(const std::string& path) {
+  CheckpointRef ref;
+  ref.path = path;
+  return ParseDirectoryName(BaseName(path), &ref) ? absl::optional<CheckpointRef>(std::move(ref)) : absl::nullopt;
+}
+
 absl::StatusOr<std::vector<CheckpointRef>> CheckpointRoot::List() {
   std::vector<CheckpointRef> found;
   WAYPOINT_ASSIGN_OR_RETURN(const bool exists, Exists(fs_, path_));

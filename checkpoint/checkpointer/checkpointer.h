@@ -39,6 +39,9 @@ struct CheckpointRef {
   std::string path;
 };
 
+// What the last part of a path says: step-<8 digits>[.a<attempt>].  Empty for any other name.
+absl::optional<CheckpointRef> CheckpointRefOf(const std::string& path);
+
 struct CheckpointerOptions {
   std::string format = "native";
   SaveOptions save;

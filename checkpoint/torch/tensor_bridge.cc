@@ -3,7 +3,9 @@
 #include <algorithm>
 
 #include "ATen/ATen.h"
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 
@@ -16,13 +18,13 @@ struct TypePair {
 };
 
 constexpr TypePair kTypes[] = {
-    {at::kBool, DType::kBool},   {at::kByte, DType::kU8},    {at::kChar, DType::kI8},
-    {at::kShort, DType::kI16},   {at::kInt, DType::kI32},    {at::kLong, DType::kI64},
-    {at::kHalf, DType::kF16},    {at::kBFloat16, DType::kBF16}, {at::kFloat, DType::kF32},
-    {at::kDouble, DType::kF64},  {at::kComplexFloat, DType::kC64},
+    {at::kBool, DType::kBool},  {at::kByte, DType::kU8},          {at::kChar, DType::kI8},
+    {at::kShort, DType::kI16},  {at::kInt, DType::kI32},          {at::kLong, DType::kI64},
+    {at::kHalf, DType::kF16},   {at::kBFloat16, DType::kBF16},    {at::kFloat, DType::kF32},
+    {at::kDouble, DType::kF64}, {at::kComplexFloat, DType::kC64},
 };
 
-// What a live tensor is to the manifest: its whole name space, and the box that is here.
+// What a live tensor is to the manifest: a box of one of its tensors.
 struct Held {
   at::Tensor tensor;
   Box box;
@@ -31,8 +33,30 @@ struct Held {
   bool on_cpu = false;
 };
 
-absl::StatusOr<std::vector<Held>> Hold(const LiveState& state, Manifest* manifest) {
-  std::vector<Held> held;
+// The parts of each tensor of the manifest.
+using HeldTensors = std::vector<std::vector<Held>>;
+
+// Why `box` of `meta` is no further part of `known`; empty when it is one.
+std::string AnotherPart(const TensorMeta& known, const TensorMeta& meta, const Box& box) {
+  if (known.boxes.empty()) {
+    return ", once whole";
+  }
+  if (known.shape != meta.shape || known.dtype != meta.dtype) {
+    return absl::StrCat(", as ", DTypeName(known.dtype), " ", ShapeString(known.shape), " and as ",
+                        DTypeName(meta.dtype), " ", ShapeString(meta.shape));
+  }
+  for (const Box& other : known.boxes) {
+    if (Intersect(other, box).has_value()) {
+      return absl::StrCat(", with boxes ", other.ToString(), " and ", box.ToString(), " that overlap");
+    }
+  }
+  return "";
+}
+
+absl::StatusOr<HeldTensors> Hold(const LiveState& state, Manifest* manifest) {
+  std::vector<TensorMeta> metas;
+  HeldTensors held;
+  absl::flat_hash_map<std::string, size_t> index_of;
   for (const LiveTensor& live : state) {
     const auto dtype = DTypeFromTorch(live.tensor.scalar_type());
     if (!dtype.ok()) {
@@ -48,17 +72,34 @@ absl::StatusOr<std::vector<Held>> Hold(const LiveState& state, Manifest* manifes
     meta.shape = live.global_shape.empty() ? local : live.global_shape;
     Box box = live.global_shape.empty() ? Box::Whole(local) : live.box;
     if (box.sizes != local || !Contains(meta.shape, box)) {
-      return MakeError(ErrorKind::kRequest, absl::StrCat("tensor \"", live.name, "\": box ", box.ToString(), " of shape ",
-                                                         ShapeString(meta.shape), " does not describe a tensor of shape ",
-                                                         ShapeString(local)));
+      return MakeError(ErrorKind::kRequest, absl::StrCat("tensor \"", live.name, "\": box ", box.ToString(),
+                                                         " of shape ", ShapeString(meta.shape),
+                                                         " does not describe a tensor of shape ", ShapeString(local)));
+    }
+    const auto [found, first] = index_of.emplace(live.name, metas.size());
+    const size_t index = found->second;
+    if (!first) {
+      const std::string problem = AnotherPart(metas[index], meta, box);
+      if (!problem.empty()) {
+        return MakeError(ErrorKind::kDupKey, absl::StrCat("tensor \"", live.name, "\" is there twice", problem));
+      }
     }
     if (!live.global_shape.empty()) {
       meta.boxes = {box};
     }
-    WAYPOINT_RETURN_IF_ERROR(manifest->Add(std::move(meta)));
+    if (first) {
+      metas.push_back(std::move(meta));
+      held.emplace_back();
+    } else {
+      metas[index].boxes.push_back(box);
+    }
     // The tensor is only looked at: autograd must not see the writes.
     const bool lazy = live.tensor.is_conj() || live.tensor.is_neg();  // memory holds other values than the tensor
-    held.push_back({live.tensor.detach(), std::move(box), DTypeBytes(*dtype), live.tensor.device().is_cpu() && !lazy});
+    held[index].push_back(
+        {live.tensor.detach(), std::move(box), DTypeBytes(*dtype), live.tensor.device().is_cpu() && !lazy});
+  }
+  for (TensorMeta& meta : metas) {
+    WAYPOINT_RETURN_IF_ERROR(manifest->Add(std::move(meta)));
   }
   return held;
 }
@@ -75,6 +116,16 @@ StridedSpan SpanOf(const Held& held, const Box& box) {
     span.data += (box.offsets[d] - held.box.offsets[d]) * stride;
   }
   return span;
+}
+
+// The part that a box lies in; null: none.
+const Held* HeldWith(const std::vector<Held>& parts, const Box& box) {
+  for (const Held& part : parts) {
+    if (Intersect(box, part.box) == box) {
+      return &part;
+    }
+  }
+  return nullptr;
 }
 
 // libtorch throws; nothing of that leaves this file.
@@ -122,17 +173,22 @@ class LiveSource : public TensorSource {
 
   absl::Status Read(absl::Span<const ReadRequest> requests) override {
     for (const ReadRequest& request : requests) {
-      const Held& held = held_[request.tensor];
-      const auto inside = Intersect(request.box, held.box);
-      if (!request.box.empty() && (!inside.has_value() || *inside != request.box)) {
+      if (request.box.empty()) {
+        continue;
+      }
+      const Held* const held = HeldWith(held_[request.tensor], request.box);
+      if (held == nullptr) {
         return MakeError(ErrorKind::kMissing, absl::StrCat("tensor \"", manifest_[request.tensor].name, "\": box ",
                                                            request.box.ToString(), " is not held here, only ",
-                                                           held.box.ToString()));
+                                                           absl::StrJoin(held_[request.tensor], ", ",
+                                                                         [](std::string* out, const Held& part) {
+                                                                           absl::StrAppend(out, part.box.ToString());
+                                                                         })));
       }
-      if (held.on_cpu) {
-        CopyStrided(SpanOf(held, request.box), request.to);
+      if (held->on_cpu) {
+        CopyStrided(SpanOf(*held, request.box), request.to);
       } else {
-        WAYPOINT_RETURN_IF_ERROR(CopyDevice(held, request.box, request.to, /*to_host=*/true));
+        WAYPOINT_RETURN_IF_ERROR(CopyDevice(*held, request.box, request.to, /*to_host=*/true));
       }
     }
     return absl::OkStatus();
@@ -140,7 +196,7 @@ class LiveSource : public TensorSource {
 
  private:
   Manifest manifest_;
-  std::vector<Held> held_;
+  HeldTensors held_;
 };
 
 class LiveSink : public TensorSink {
@@ -162,7 +218,7 @@ class LiveSink : public TensorSink {
       return {};
     }
     const Piece& piece = planned.block.pieces[0];
-    return absl::MakeSpan(SpanOf(held_[piece.tensor], piece.box).data, planned.block.bytes);
+    return absl::MakeSpan(SpanOf(*HeldWith(held_[piece.tensor], piece.box), piece.box).data, planned.block.bytes);
   }
 
   absl::Status Write(int64_t index, absl::Span<char> data) override {
@@ -171,7 +227,7 @@ class LiveSink : public TensorSink {
       return absl::OkStatus();
     }
     for (const Piece& piece : planned.block.pieces) {
-      const Held& held = held_[piece.tensor];
+      const Held& held = *HeldWith(held_[piece.tensor], piece.box);
       const StridedSpan from =
           StridedSpan::Contiguous(data.data() + piece.offset_bytes, held.element_bytes, piece.box.sizes);
       if (held.on_cpu) {
@@ -201,8 +257,14 @@ class LiveSink : public TensorSink {
         small = Planned();
       }
     };
+    std::vector<std::pair<size_t, const Held*>> parts;
     for (size_t tensor = 0; tensor < held_.size(); ++tensor) {
-      const Held& held = held_[tensor];
+      for (const Held& held : held_[tensor]) {
+        parts.emplace_back(tensor, &held);
+      }
+    }
+    for (const auto& [tensor, part] : parts) {
+      const Held& held = *part;
       const int64_t elements = held.box.num_elements();
       const int64_t bytes = elements * held.element_bytes;
       if (elements == 0) {
@@ -243,7 +305,7 @@ class LiveSink : public TensorSink {
   }
 
   Manifest manifest_;
-  std::vector<Held> held_;
+  HeldTensors held_;
   std::vector<Planned> blocks_;
 };
 
@@ -255,7 +317,8 @@ absl::StatusOr<DType> DTypeFromTorch(at::ScalarType type) {
       return pair.dtype;
     }
   }
-  return MakeError(ErrorKind::kDType, absl::StrCat("libtorch's type ", c10::toString(type), " has no counterpart in files"));
+  return MakeError(ErrorKind::kDType,
+                   absl::StrCat("libtorch's type ", c10::toString(type), " has no counterpart in files"));
 }
 
 absl::StatusOr<at::ScalarType> DTypeToTorch(DType dtype) {
@@ -267,7 +330,9 @@ absl::StatusOr<at::ScalarType> DTypeToTorch(DType dtype) {
   return MakeError(ErrorKind::kDType, absl::StrCat("this libtorch has no type for ", DTypeName(dtype)));
 }
 
-absl::StatusOr<std::unique_ptr<TensorSource>> NewLiveSource(const LiveState& state) { return LiveSource::Create(state); }
+absl::StatusOr<std::unique_ptr<TensorSource>> NewLiveSource(const LiveState& state) {
+  return LiveSource::Create(state);
+}
 
 absl::StatusOr<std::unique_ptr<TensorSink>> NewLiveSink(const LiveState& state, int64_t block_bytes) {
   return LiveSink::Create(state, block_bytes);

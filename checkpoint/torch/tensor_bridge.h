@@ -23,7 +23,8 @@
 
 namespace waypoint {
 
-// One tensor of the live state: all of it, or the box of the global tensor that this rank holds.
+// One tensor of the live state: all of it, or a box of the global tensor.  A rank that holds several boxes of a tensor has
+// several of the same name, shape and type; the boxes do not overlap.
 struct LiveTensor {
   std::string name;
   at::Tensor tensor;

@@ -2,6 +2,8 @@
 
 #include <cmath>
 #include <limits>
+#include <map>
+#include <string>
 
 #include "ATen/ATen.h"
 #include "models/decoder/normalization.h"
@@ -20,6 +22,14 @@ at::Tensor KeyValueBias(const Attention& attention, const ParameterView& paramet
   return KeyHasBias(attention) ? at::cat({bias, zeros}) : at::cat({zeros, bias});
 }
 
+// All heads share the normalisation's parameters, and each rank sees the gradient of its own heads only.
+at::Tensor NormalizeHeads(const at::Tensor& x, const Normalization& normalization, const ParameterView& parameters,
+                          TensorRanks* ranks) {
+  const std::map<std::string, at::Tensor> copies = {{"weight", CopyToRanks(parameters.Get("weight"), ranks)},
+                                                    {"bias", CopyToRanks(parameters.Get("bias"), ranks)}};
+  return Normalize(x, normalization, ParameterView(copies, ""));
+}
+
 }  // namespace
 
 at::Tensor HiddenPositions(const Attention& attention, int64_t length, const at::Device& device) {
@@ -34,8 +44,9 @@ at::Tensor HiddenPositions(const Attention& attention, int64_t length, const at:
   return at::logical_or(distance < 0, distance >= attention.window_size());
 }
 
-at::Tensor Attend(const at::Tensor& x, const Attention& attention, const ParameterView& parameters,
-                  const RotaryTable& rotary, const at::Tensor& hidden_positions) {
+at::Tensor Attend(const at::Tensor& input, const Attention& attention, const ParameterView& parameters,
+                  const RotaryTable& rotary, const at::Tensor& hidden_positions, TensorRanks* ranks) {
+  const at::Tensor x = CopyToRanks(input, ranks);
   const int64_t batch = x.size(0);
   const int64_t length = x.size(1);
   const int64_t head_size = attention.head_size();
@@ -46,7 +57,7 @@ at::Tensor Attend(const at::Tensor& x, const Attention& attention, const Paramet
   at::Tensor query = at::linear(x, parameters.Get("query.weight"), parameters.Get("query.bias"))
                          .view({batch, length, attention.heads(), head_size});
   if (attention.has_query_norm()) {
-    query = Normalize(query, attention.query_norm(), parameters.Below("query_norm."));
+    query = NormalizeHeads(query, attention.query_norm(), parameters.Below("query_norm."), ranks);
   }
   query = ApplyRotary(query.transpose(1, 2), rotary);
 
@@ -56,10 +67,10 @@ at::Tensor Attend(const at::Tensor& x, const Attention& attention, const Paramet
   at::Tensor key = key_value.narrow(2, 0, groups);
   at::Tensor value = key_value.narrow(2, groups, groups);
   if (attention.has_key_norm()) {
-    key = Normalize(key, attention.key_norm(), parameters.Below("key_norm."));
+    key = NormalizeHeads(key, attention.key_norm(), parameters.Below("key_norm."), ranks);
   }
   if (attention.has_value_norm()) {
-    value = Normalize(value, attention.value_norm(), parameters.Below("value_norm."));
+    value = NormalizeHeads(value, attention.value_norm(), parameters.Below("value_norm."), ranks);
   }
   key = ApplyRotary(key.transpose(1, 2), rotary);
   value = value.transpose(1, 2);
@@ -80,7 +91,7 @@ at::Tensor Attend(const at::Tensor& x, const Attention& attention, const Paramet
                                .view({batch, attention.heads(), length, head_size})
                                .transpose(1, 2)
                                .reshape({batch, length, attention.heads() * head_size});
-  return at::linear(mixed, parameters.Get("dense.weight"), parameters.Get("dense.bias"));
+  return RowParallelLinear(mixed, parameters.Get("dense.weight"), parameters.Get("dense.bias"), ranks);
 }
 
 }  // namespace waypoint::models

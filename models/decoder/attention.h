@@ -9,6 +9,7 @@
 #include "models/decoder/config.pb.h"
 #include "models/decoder/parameter_view.h"
 #include "models/decoder/rotary.h"
+#include "models/decoder/tensor_parallel.h"
 
 namespace waypoint::models {
 
@@ -16,9 +17,10 @@ namespace waypoint::models {
 at::Tensor HiddenPositions(const Attention& attention, int64_t length, const at::Device& device);
 
 // x: [batch, length, H]; the same shape back.  Key/value head g serves the query heads g * (heads / head_groups) and
-// following.  Scores are [batch, heads, length, length] and softmax runs in float32.
+// following.  Scores are [batch, heads, length, length] and softmax runs in float32.  With `ranks`, `attention` tells
+// what of the heads is here; null: all.
 at::Tensor Attend(const at::Tensor& x, const Attention& attention, const ParameterView& parameters,
-                  const RotaryTable& rotary, const at::Tensor& hidden_positions);
+                  const RotaryTable& rotary, const at::Tensor& hidden_positions, TensorRanks* ranks);
 
 }  // namespace waypoint::models
 

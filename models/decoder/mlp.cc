@@ -29,21 +29,21 @@ at::Tensor Activate(const at::Tensor& x, Activation activation) {
 }
 
 at::Tensor RunLinears(const at::Tensor& x, const DenseMlp& mlp, const at::Tensor& weight_1, const at::Tensor& bias_1,
-                      const at::Tensor& weight_2, const at::Tensor& bias_2) {
-  at::Tensor inner = at::linear(x, weight_1, bias_1);
+                      const at::Tensor& weight_2, const at::Tensor& bias_2, TensorRanks* ranks) {
+  at::Tensor inner = at::linear(CopyToRanks(x, ranks), weight_1, bias_1);
   if (mlp.gated()) {
     const int64_t size = mlp.intermediate_size();
     inner = Activate(inner.narrow(-1, 0, size), mlp.activation()) * inner.narrow(-1, size, size);
   } else {
     inner = Activate(inner, mlp.activation());
   }
-  return at::linear(inner, weight_2, bias_2);
+  return RowParallelLinear(inner, weight_2, bias_2, ranks);
 }
 
-at::Tensor RunDense(const at::Tensor& x, const DenseMlp& mlp, const ParameterView& parameters) {
+at::Tensor RunDense(const at::Tensor& x, const DenseMlp& mlp, const ParameterView& parameters, TensorRanks* ranks) {
   const at::Tensor input = mlp.has_pre_norm() ? Normalize(x, mlp.pre_norm(), parameters.Below("pre_norm.")) : x;
   const at::Tensor output = RunLinears(input, mlp, parameters.Get("layer_1.weight"), parameters.Get("layer_1.bias"),
-                                       parameters.Get("layer_2.weight"), parameters.Get("layer_2.bias"));
+                                       parameters.Get("layer_2.weight"), parameters.Get("layer_2.bias"), ranks);
   return mlp.has_post_norm() ? Normalize(output, mlp.post_norm(), parameters.Below("post_norm.")) : output;
 }
 
@@ -90,8 +90,8 @@ at::Tensor RunMoe(const at::Tensor& x, const MoeMlp& moe, const ParameterView& p
     }
     const at::Tensor rows = uses.select(1, 0);
     const at::Tensor choices = uses.select(1, 1);
-    const at::Tensor result =
-        RunLinears(at::index_select(tokens, 0, rows), moe.expert(), weight_1[e], bias_1[e], weight_2[e], bias_2[e]);
+    const at::Tensor result = RunLinears(at::index_select(tokens, 0, rows), moe.expert(), weight_1[e], bias_1[e],
+                                         weight_2[e], bias_2[e], nullptr);
     const at::Tensor weights = routes.weights.index({rows, choices}).unsqueeze(1);
     output.index_add_(0, rows, result * weights);
   }
@@ -100,8 +100,8 @@ at::Tensor RunMoe(const at::Tensor& x, const MoeMlp& moe, const ParameterView& p
 
 }  // namespace
 
-at::Tensor RunMlp(const at::Tensor& x, const Mlp& mlp, const ParameterView& parameters) {
-  return mlp.has_dense() ? RunDense(x, mlp.dense(), parameters) : RunMoe(x, mlp.moe(), parameters);
+at::Tensor RunMlp(const at::Tensor& x, const Mlp& mlp, const ParameterView& parameters, TensorRanks* ranks) {
+  return mlp.has_dense() ? RunDense(x, mlp.dense(), parameters, ranks) : RunMoe(x, mlp.moe(), parameters);
 }
 
 }  // namespace waypoint::models

@@ -6,7 +6,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "checkpoint/async/snapshot_arena.h"
-#include "checkpoint/coordination/coordinator.h"
 #include "engine/shutdown_signal.h"
 #include "engine/trainer.h"
 #include "gmock/gmock.h"
@@ -279,27 +278,6 @@ TEST(TrainerTest, TokensOutsideTheVocabularyEndTheRun) {
 
   EXPECT_THAT(RunTraining({TinyConfig(directory, TextFile(directory), 9), "model { vocab_size: 90 }"}, Quiet()),
               IsKind(ErrorKind::kRequest, HasSubstr("vocabulary has 90")));
-}
-
-// Another rank that wants to stop.
-class SecondRankStops : public LocalCoordinator {
- public:
-  absl::StatusOr<std::vector<std::string>> AllGather(absl::string_view, const std::string& bytes,
-                                                     absl::Duration) override {
-    return std::vector<std::string>{bytes, "1"};
-  }
-};
-
-TEST(TrainerTest, AStopOnAnyRankStopsAll) {
-  const std::string directory = FreshDirectory("ranks");
-  SecondRankStops coordinator;
-  TrainerOptions options = Quiet();
-  options.coordinator = &coordinator;
-
-  ASSERT_OK_AND_ASSIGN(const FinishedRun run, RunTraining({TinyConfig(directory, TextFile(directory), 9)}, options));
-
-  EXPECT_TRUE(run.report.stopped);
-  EXPECT_EQ(run.report.last_step, 1);
 }
 
 }  // namespace

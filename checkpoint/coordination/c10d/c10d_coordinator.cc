@@ -2,16 +2,14 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
-#include <torch/csrc/distributed/c10d/TCPStore.hpp>
 #include <utility>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
+#include "checkpoint/coordination/c10d/c10d_store.h"
 
 namespace waypoint {
 namespace {
@@ -21,29 +19,6 @@ constexpr absl::Duration kLongestPause = absl::Milliseconds(20);
 
 std::vector<uint8_t> ToBytes(absl::string_view text) { return std::vector<uint8_t>(text.begin(), text.end()); }
 std::string ToText(const std::vector<uint8_t>& bytes) { return std::string(bytes.begin(), bytes.end()); }
-
-// First line of what c10d threw; the rest is a stack.
-std::string FirstLine(const char* what) {
-  const absl::string_view text(what);
-  return std::string(text.substr(0, text.find('\n')));
-}
-
-absl::StatusOr<int> IntegerFromEnvironment(const char* name) {
-  const char* text = std::getenv(name);
-  int value = 0;
-  if (text == nullptr || !absl::SimpleAtoi(text, &value)) {
-    return MakeError(ErrorKind::kRequest,
-                     text == nullptr
-                         ? absl::StrCat("environment variable ", name, " is not set; launchers of ranks set it")
-                         : absl::StrCat("environment variable ", name, " is \"", text, "\", wanted a number"));
-  }
-  return value;
-}
-
-bool IsTrue(const char* name) {
-  const char* text = std::getenv(name);
-  return text != nullptr && (absl::string_view(text) == "True" || absl::string_view(text) == "1");
-}
 
 // By a clock that nobody sets.
 class Deadline {
@@ -61,7 +36,7 @@ class Deadline {
 struct C10dCoordinator::Job {
   C10dOptions options;
   std::string prefix;
-  std::unique_ptr<c10d::TCPStore> store;
+  c10::intrusive_ptr<c10d::TCPStore> store;
   int64_t calls = 0;
   // The first error; from then on every call returns it.
   absl::Status failed;
@@ -188,56 +163,12 @@ struct C10dCoordinator::Job {
   }
 };
 
-absl::StatusOr<C10dOptions> C10dOptionsFromEnvironment() {
-  C10dOptions options;
-  if (std::getenv("RANK") == nullptr && std::getenv("WORLD_SIZE") == nullptr) {
-    return options;
-  }
-  WAYPOINT_ASSIGN_OR_RETURN(options.rank, IntegerFromEnvironment("RANK"));
-  WAYPOINT_ASSIGN_OR_RETURN(options.world_size, IntegerFromEnvironment("WORLD_SIZE"));
-  if (options.world_size > 1) {
-    WAYPOINT_ASSIGN_OR_RETURN(options.port, IntegerFromEnvironment("MASTER_PORT"));
-    const char* host = std::getenv("MASTER_ADDR");
-    if (host == nullptr) {
-      return MakeError(ErrorKind::kRequest, "environment variable MASTER_ADDR is not set; launchers of ranks set it");
-    }
-    options.host = host;
-  }
-  options.rank_0_serves = !IsTrue("TORCHELASTIC_USE_AGENT_STORE");
-  if (const char* attempt = std::getenv("TORCHELASTIC_RESTART_COUNT"); attempt != nullptr) {
-    absl::StrAppend(&options.name, "-", attempt);  // the agent's store keeps the keys of earlier attempts
-  }
-  return options;
-}
-
 absl::StatusOr<std::unique_ptr<C10dCoordinator>> C10dCoordinator::Create(const C10dOptions& options) {
-  if (options.world_size < 1 || options.rank < 0 || options.rank >= options.world_size) {
-    return MakeError(ErrorKind::kRequest,
-                     absl::StrCat("rank ", options.rank, " of ", options.world_size, " is no rank of a job"));
-  }
-  if (options.port < 0 || options.port > 65535) {
-    return MakeError(ErrorKind::kRequest, absl::StrCat("port is ", options.port, ", wanted at most 65535"));
-  }
   auto job = std::make_unique<Job>();
   job->options = options;
   job->prefix = absl::StrCat("waypoint/", options.name, "/");
-  c10d::TCPStoreOptions store;
-  store.port = static_cast<uint16_t>(options.port);
-  store.isServer = options.rank == 0 && options.rank_0_serves;
-  store.waitWorkers = false;
-  store.timeout = absl::ToChronoMilliseconds(options.connect_timeout);
-  // A trainer in this process may serve its own store at the same port; both are then one server.
-  store.multiTenant = options.port != 0;
-  try {
-    job->store = std::make_unique<c10d::TCPStore>(options.host, store);
-    job->options.port = job->store->getPort();
-    // The first get sets the deadline of every later answer of the server.
-    job->store->set(absl::StrCat(job->prefix, "hello"), ToBytes("+"));
-    job->store->get(absl::StrCat(job->prefix, "hello"));
-  } catch (const std::exception& e) {
-    return MakeError(ErrorKind::kRank, absl::StrCat("rank ", options.rank, " cannot reach the store at ", options.host,
-                                                    ":", options.port, ": ", FirstLine(e.what())));
-  }
+  WAYPOINT_ASSIGN_OR_RETURN(job->store, ConnectC10dStore(options));
+  job->options.port = job->store->getPort();
   return std::unique_ptr<C10dCoordinator>(new C10dCoordinator(std::move(job)));
 }
 

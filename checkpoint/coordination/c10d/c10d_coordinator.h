@@ -17,30 +17,10 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "checkpoint/coordination/c10d/c10d_options.h"
 #include "checkpoint/coordination/coordinator.h"
 
 namespace waypoint {
-
-struct C10dOptions {
-  int rank = 0;
-  int world_size = 1;
-  // Where rank 0 serves.
-  std::string host = "127.0.0.1";
-  // 0, on rank 0: any free one; see port().
-  int port = 0;
-  // False: another process serves the store already (torchrun's agent).
-  bool rank_0_serves = true;
-  // Tells coordinators of one job, and attempts of one job, apart.
-  std::string name = "checkpoint";
-  // To reach the store, and for each single answer of it.
-  absl::Duration connect_timeout = absl::Minutes(5);
-  // How long rank 0 serves on for ranks that have not left.
-  absl::Duration linger = absl::Seconds(5);
-};
-
-// From RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT as torchrun and others set them; one process where RANK and
-// WORLD_SIZE are unset. E_REQUEST names the variable that is missing or no number.
-absl::StatusOr<C10dOptions> C10dOptionsFromEnvironment();
 
 class C10dCoordinator : public Coordinator {
  public:

@@ -31,6 +31,28 @@ TEST(LiveMemoryTest, ReadsTheTensorsAsTheyAre) {
   EXPECT_THAT(elements, ::testing::ElementsAre(0, 3, 1, 4, 2, 5));
 }
 
+TEST(LiveMemoryTest, OneTensorMayBeHeldInSeveralBoxes) {
+  const at::Tensor local = at::arange(6, at::kInt).view({3, 2});
+  LiveState state = {{"w", local.narrow(0, 0, 1), {9, 2}, {{7, 0}, {1, 2}}},
+                     {"other", at::zeros({1})},
+                     {"w", local.narrow(0, 1, 2), {9, 2}, {{2, 0}, {2, 2}}}};
+
+  ASSERT_OK_AND_ASSIGN(const MemoryState memory, LiveMemory(state));
+  ASSERT_OK_AND_ASSIGN(const auto source, NewMemoryStateSource(memory));
+
+  ASSERT_EQ(source->manifest().size(), 2);
+  EXPECT_THAT(source->manifest()[0].boxes, ::testing::ElementsAre(state[0].box, state[2].box));
+  std::vector<int> elements(2);
+  const auto read = [&](Box box) {
+    return source->Read({{0, box, StridedSpan::Contiguous(reinterpret_cast<char*>(elements.data()), 4, box.sizes)}});
+  };
+  ASSERT_OK(read({{3, 0}, {1, 2}}));
+  EXPECT_THAT(elements, ::testing::ElementsAre(4, 5));
+  EXPECT_THAT(read({{6, 0}, {1, 2}}), IsKind(ErrorKind::kMissing, HasSubstr("[7:8, 0:2]")));
+  state[2].box.offsets = {6, 0};
+  EXPECT_THAT(LiveMemory(state), IsKind(ErrorKind::kDupKey, HasSubstr("\"w\"")));
+}
+
 TEST(LiveMemoryTest, KeepsTheMemoryAlive) {
   MemoryState memory;
   {

@@ -167,6 +167,48 @@ TEST(TensorBridgeTest, NamesAreUnique) {
   EXPECT_THAT(NewLiveSource({{"w", at::zeros({1})}, {"w", at::zeros({1})}}), IsKind(ErrorKind::kDupKey));
 }
 
+// Rows 1 and 4 to 5 of a tensor of 6: as a rank holds a fused projection.
+LiveState TwoBoxes(const at::Tensor& local) {
+  return {{"w", local.narrow(0, 0, 1), {6, 3}, {{1, 0}, {1, 3}}},
+          {"w", local.narrow(0, 1, 2), {6, 3}, {{4, 0}, {2, 3}}}};
+}
+
+TEST(TensorBridgeTest, OneTensorMayBeHeldInSeveralBoxes) {
+  const at::Tensor whole = Counted({6, 3});
+  const at::Tensor local = at::zeros({3, 3});
+  for (const int64_t block_bytes : {1, 13, 4096}) {
+    local.zero_();
+    ASSERT_OK_AND_ASSIGN(const auto from, NewLiveSource({{"w", whole}}));
+    ASSERT_OK_AND_ASSIGN(const auto sink, NewLiveSink(TwoBoxes(local), block_bytes));
+    ASSERT_EQ(sink->manifest().size(), 1);
+    EXPECT_EQ(sink->manifest()[0].boxes.size(), 2u);
+    ASSERT_OK(Transfer(*from, *sink, {}));
+    EXPECT_TRUE(at::equal(local, at::cat({whole.narrow(0, 1, 1), whole.narrow(0, 4, 2)})));
+  }
+  ASSERT_OK_AND_ASSIGN(const auto source, NewLiveSource(TwoBoxes(local)));
+  std::vector<float> row(3);
+  const auto read = [&](Box box) {
+    return source->Read({{0, box, StridedSpan::Contiguous(reinterpret_cast<char*>(row.data()), 4, box.sizes)}});
+  };
+  ASSERT_OK(read({{5, 0}, {1, 3}}));
+  EXPECT_THAT(row, ::testing::ElementsAre(15, 16, 17));
+  EXPECT_THAT(read({{3, 0}, {1, 3}}),
+              IsKind(ErrorKind::kMissing, AllOf(HasSubstr("[3:4, 0:3]"), HasSubstr("only [1:2, 0:3], [4:6, 0:3]"))));
+}
+
+TEST(TensorBridgeTest, BoxesOfOneTensorMustFitEachOther) {
+  const at::Tensor local = at::zeros({3, 3});
+  LiveState state = TwoBoxes(local);
+  state[1].box.offsets[0] = 0;
+  EXPECT_THAT(NewLiveSource(state), IsKind(ErrorKind::kDupKey, HasSubstr("overlap")));
+  state = TwoBoxes(local);
+  state[1].global_shape = {7, 3};
+  EXPECT_THAT(NewLiveSource(state), IsKind(ErrorKind::kDupKey, HasSubstr("[7, 3]")));
+  state = TwoBoxes(local);
+  state[1].tensor = state[1].tensor.to(at::kDouble);
+  EXPECT_THAT(NewLiveSink(state), IsKind(ErrorKind::kDupKey));
+}
+
 TEST(TensorBridgeTest, TypesMapThereAndBack) {
   for (const at::ScalarType type : kTypes) {
     ASSERT_OK_AND_ASSIGN(const DType dtype, DTypeFromTorch(type));

@@ -1,0 +1,36 @@
+#ifndef CHECKPOINT_COORDINATION_C10D_C10D_OPTIONS_H_
+#define CHECKPOINT_COORDINATION_C10D_C10D_OPTIONS_H_
+
+// Which rank of which job this process is.  Names nothing of libtorch.  Thread-safe.
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+
+namespace waypoint {
+
+struct C10dOptions {
+  int rank = 0;
+  int world_size = 1;
+  // Where rank 0 serves.
+  std::string host = "127.0.0.1";
+  // 0, on rank 0: any free one; see C10dCoordinator::port().
+  int port = 0;
+  // False: another process serves the store already (torchrun's agent).
+  bool rank_0_serves = true;
+  // Tells coordinators of one job, and attempts of one job, apart.
+  std::string name = "checkpoint";
+  // To reach the store, and for each single answer of it.
+  absl::Duration connect_timeout = absl::Minutes(5);
+  // How long rank 0 serves on for ranks that have not left.
+  absl::Duration linger = absl::Seconds(5);
+};
+
+// From RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT as torchrun and others set them; one process where RANK and
+// WORLD_SIZE are unset. E_REQUEST names the variable that is missing or no number.
+absl::StatusOr<C10dOptions> C10dOptionsFromEnvironment();
+
+}  // namespace waypoint
+
+#endif  // CHECKPOINT_COORDINATION_C10D_C10D_OPTIONS_H_

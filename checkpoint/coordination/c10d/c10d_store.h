@@ -1,0 +1,23 @@
+#ifndef CHECKPOINT_COORDINATION_C10D_C10D_STORE_H_
+#define CHECKPOINT_COORDINATION_C10D_C10D_STORE_H_
+
+// How a process finds the store of its job, for all that speak through it.  Thread-safe.
+
+#include <string>
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
+
+#include "absl/status/statusor.h"
+#include "checkpoint/coordination/c10d/c10d_options.h"
+
+namespace waypoint {
+
+// A connection of its own: calls on one do not wait for calls on another.  E_REQUEST for a rank outside of the job or
+// an impossible port, E_RANK when the store cannot be reached.
+absl::StatusOr<c10::intrusive_ptr<c10d::TCPStore>> ConnectC10dStore(const C10dOptions& options);
+
+// The first line of what c10d threw; the rest is a stack.
+std::string FirstLine(absl::string_view what);
+
+}  // namespace waypoint
+
+#endif  // CHECKPOINT_COORDINATION_C10D_C10D_STORE_H_

@@ -1,0 +1,213 @@
+#include "engine/collectives.h"
+
+#include <array>
+#include <cstdlib>
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
+#include <utility>
+
+#include "ATen/Functions.h"
+#include "absl/memory/memory.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "c10/core/GradMode.h"
+#include "checkpoint/base/error.h"
+#include "checkpoint/base/status_macros.h"
+#include "checkpoint/coordination/c10d/c10d_store.h"
+
+namespace waypoint::engine {
+namespace {
+
+constexpr int kAxes = 4;
+
+// Gloo's only call without a sequence number of its own is send; one tag serves, as messages of a pair keep their
+// order.
+constexpr int kTag = 0;
+
+struct Group {
+  std::vector<int> ranks;
+  int index = 0;
+  // Null for one rank.  By its own type: the base classes differ between libtorch 1.13 and 2.
+  c10::intrusive_ptr<c10d::ProcessGroupGloo> gloo;
+};
+
+bool IsLoopback(const std::string& host) { return host == "localhost" || host == "::1" || host.rfind("127.", 0) == 0; }
+
+std::shared_ptr<gloo::transport::Device> DeviceFor(const std::string& host) {
+  if (const char* interface = std::getenv("GLOO_SOCKET_IFNAME"); interface != nullptr) {
+    return c10d::ProcessGroupGloo::createDeviceForInterface(interface);
+  }
+  return IsLoopback(host) ? c10d::ProcessGroupGloo::createDeviceForHostname("127.0.0.1")
+                          : c10d::ProcessGroupGloo::createDefaultDevice();
+}
+
+c10::intrusive_ptr<c10d::ProcessGroupGloo> NewGloo(const c10::intrusive_ptr<c10d::TCPStore>& store,
+                                                   const std::string& host, absl::string_view name, const Group& group,
+                                                   absl::Duration timeout) {
+  auto options = c10d::ProcessGroupGloo::Options::create(absl::ToChronoMilliseconds(timeout));
+  options->devices.push_back(DeviceFor(host));
+  options->threads = 1;  // calls block, so that no two run at once
+  const auto prefixed = c10::make_intrusive<c10d::PrefixStore>(std::string(name), store);
+  return c10::make_intrusive<c10d::ProcessGroupGloo>(prefixed, group.index, static_cast<int>(group.ranks.size()),
+                                                     std::move(options));
+}
+
+// The bytes of a contiguous tensor, for calls that move and do not compute: Gloo knows no bfloat16.
+at::Tensor BytesOf(const at::Tensor& tensor) { return tensor.view({-1}).view(at::kByte); }
+
+}  // namespace
+
+struct ProcessGroups::Impl {
+  int rank = 0;
+  MeshShape shape;
+  MeshCoordinates here;
+  std::array<Group, kAxes> groups;
+
+  Group& group(MeshAxis axis) { return groups[static_cast<size_t>(axis)]; }
+};
+
+ProcessGroups::ProcessGroups(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+ProcessGroups::~ProcessGroups() = default;
+
+std::unique_ptr<ProcessGroups> ProcessGroups::Alone() {
+  auto impl = absl::make_unique<Impl>();
+  for (Group& group : impl->groups) {
+    group.ranks = {0};
+  }
+  return absl::WrapUnique(new ProcessGroups(std::move(impl)));
+}
+
+absl::StatusOr<std::unique_ptr<ProcessGroups>> ProcessGroups::Create(const C10dOptions& rendezvous,
+                                                                     const MeshShape& shape,
+                                                                     const ProcessGroupOptions& options) {
+  if (rendezvous.world_size != shape.world_size()) {
+    return MakeError(ErrorKind::kRequest,
+                     absl::StrCat("a mesh of ", shape.world_size(), " ranks for a job of ", rendezvous.world_size));
+  }
+  if (shape.world_size() == 1) {
+    return Alone();
+  }
+  auto impl = absl::make_unique<Impl>();
+  impl->rank = rendezvous.rank;
+  impl->shape = shape;
+  impl->here = CoordinatesOf(shape, rendezvous.rank);
+  WAYPOINT_ASSIGN_OR_RETURN(const auto store, ConnectC10dStore(rendezvous));
+  for (const MeshAxis axis : {MeshAxis::kTensor, MeshAxis::kData, MeshAxis::kPipeline, MeshAxis::kWorld}) {
+    Group& group = impl->group(axis);
+    group.ranks = RanksAlong(shape, impl->here, axis);
+    while (group.ranks[group.index] != impl->rank) {
+      ++group.index;
+    }
+    if (group.ranks.size() == 1) {
+      continue;
+    }
+    const std::string name =
+        absl::StrCat("waypoint/", rendezvous.name, "/groups/", MeshAxisName(axis), "/", group.ranks[0]);
+    try {
+      group.gloo = NewGloo(store, rendezvous.host, name, group, options.timeout);
+    } catch (const std::exception& e) {
+      return MakeError(ErrorKind::kRank,
+                       absl::StrCat("rank ", impl->rank, " cannot connect to its ", MeshAxisName(axis),
+                                    " group (ranks ", absl::StrJoin(group.ranks, ", "), "): ", FirstLine(e.what())));
+    }
+  }
+  return absl::WrapUnique(new ProcessGroups(std::move(impl)));
+}
+
+int ProcessGroups::rank() const { return impl_->rank; }
+const MeshShape& ProcessGroups::shape() const { return impl_->shape; }
+const MeshCoordinates& ProcessGroups::here() const { return impl_->here; }
+int ProcessGroups::size(MeshAxis axis) const { return static_cast<int>(impl_->group(axis).ranks.size()); }
+int ProcessGroups::index(MeshAxis axis) const { return impl_->group(axis).index; }
+
+void ProcessGroups::Close() {
+  for (Group& group : impl_->groups) {
+    group.gloo.reset();
+  }
+  if (failure_.ok() && impl_->shape.world_size() > 1) {
+    failure_ = MakeError(ErrorKind::kRank, absl::StrCat("rank ", impl_->rank, " has left its process groups"));
+  }
+}
+
+template <typename Call>
+absl::Status ProcessGroups::Do(MeshAxis axis, absl::string_view what, const at::Tensor& tensor, Call&& call) {
+  if (!failure_.ok()) {
+    return failure_;
+  }
+  const Group& group = impl_->group(axis);
+  if (group.gloo == nullptr) {
+    return absl::OkStatus();
+  }
+  try {
+    const c10::NoGradGuard no_grad;
+    call(*group.gloo);
+  } catch (const std::exception& e) {
+    failure_ = MakeError(ErrorKind::kRank, absl::StrCat("rank ", impl_->rank, ": ", what, " of ", tensor.numel(),
+                                                        " elements in its ", MeshAxisName(axis), " group (ranks ",
+                                                        absl::StrJoin(group.ranks, ", "), "): ", FirstLine(e.what())));
+  }
+  return failure_;
+}
+
+namespace {
+
+void AllReduce(c10d::ProcessGroupGloo& gloo, const at::Tensor& tensor, c10d::ReduceOp operation) {
+  const bool narrow = tensor.scalar_type() == at::kBFloat16 || tensor.scalar_type() == at::kHalf;
+  std::vector<at::Tensor> tensors = {narrow ? tensor.to(at::kFloat) : tensor.contiguous()};
+  c10d::AllreduceOptions options;
+  options.reduceOp = operation;
+  gloo.allreduce(tensors, options)->wait();
+  if (!tensors[0].is_same(tensor)) {
+    tensor.copy_(tensors[0]);
+  }
+}
+
+}  // namespace
+
+absl::Status ProcessGroups::AllReduceSum(MeshAxis axis, const at::Tensor& tensor) {
+  return Do(axis, "sum", tensor, [&](c10d::ProcessGroupGloo& gloo) { AllReduce(gloo, tensor, c10d::ReduceOp::SUM); });
+}
+
+absl::Status ProcessGroups::AllReduceMax(MeshAxis axis, const at::Tensor& tensor) {
+  return Do(axis, "maximum", tensor,
+            [&](c10d::ProcessGroupGloo& gloo) { AllReduce(gloo, tensor, c10d::ReduceOp::MAX); });
+}
+
+absl::StatusOr<at::Tensor> ProcessGroups::ReduceScatterSum(MeshAxis axis, const at::Tensor& values) {
+  WAYPOINT_RETURN_IF_ERROR(AllReduceSum(axis, values));
+  const int64_t part = values.numel() / size(axis);
+  return values.narrow(0, part * index(axis), part);
+}
+
+absl::StatusOr<std::vector<at::Tensor>> ProcessGroups::AllGather(MeshAxis axis, const at::Tensor& mine) {
+  std::vector<at::Tensor> all = {mine};
+  WAYPOINT_RETURN_IF_ERROR(Do(axis, "gather", mine, [&](c10d::ProcessGroupGloo& gloo) {
+    all.clear();
+    std::vector<std::vector<at::Tensor>> outputs(1);
+    for (int i = 0; i < size(axis); ++i) {
+      all.push_back(at::empty(mine.sizes(), mine.options()));
+      outputs[0].push_back(BytesOf(all.back()));
+    }
+    if (mine.numel() > 0) {
+      std::vector<at::Tensor> inputs = {BytesOf(mine.contiguous())};
+      gloo.allgather(outputs, inputs)->wait();
+    }
+  }));
+  return all;
+}
+
+absl::Status ProcessGroups::Send(MeshAxis axis, const at::Tensor& tensor, int to) {
+  return Do(axis, absl::StrCat("send to member ", to), tensor, [&](c10d::ProcessGroupGloo& gloo) {
+    std::vector<at::Tensor> tensors = {BytesOf(tensor)};
+    gloo.send(tensors, to, kTag)->wait();
+  });
+}
+
+absl::Status ProcessGroups::Recv(MeshAxis axis, const at::Tensor& tensor, int from) {
+  return Do(axis, absl::StrCat("receive from member ", from), tensor, [&](c10d::ProcessGroupGloo& gloo) {
+    std::vector<at::Tensor> tensors = {BytesOf(tensor)};
+    gloo.recv(tensors, from, kTag)->wait();
+  });
+}
+
+}  // namespace waypoint::engine
