@@ -86,28 +86,6 @@ void RunSaver::SetRanks(SaveOptions& options) const {
   }
 }
 
-absl::Status RunSaver::HoldNewest() {
-  WAYPOINT_RETURN_IF_ERROR(root_.Hold());
-  WAYPOINT_ASSIGN_OR_RETURN(const absl::optional<CheckpointRef> latest, root_.Latest());
-  if ((latest.has_value() ? latest->path : "") == resumed_) {
-    return absl::OkStatus();
-  }
-  return MakeError(
-      ErrorKind::kLocked,
-      absl::StrCat("another job saved meanwhile: this one starts from ",
-                   resumed_.empty() ? "no checkpoint of the run" : absl::StrCat("\"", resumed_, "\""), ", the newest ",
-                   latest.has_value() ? absl::StrCat("is \"", latest->path, "\"") : "is gone", "; start again"));
-}
-
-absl::Status RunSaver::Hold() {
-  const absl::Status held = coordinator_.rank() == 0 ? HoldNewest() : absl::OkStatus();
-  const absl::Status status = coordinator_.Agree("lock of the run", held, kAgreementTimeout);
-  if (!status.ok()) {
-    root_.Release();
-  }
-  return status;
-}
-
 absl::StatusOr<std::vector<std::string>> RunSaver::Prepare(const TrainState& state) {
   std::vector<std::string> notes;
   Registry<CheckpointFormat>& formats = Registry<CheckpointFormat>::Global();
@@ -204,6 +182,29 @@ absl::Status RunSaver::Published(AsyncSaveReport report) {
   }
   saved_.push_back(std::move(report));
   return absl::OkStatus();
+}
+
+absl::Status RunSaver::Hold() {
+  const absl::Status held = coordinator_.rank() == 0 ? HoldRoot() : absl::OkStatus();
+  return coordinator_.Agree("lock of the run", held, kAgreementTimeout);
+}
+
+absl::Status RunSaver::HoldRoot() {
+  WAYPOINT_RETURN_IF_ERROR(root_.Hold());
+  const auto latest = root_.Latest();
+  absl::Status status = latest.status();
+  if (latest.ok() && (latest->has_value() ? (*latest)->path : "") != resumed_) {
+    status = MakeError(
+        ErrorKind::kLocked,
+        absl::StrCat("another job saved meanwhile: this one starts from ",
+                     resumed_.empty() ? "no checkpoint of the run" : absl::StrCat("\"", resumed_, "\""),
+                     ", the newest ", latest->has_value() ? absl::StrCat("is \"", (*latest)->path, "\"") : "is gone",
+                     "; start again"));
+  }
+  if (!status.ok()) {
+    root_.Release();
+  }
+  return status;
 }
 
 absl::Status RunSaver::SaveCheckpoint(const TrainState& state, bool last) {

@@ -14,7 +14,7 @@
 // Finish before it counts on the checkpoint.  A failure comes from whichever of these is called next.
 //
 // Many ranks make the same calls, each with its own state.  The coordinator is used by the background save too: between
-// SaveCheckpoint, whatever it returned, and Finish nobody else may.
+// SaveCheckpoint and Finish nobody else may.
 // One thread.
 
 #include <cstdint>
@@ -82,9 +82,9 @@ class RunSaver {
   absl::Status CheckRanks(absl::string_view field, const CheckpointFormat& format) const;
   // What must follow every checkpoint that was published.
   absl::Status Published(AsyncSaveReport report);
+  // On rank 0, which alone holds the lock.
+  absl::Status HoldRoot();
   absl::Status BeginSave(const TrainState& state);
-  // Rank 0's part of Hold.
-  absl::Status HoldNewest();
 
   FileSystem& fs_;
   Coordinator& coordinator_;

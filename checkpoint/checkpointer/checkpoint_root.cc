@@ -78,7 +78,7 @@ bool IsReadFailure(const absl::Status& status) {
 absl::optional<CheckpointRef> CheckpointRefOf(const std::string& path) {
   CheckpointRef ref;
   ref.path = path;
-  return ParseDirectoryName(BaseName(path), &ref) ? absl::optional<CheckpointRef>(std::move(ref)) : absl::nullopt;
+  return ParseDirectoryName(BaseName(path), &ref) ? ref : absl::optional<CheckpointRef>();
 }
 
 absl::StatusOr<std::vector<CheckpointRef>> CheckpointRoot::List() {

@@ -39,7 +39,7 @@ struct CheckpointRef {
   std::string path;
 };
 
-// What the last part of a path says: step-<8 digits>[.a<attempt>].  Empty for any other name.
+// What the name of a checkpoint's directory says; empty for a name that no CheckpointRoot gives.
 absl::optional<CheckpointRef> CheckpointRefOf(const std::string& path);
 
 struct CheckpointerOptions {

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "checkpoint/async/snapshot_arena.h"
+#include "checkpoint/coordination/coordinator.h"
 #include "engine/shutdown_signal.h"
 #include "engine/trainer.h"
 #include "gmock/gmock.h"
