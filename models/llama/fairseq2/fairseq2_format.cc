@@ -125,6 +125,7 @@ class Opener {
     source_options.reader.window_bytes = options_.window_bytes;
     source_options.reader.gap_bytes = options_.gap_bytes;
     source_options.verify = options_.verify_digests;
+    source_options.verify_whole = options_.verify_whole_records;
     std::vector<TorchContents> contents;
     for (Fairseq2File& file : directory->files) {
       contents.push_back(std::move(file.contents));

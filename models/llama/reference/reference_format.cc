@@ -52,6 +52,7 @@ absl::StatusOr<OpenedCheckpoint> OpenDirectory(FileSystem& fs, ReferenceDirector
   source_options.reader.window_bytes = options.window_bytes;
   source_options.reader.gap_bytes = options.gap_bytes;
   source_options.verify = options.verify_digests;
+  source_options.verify_whole = options.verify_whole_records;
   WAYPOINT_ASSIGN_OR_RETURN(checkpoint.files, TorchSource::Create(fs, std::move(directory.files), source_options));
 
   const bool believed = checkpoint.params.has_value();
