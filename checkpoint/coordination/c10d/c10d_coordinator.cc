@@ -1,6 +1,7 @@
 #include "checkpoint/coordination/c10d/c10d_coordinator.h"
 
 #include <algorithm>
+#include <chrono>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -18,6 +19,17 @@ constexpr absl::Duration kLongestPause = absl::Milliseconds(20);
 
 std::vector<uint8_t> ToBytes(absl::string_view text) { return std::vector<uint8_t>(text.begin(), text.end()); }
 std::string ToText(const std::vector<uint8_t>& bytes) { return std::string(bytes.begin(), bytes.end()); }
+
+// By a clock that nobody sets.
+class Deadline {
+ public:
+  explicit Deadline(absl::Duration timeout)
+      : end_(std::chrono::steady_clock::now() + absl::ToChronoNanoseconds(std::min(timeout, absl::Hours(24 * 365)))) {}
+  absl::Duration left() const { return absl::FromChrono(end_ - std::chrono::steady_clock::now()); }
+
+ private:
+  const std::chrono::steady_clock::time_point end_;
+};
 
 }  // namespace
 
@@ -55,7 +67,7 @@ struct C10dCoordinator::Job {
 
   // Waits until all are here, one has left or the job has failed; the error that all agree on.
   std::string Await(int64_t call, const std::string& what, absl::Duration timeout) {
-    const absl::Time deadline = absl::Now() + timeout;
+    const Deadline deadline(timeout);
     std::vector<std::string> keys;
     for (int rank = 0; rank < options.world_size; ++rank) {
       keys.push_back(CallKey(call, rank));
@@ -76,13 +88,13 @@ struct C10dCoordinator::Job {
           return Decide(call, absl::StrCat("rank ", rank, " left the job before ", what));
         }
       }
-      if (absl::Now() >= deadline) {
+      if (deadline.left() <= absl::ZeroDuration()) {
         const std::vector<int> missing = Missing(call);
         return Decide(call, missing.empty() ? ""
                                             : absl::StrCat("rank ", absl::StrJoin(missing, ", "), " did not come to ",
                                                            what, " within ", absl::FormatDuration(timeout)));
       }
-      absl::SleepFor(std::min(pause, std::max(deadline - absl::Now(), absl::ZeroDuration())));
+      absl::SleepFor(std::min(pause, std::max(deadline.left(), absl::ZeroDuration())));
       pause = std::min(pause * 2, kLongestPause);
     }
   }
@@ -136,13 +148,13 @@ struct C10dCoordinator::Job {
   void Leave() {
     try {
       store->set(LeftKey(options.rank), {});
-      const absl::Time deadline = absl::Now() + options.linger;
+      const Deadline deadline(options.linger);
       std::vector<std::string> keys;
       for (int rank = 0; rank < options.world_size; ++rank) {
         keys.push_back(LeftKey(rank));
       }
       const bool serves = options.rank == 0 && options.rank_0_serves;
-      while (serves && !store->check(keys) && absl::Now() < deadline) {
+      while (serves && !store->check(keys) && deadline.left() > absl::ZeroDuration()) {
         absl::SleepFor(kLongestPause);
       }
     } catch (const std::exception&) {
