@@ -45,9 +45,6 @@ SnapshotMethod MethodOf(CheckpointSchedule::Async async) {
   }
 }
 
-// Beside what a save itself waits for.
-constexpr absl::Duration kAgreementTimeout = absl::Minutes(10);
-
 }  // namespace
 
 bool OnInterval(int64_t step, int64_t interval) { return interval > 0 && step % interval == 0; }
@@ -132,7 +129,7 @@ absl::StatusOr<CheckpointMetadata> RunSaver::CheckpointMetadataOf(const TrainSta
   *generators.mutable_rng_states() = metadata.training().rng_states();
   WAYPOINT_ASSIGN_OR_RETURN(
       const std::vector<std::string> all,
-      coordinator_.AllGather("random generators", generators.SerializeAsString(), kAgreementTimeout));
+      coordinator_.AllGather("random generators", generators.SerializeAsString(), AgreementTimeout()));
   for (size_t rank = 1; rank < all.size() && coordinator_.rank() == 0; ++rank) {
     TrainingState other;
     if (!other.ParseFromString(all[rank])) {
@@ -186,9 +183,12 @@ absl::Status RunSaver::Published(AsyncSaveReport report) {
   return absl::OkStatus();
 }
 
+// Beside what a save itself waits for.
+absl::Duration RunSaver::AgreementTimeout() const { return absl::Seconds(config_.mesh().timeout_seconds()); }
+
 absl::Status RunSaver::Hold() {
   const absl::Status held = coordinator_.rank() == 0 ? HoldRoot() : absl::OkStatus();
-  return coordinator_.Agree("lock of the run", held, kAgreementTimeout);
+  return coordinator_.Agree("lock of the run", held, AgreementTimeout());
 }
 
 absl::Status RunSaver::HoldRoot() {
@@ -290,7 +290,7 @@ absl::StatusOr<bool> RunSaver::HasExport(int64_t step) {
     return std::string(there ? "there" : "");
   };
   WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> answers,
-                            coordinator_.AllGatherIfOk("export of the step", look(), kAgreementTimeout));
+                            coordinator_.AllGatherIfOk("export of the step", look(), AgreementTimeout()));
   return !answers[0].empty();
 }
 

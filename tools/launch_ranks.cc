@@ -292,8 +292,9 @@ class Launcher {
       const bool asked = passed_on_ && (rank.exit_code == kExitInterrupted || rank.exit_code == 128 + SIGTERM ||
                                         rank.exit_code == 128 + SIGINT);
       stopped_ = stopped_ || asked;
-      // Those that were killed for another one's failure have not failed.
-      if (rank.exit_code != 0 && !asked && !killed_) {
+      // Those that ended by our signals, for another one's failure, have not failed.
+      const bool ours = killed_ || (!failed_.empty() && rank.exit_code == 128 + SIGTERM);
+      if (rank.exit_code != 0 && !asked && !ours) {
         failed_.push_back(static_cast<int>(i));
         if (kill_at_ == absl::InfiniteFuture()) {
           kill_at_ = absl::Now() + request_.grace;

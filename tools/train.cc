@@ -13,6 +13,7 @@
 #include "CLI/CLI.hpp"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/types/optional.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/coordination/c10d/c10d_coordinator.h"
@@ -127,6 +128,8 @@ absl::Status Train(const TrainRequest& request) {
   engine::TrainerOptions options;
   WAYPOINT_ASSIGN_OR_RETURN(options.rendezvous, C10dOptionsFromEnvironment());
   options.ranks_on_this_host = RanksOnThisHost(options.rendezvous);
+  // Outlives the coordinator, which waits for other ranks when it goes: an error is yet to be reported then.
+  absl::optional<engine::ShutdownSignal> shutdown;
   std::unique_ptr<C10dCoordinator> coordinator;
   if (options.rendezvous.world_size > 1) {
     WAYPOINT_ASSIGN_OR_RETURN(coordinator, C10dCoordinator::Create(options.rendezvous));
@@ -141,9 +144,9 @@ absl::Status Train(const TrainRequest& request) {
     options.exchange = exchange.get();
   }
   // From here on: before, there is nothing to save.
-  const engine::ShutdownSignal shutdown;
+  shutdown.emplace();
   const bool speaks = options.rendezvous.rank == 0;
-  options.stop = [&shutdown] { return shutdown.received() != 0; };
+  options.stop = [&shutdown] { return shutdown->received() != 0; };
   WAYPOINT_ASSIGN_OR_RETURN(const std::unique_ptr<engine::Trainer> trainer, engine::Trainer::Create(layers, options));
   WAYPOINT_ASSIGN_OR_RETURN(const engine::TrainReport report, trainer->Run());
   if (request.json && speaks) {
@@ -151,7 +154,7 @@ absl::Status Train(const TrainRequest& request) {
   }
   if (report.stopped) {
     const std::string cause =
-        shutdown.received() == 0 ? "by another rank" : absl::StrCat("by signal ", shutdown.received());
+        shutdown->received() == 0 ? "by another rank" : absl::StrCat("by signal ", shutdown->received());
     return absl::CancelledError(absl::StrCat("stopped ", cause, " after step ", report.last_step, ", saved as \"",
                                              report.checkpoints.back(), "\"; the same command continues"));
   }

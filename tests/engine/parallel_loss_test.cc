@@ -143,5 +143,12 @@ TEST(ParallelTest, MeshesThatDoNotFitAreRefusedOnAllRanks) {
               Each(IsKind(ErrorKind::kRequest, HasSubstr("checkpoint.format"))));
 }
 
+TEST(ParallelTest, ExportsThatManyRanksCannotWriteAreRefusedAtTheStart) {
+  const JobRun run = Train("export", {"dp2", 2, "export { format: \"reference\" }"}, {});
+
+  EXPECT_THAT(run.statuses, Each(IsKind(ErrorKind::kUnsupported, HasSubstr("\"reference\" is written by one rank"))));
+  EXPECT_TRUE(run.losses.empty());
+}
+
 }  // namespace
 }  // namespace waypoint::engine
