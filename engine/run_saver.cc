@@ -53,7 +53,12 @@ constexpr absl::Duration kAgreementTimeout = absl::Minutes(10);
 bool OnInterval(int64_t step, int64_t interval) { return interval > 0 && step % interval == 0; }
 
 RunSaver::RunSaver(FileSystem& fs, const Start& start, Coordinator& coordinator, Exchange* exchange)
-    : fs_(fs), coordinator_(coordinator), exchange_(exchange), config_(start.config), root_(fs, CheckpointDirectory(config_)) {
+    : fs_(fs),
+      coordinator_(coordinator),
+      exchange_(exchange),
+      config_(start.config),
+      resumed_(start.kind == StartKind::kResume ? start.path : ""),
+      root_(fs, CheckpointDirectory(config_)) {
   if (start.checkpoint.has_value()) {
     carried_.set_external_format(start.checkpoint->metadata.external_format());
     *carried_.mutable_external_configs() = start.checkpoint->metadata.external_configs();
@@ -81,11 +86,6 @@ void RunSaver::SetRanks(SaveOptions& options) const {
     options.coordinator = &coordinator_;
     options.exchange = exchange_;
   }
-}
-
-absl::Status RunSaver::Hold() {
-  const absl::Status held = coordinator_.rank() == 0 ? root_.Hold() : absl::OkStatus();
-  return coordinator_.Agree("lock of the run", held, kAgreementTimeout);
 }
 
 absl::StatusOr<std::vector<std::string>> RunSaver::Prepare(const TrainState& state) {
@@ -186,7 +186,41 @@ absl::Status RunSaver::Published(AsyncSaveReport report) {
   return absl::OkStatus();
 }
 
-absl::Status RunSaver::SaveCheckpoint(const TrainState& state) {
+absl::Status RunSaver::Hold() {
+  const absl::Status held = coordinator_.rank() == 0 ? HoldRoot() : absl::OkStatus();
+  return coordinator_.Agree("lock of the run", held, kAgreementTimeout);
+}
+
+absl::Status RunSaver::HoldRoot() {
+  WAYPOINT_RETURN_IF_ERROR(root_.Hold());
+  const auto latest = root_.Latest();
+  absl::Status status = latest.status();
+  if (latest.ok() && (latest->has_value() ? (*latest)->path : "") != resumed_) {
+    status = MakeError(
+        ErrorKind::kLocked,
+        absl::StrCat("another job saved meanwhile: this one starts from ",
+                     resumed_.empty() ? "no checkpoint of the run" : absl::StrCat("\"", resumed_, "\""),
+                     ", the newest ", latest->has_value() ? absl::StrCat("is \"", (*latest)->path, "\"") : "is gone",
+                     "; start again"));
+  }
+  if (!status.ok()) {
+    root_.Release();
+  }
+  return status;
+}
+
+absl::Status RunSaver::SaveCheckpoint(const TrainState& state, bool last) {
+  // First, because it says where the assets are now.
+  absl::Status before = Finish();
+  if (!before.ok() && !last) {
+    return before;
+  }
+  // Keeps the first.
+  before.Update(BeginSave(state));
+  return before;
+}
+
+absl::Status RunSaver::BeginSave(const TrainState& state) {
   const std::string context = absl::StrCat("checkpoint of step ", state.step);
   if (async_ == nullptr) {
     WAYPOINT_ASSIGN_OR_RETURN(const std::unique_ptr<TensorSource> source, NewLiveSource(state.Tensors()));
@@ -199,8 +233,6 @@ absl::Status RunSaver::SaveCheckpoint(const TrainState& state) {
     report.save = *saved;
     return Published(std::move(report));
   }
-  // First, because it says where the assets are now.
-  WAYPOINT_RETURN_IF_ERROR(Finish());
   WAYPOINT_ASSIGN_OR_RETURN(const MemoryState memory, LiveMemory(state.Tensors()));
   WAYPOINT_ASSIGN_OR_RETURN(CheckpointMetadata metadata, CheckpointMetadataOf(state));
   return Annotate(async_->Save(memory, SaveInto(root_, Options(), std::move(metadata), assets_)).status(), context);
@@ -219,9 +251,11 @@ absl::Status RunSaver::Finish() {
   return status;
 }
 
-absl::Status RunSaver::Release() {
+absl::Status RunSaver::Release(std::vector<std::string>* warnings) {
   const absl::Status status = Finish();
-  root_.Release();
+  for (std::string& warning : root_.Release()) {
+    warnings->push_back(std::move(warning));
+  }
   return status;
 }
 

@@ -45,10 +45,11 @@ class RunSaver {
   // state, E_UNSUPPORTED for one that these ranks cannot write together.
   absl::StatusOr<std::vector<std::string>> Prepare(const TrainState& state);
 
-  // Keeps other jobs from saving here, until Release.  E_LOCKED with the owner.
+  // Keeps other jobs from saving here, until Release.  E_LOCKED with the owner, or when another job has saved since the
+  // start was chosen: this one would continue from a state that is not the newest any more.
   absl::Status Hold();
-  // Waits for the save that runs, and returns its failure.
-  absl::Status Release();
+  // Waits for the save that runs, and returns its failure.  Adds removals of old checkpoints that failed to `warnings`.
+  absl::Status Release(std::vector<std::string>* warnings);
 
   // Plans an export without writing it: a model that the export format cannot hold is refused before hours of training.
   absl::Status CheckExport(const TrainState& state) const;
@@ -56,7 +57,9 @@ class RunSaver {
   bool CheckpointDue(int64_t step) const;
   bool ExportDue(int64_t step) const;
 
-  absl::Status SaveCheckpoint(const TrainState& state);
+  // The failure of the save before keeps this one from beginning, but for the last one of a run: that is begun all the
+  // same, and the failure returned afterwards.
+  absl::Status SaveCheckpoint(const TrainState& state, bool last);
   // Before the state changes.
   absl::Status Fence();
   // Returns when all that was begun is on the disk.
@@ -79,11 +82,15 @@ class RunSaver {
   absl::Status CheckRanks(absl::string_view field, const CheckpointFormat& format) const;
   // What must follow every checkpoint that was published.
   absl::Status Published(AsyncSaveReport report);
+  // On rank 0, which alone holds the lock.
+  absl::Status HoldRoot();
+  absl::Status BeginSave(const TrainState& state);
 
   FileSystem& fs_;
   Coordinator& coordinator_;
   Exchange* const exchange_;
   const TrainConfig config_;
+  const std::string resumed_;   // the run's checkpoint that the job began with; empty: none
   CheckpointMetadata carried_;  // external_format, external_configs
   std::vector<Asset> assets_;
   std::vector<AsyncSaveReport> saved_;

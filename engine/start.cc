@@ -79,6 +79,13 @@ absl::Status Resume(FileSystem& fs, const ConfigLayers& layers, const std::strin
   WAYPOINT_ASSIGN_OR_RETURN(CheckpointFormat * format, DetectFormat(fs, path));
   WAYPOINT_ASSIGN_OR_RETURN(start.checkpoint, format->Open(fs, path, {}));
   const CheckpointMetadata& metadata = start.checkpoint->metadata;
+  const absl::optional<CheckpointRef> named = CheckpointRefOf(path);
+  if (named.has_value() && metadata.training().step() != named->step) {
+    // Chosen by its name, continued by what is in it: somebody renamed or copied it.
+    return MakeError(ErrorKind::kAmbiguous,
+                     absl::StrCat("its name says step ", named->step, ", its manifest step ",
+                                  metadata.training().step(), "; give it the name of its step, or move it away"));
+  }
   WAYPOINT_ASSIGN_OR_RETURN(const models::DecoderConfig model, ModelOf(metadata));
   WAYPOINT_ASSIGN_OR_RETURN(TrainConfig stored, TrainerConfigOf(metadata));
 

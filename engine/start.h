@@ -8,7 +8,8 @@
 // 1. The newest sealed checkpoint below <output>/checkpoint, of any format: the run continues.  Its model is the base
 // of `model`; a
 //    config that asks for another architecture or dtype is refused (E_CONFIG, naming the fields), any other difference
-//    is a note.  `pretrained` is not looked at, so that it may be gone by then.
+//    is a note.  `pretrained` is not looked at, so that it may be gone by then.  A checkpoint that lies under the name
+//    of another step is refused (E_AMBIGUOUS).
 // 2. Else `pretrained.path`: a run from step 0 with those weights; what of its config is the base says `load_config`.
 //    An architecture that then differs is a note: names and shapes decide when the weights are read.
 // 3. Else random weights of `model`.

@@ -195,9 +195,20 @@ void Trainer::CollectSaved(TrainReport& report) {
   for (const AsyncSaveReport& saved : saver_->TakeSaved()) {
     report.checkpoints.push_back(saved.save.checkpoint.path);
     Print(absl::StrCat("saved ", saved.save.checkpoint.path));
-    for (const std::string& warning : saved.save.warnings) {
-      Print(absl::StrCat("warning: ", warning));
+    if (saved.why != snapshot_note_) {
+      // Once, not with every save.
+      snapshot_note_ = saved.why;
+      if (!saved.why.empty()) {
+        Print(absl::StrCat("note: checkpoint.async: ", saved.why));
+      }
     }
+    PrintWarnings(saved.save.warnings);
+  }
+}
+
+void Trainer::PrintWarnings(const std::vector<std::string>& warnings) const {
+  for (const std::string& warning : warnings) {
+    Print(absl::StrCat("warning: ", warning));
   }
 }
 
@@ -205,9 +216,9 @@ absl::Status Trainer::SaveCheckpoint(TrainReport& report, bool wait) {
   if (metrics_ != nullptr) {
     WAYPOINT_RETURN_IF_ERROR(metrics_->Sync());
   }
-  absl::Status status = saver_->SaveCheckpoint(*state_);
-  if (wait && status.ok()) {
-    status = saver_->Finish();
+  absl::Status status = saver_->SaveCheckpoint(*state_, /*last=*/wait);
+  if (wait) {
+    status.Update(saver_->Finish());
   }
   CollectSaved(report);
   return status;
@@ -219,6 +230,7 @@ absl::Status Trainer::Export(TrainReport& report) {
   WAYPOINT_ASSIGN_OR_RETURN(const SaveReport saved, exported);
   report.exports.push_back(saved.checkpoint.path);
   Print(absl::StrCat("exported ", saved.checkpoint.path));
+  PrintWarnings(saved.warnings);
   return absl::OkStatus();
 }
 
@@ -229,11 +241,13 @@ absl::StatusOr<TrainReport> Trainer::Run() {
     // Before anything else: others may be waiting for this rank.
     groups_->Close();
   }
-  const absl::Status released = saver_->Release();
+  std::vector<std::string> warnings;
+  const absl::Status released = saver_->Release(&warnings);
   if (!released.ok()) {
     // Only after another error; without one, all saves were waited for.
-    Print(absl::StrCat("warning: ", released.message()));
+    warnings.insert(warnings.begin(), std::string(released.message()));
   }
+  PrintWarnings(warnings);
   if (!report.ok()) {
     return Explain(report.status());
   }

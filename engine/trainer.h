@@ -73,7 +73,8 @@ class Trainer {
   // possible. Nothing is written yet.
   static absl::StatusOr<std::unique_ptr<Trainer>> Create(const ConfigLayers& layers, const TrainerOptions& options);
 
-  // Steps until config.steps or until `stop`.  Errors: E_LOCKED, naming the owner, where another job saves; of data, of
+  // Steps until config.steps or until `stop`.  Errors: E_LOCKED, naming the owner, where another job saves, or did
+  // since Create; of data, of
   // saving (the run ends: weights that cannot be saved are not worth computing), FailedPrecondition for a gradient that
   // is not finite, E_RANK when another rank failed, Internal for what libtorch throws.
   absl::StatusOr<TrainReport> Run();
@@ -87,6 +88,7 @@ class Trainer {
   bool first_rank() const { return options_.coordinator->rank() == 0; }
   absl::Status Build();
   void Print(const std::string& line) const;
+  void PrintWarnings(const std::vector<std::string>& warnings) const;
   absl::StatusOr<StepMetrics> Step();
   absl::Status ForwardBackward(StepMetrics& metrics);
   absl::Status UpdateWeights(StepMetrics& metrics);
@@ -110,6 +112,7 @@ class Trainer {
   std::unique_ptr<TokenFile> data_;
   std::unique_ptr<RunSaver> saver_;
   std::unique_ptr<MetricsLog> metrics_;  // rank 0's
+  std::string snapshot_note_;            // why snapshots are not taken as asked, as last printed
   // Since the last line on stderr.
   double logged_seconds_ = 0;
   int64_t logged_tokens_ = 0;

@@ -1,9 +1,11 @@
 #include "tools/format_flags.h"
 
+#include <map>
 #include <set>
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/registry.h"
 #include "checkpoint/format/format_options.h"
@@ -22,6 +24,12 @@ std::vector<FormatChoice> LinkedFormats() {
 
 void AddFormatFlags(const std::vector<FormatChoice>& formats, FormatFlags which, CLI::App& app,
                     FormatOptionValues* values) {
+  std::map<std::string, std::vector<std::string>> owners;  // of each option
+  for (const FormatChoice& format : formats) {
+    for (const FormatOption& option : format.options) {
+      owners[option.name].push_back(format.name);
+    }
+  }
   std::set<std::string> added;
   for (const FormatChoice& format : formats) {
     for (const FormatOption& option : format.options) {
@@ -29,7 +37,7 @@ void AddFormatFlags(const std::vector<FormatChoice>& formats, FormatFlags which,
         continue;
       }
       const std::string flag = absl::StrCat("--", option.name);
-      const std::string group = absl::StrCat("Options of ", format.name);
+      const std::string group = absl::StrCat("Options of ", absl::StrJoin(owners[option.name], ", "));
       const std::string name = option.name;
       const std::string help = which == FormatFlags::kLoad ? option.help
                                                            : absl::StrCat(option.on_load && option.on_save ? ""

@@ -27,7 +27,7 @@ std::vector<FormatChoice> LinkedFormats();
 enum class FormatFlags { kLoad, kLoadAndSave };
 
 // Adds --name for every option of the formats, in --help under the format's name, and puts what is given into *values,
-// which lives until the line is parsed.  An option that several formats have is one flag.
+// which lives until the line is parsed.  An option that several formats have is one flag, under the names of all.
 void AddFormatFlags(const std::vector<FormatChoice>& formats, FormatFlags which, CLI::App& app,
                     FormatOptionValues* values);
 

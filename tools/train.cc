@@ -124,7 +124,6 @@ absl::Status Train(const TrainRequest& request) {
   for (const std::string& assignment : request.overrides) {
     WAYPOINT_RETURN_IF_ERROR(layers.AddOverride(assignment));
   }
-  const engine::ShutdownSignal shutdown;
   engine::TrainerOptions options;
   WAYPOINT_ASSIGN_OR_RETURN(options.rendezvous, C10dOptionsFromEnvironment());
   options.ranks_on_this_host = RanksOnThisHost(options.rendezvous);
@@ -141,6 +140,8 @@ absl::Status Train(const TrainRequest& request) {
     WAYPOINT_ASSIGN_OR_RETURN(exchange, C10dExchange::Create(*coordinator, options.rendezvous.connect_timeout));
     options.exchange = exchange.get();
   }
+  // From here on: before, there is nothing to save.
+  const engine::ShutdownSignal shutdown;
   const bool speaks = options.rendezvous.rank == 0;
   options.stop = [&shutdown] { return shutdown.received() != 0; };
   WAYPOINT_ASSIGN_OR_RETURN(const std::unique_ptr<engine::Trainer> trainer, engine::Trainer::Create(layers, options));
@@ -149,9 +150,10 @@ absl::Status Train(const TrainRequest& request) {
     std::cout << Summary(report).dump(2) << std::endl;
   }
   if (report.stopped) {
-    return absl::CancelledError(absl::StrCat("stopped by signal ", shutdown.received(), " after step ",
-                                             report.last_step, ", saved as \"", report.checkpoints.back(),
-                                             "\"; the same command continues"));
+    const std::string cause =
+        shutdown.received() == 0 ? "by another rank" : absl::StrCat("by signal ", shutdown.received());
+    return absl::CancelledError(absl::StrCat("stopped ", cause, " after step ", report.last_step, ", saved as \"",
+                                             report.checkpoints.back(), "\"; the same command continues"));
   }
   if (speaks) {
     std::cerr << "finished at step " << report.last_step << std::endl;

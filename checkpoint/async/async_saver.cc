@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "checkpoint/base/error.h"
+#include "checkpoint/base/start_thread.h"
 #include "checkpoint/base/status_macros.h"
 
 namespace waypoint {
@@ -60,8 +61,13 @@ absl::string_view SnapshotMethodName(SnapshotMethod method) {
 
 SnapshotWriter SaveInto(CheckpointRoot& root, CheckpointerOptions options, CheckpointMetadata metadata,
                         std::vector<Asset> assets) {
-  return [&root, options = std::move(options), metadata = std::move(metadata), assets = std::move(assets)](
-             TensorSource& snapshot) { return root.Save(options, metadata, snapshot, assets); };
+  return [&root, options = std::move(options), metadata = std::move(metadata),
+          assets = std::move(assets)](const absl::StatusOr<TensorSource*>& snapshot) -> absl::StatusOr<SaveReport> {
+    if (!snapshot.ok()) {
+      return CheckpointRoot::GiveUp(options, metadata, snapshot.status());
+    }
+    return root.Save(options, metadata, **snapshot, assets);
+  };
 }
 
 struct AsyncSaver::Snapshot {
@@ -70,6 +76,7 @@ struct AsyncSaver::Snapshot {
   std::vector<PageGuard*> guards;   // that protect a part
   std::vector<std::shared_ptr<SnapshotArena>> arenas;
   std::unique_ptr<TensorSource> source;
+  bool handed_on = false;  // the report is the last of finished_, or was taken from there
 
   ~Snapshot() { Release(); }
   // Once: by then the next snapshot may have protected the same pages.
@@ -163,8 +170,13 @@ absl::Status AsyncSaver::Prepare(const MemoryState& state) {
 
 absl::Status AsyncSaver::CopyNow(StateCopy& copy) const {
   std::vector<std::thread> others;
+  others.reserve(std::max(0, options_.copy_threads));
   for (int i = 1; i < options_.copy_threads; ++i) {
-    others.emplace_back([&copy] { copy.Work(); });
+    absl::StatusOr<std::thread> other = StartThread([&copy] { copy.Work(); });
+    if (!other.ok()) {
+      break;  // Finish does its share
+    }
+    others.push_back(*std::move(other));
   }
   const absl::Status status = copy.Finish();
   for (std::thread& other : others) {
@@ -259,45 +271,114 @@ absl::StatusOr<std::unique_ptr<AsyncSaver::Snapshot>> AsyncSaver::Take(const Mem
 
 absl::StatusOr<AsyncSaveReport> AsyncSaver::Save(const MemoryState& state, SnapshotWriter write) {
   const Stopwatch waiting;
-  if (!options_.wait_when_busy && busy()) {
-    return MakeError(ErrorKind::kLocked, "the save before is still being written; wait for it, or save less often");
+  const auto writer = std::make_shared<const SnapshotWriter>(std::move(write));
+  if (!options_.wait_when_busy) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (busy_ || telling_) {
+      untold_.push_back({writer, MakeError(ErrorKind::kLocked,
+                                           "the save before is still being written; wait for it, or "
+                                           "save less often")});
+      return untold_.back().why;
+    }
   }
   Join();
-  WAYPOINT_RETURN_IF_ERROR(TakeFailure());
+  if (const absl::Status failure = TakeFailure(); !failure.ok()) {
+    Tell(writer, failure);
+    return failure;
+  }
   const double waited_seconds = waiting.seconds();
 
   const Stopwatch pausing;
-  WAYPOINT_ASSIGN_OR_RETURN(snapshot_, Take(state));
+  absl::StatusOr<std::unique_ptr<Snapshot>> taken = Take(state);
+  if (!taken.ok()) {
+    Tell(writer, taken.status());
+    return taken.status();
+  }
+  snapshot_ = *std::move(taken);
   Snapshot& snapshot = *snapshot_;
   snapshot.report.waited_seconds = waited_seconds;
   fenced_ = false;
-  // Held so that the report is whole before the background can hand it on.
-  const std::lock_guard<std::mutex> lock(mutex_);
-  busy_ = true;
-  background_ = std::thread([this, &snapshot, write = std::move(write)] { Write(snapshot, write); });
-  snapshot.report.pause_seconds = pausing.seconds();
-  return snapshot.report;
+  absl::StatusOr<std::thread> background;
+  {
+    // Held so that the report is whole before the background can hand it on.
+    const std::lock_guard<std::mutex> lock(mutex_);
+    background = StartThread([this, &snapshot, writer] { Write(snapshot, *writer); });
+    if (background.ok()) {
+      busy_ = true;
+      background_ = *std::move(background);
+      snapshot.report.pause_seconds = pausing.seconds();
+      return snapshot.report;
+    }
+  }
+  snapshot_.reset();
+  Tell(writer, background.status());
+  return background.status();
 }
 
 void AsyncSaver::Write(Snapshot& snapshot, const SnapshotWriter& write) {
-  absl::Status copied;
+  absl::StatusOr<TensorSource*> source = snapshot.source.get();
   if (options_.method == SnapshotMethod::kLazy && snapshot.copy != nullptr) {
-    copied = snapshot.copy->Finish();
+    if (const absl::Status copied = snapshot.copy->Finish(); !copied.ok()) {
+      source = copied;
+    }
   }
   // Only now: the fence would wait for a copy that everybody else goes before.
   LowerPriority(options_.background_nice);
   const Stopwatch writing;
-  absl::StatusOr<SaveReport> saved = copied.ok() ? write(*snapshot.source) : absl::StatusOr<SaveReport>(copied);
-  const std::lock_guard<std::mutex> lock(mutex_);
-  snapshot.Release();
-  if (saved.ok()) {
-    snapshot.report.save = *std::move(saved);
-    snapshot.report.write_seconds = writing.seconds();
-    finished_.push_back(snapshot.report);
-  } else {
-    failure_ = Annotate(saved.status(), "background save");
+  absl::StatusOr<SaveReport> saved = write(source);
+  if (!source.ok()) {
+    saved = source.status();
   }
-  busy_ = false;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    snapshot.Release();
+    if (saved.ok()) {
+      snapshot.report.save = *std::move(saved);
+      snapshot.report.write_seconds = writing.seconds();
+      finished_.push_back(snapshot.report);
+      snapshot.handed_on = true;
+    } else {
+      failure_ = Annotate(saved.status(), "background save");
+    }
+    busy_ = false;
+    telling_ = !untold_.empty();
+    if (!telling_) {
+      return;
+    }
+  }
+  TellAll();
+}
+
+void AsyncSaver::Tell(std::shared_ptr<const SnapshotWriter> write, const absl::Status& why) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    untold_.push_back({std::move(write), why});
+    telling_ = true;
+  }
+  absl::StatusOr<std::thread> background = StartThread([this] { TellAll(); });
+  if (background.ok()) {
+    background_ = *std::move(background);
+  } else {
+    // The other ranks wait for this one, so better slowly than never.
+    TellAll();
+  }
+}
+
+void AsyncSaver::TellAll() {
+  for (;;) {
+    Untold next;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (untold_.empty()) {
+        telling_ = false;
+        return;
+      }
+      next = std::move(untold_.front());
+      untold_.pop_front();
+    }
+    // Whoever called Save has the error.
+    (*next.write)(next.why).status().IgnoreError();
+  }
 }
 
 absl::Status AsyncSaver::Fence() {
@@ -311,7 +392,7 @@ absl::Status AsyncSaver::Fence() {
     const std::lock_guard<std::mutex> lock(mutex_);
     snapshot_->report.fence_seconds = waiting.seconds();
     // The save may have been quicker than this line.
-    if (!busy_ && !finished_.empty()) {
+    if (snapshot_->handed_on && !finished_.empty()) {
       finished_.back().fence_seconds = snapshot_->report.fence_seconds;
     }
   }

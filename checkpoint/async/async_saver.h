@@ -16,9 +16,15 @@
 // once, and does nothing else; on_lost_failure gets one that no call returned.  What was published before is not
 // touched by a save that fails.
 //
+// Many ranks save together: each has a saver of its own, calls Save for the same steps, and passes a writer that knows
+// the coordinator, such as SaveInto's.  A Save that fails on one rank, whatever the reason, is made known to the
+// others: every call of Save makes one call of `write`, with the snapshot or with the error.  With wait_when_busy =
+// false a rank that refuses a step fails it on all ranks.
+//
 // One thread calls; the write function runs in another.
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -52,7 +58,8 @@ absl::string_view SnapshotMethodName(SnapshotMethod method);
 
 struct AsyncSaveOptions {
   SnapshotMethod method = SnapshotMethod::kCopy;
-  // When Save finds the one before still running: wait for it, or return E_LOCKED.
+  // When Save finds the one before still running: wait for it, or return E_LOCKED (then `write` gets that error once
+  // the one before is done).
   bool wait_when_busy = true;
   // Most bytes of copies of the state; 0: no limit.  A state that needs more is refused with E_LIMIT.  What conversion
   // and writing hold on top is bounded by TransferOptions::max_bytes_in_flight, reserves by ArenaOptions.
@@ -79,10 +86,11 @@ struct AsyncSaveReport {
   double write_seconds = 0;   // in the background
 };
 
-// Writes a snapshot; runs in the background.
-using SnapshotWriter = std::function<absl::StatusOr<SaveReport>(TensorSource& snapshot)>;
+// Writes a snapshot; runs in the background.  An error in its place is why this rank has none: the writer tells it to
+// the other ranks, if there are any, and writes nothing.  What it then returns is not looked at.
+using SnapshotWriter = std::function<absl::StatusOr<SaveReport>(const absl::StatusOr<TensorSource*>& snapshot)>;
 
-// A CheckpointRoot's Save.  `root` is used by nobody else before the save is done, and outlives it.
+// A CheckpointRoot's Save, or GiveUp.  `root` is used by nobody else before the save is done, and outlives it.
 SnapshotWriter SaveInto(CheckpointRoot& root, CheckpointerOptions options, CheckpointMetadata metadata,
                         std::vector<Asset> assets = {});
 
@@ -99,7 +107,8 @@ class AsyncSaver {
 
   // Snapshots the state and begins to write it.  The tensors' memory is kept (MemoryTensor::owner) for as long as it is
   // needed.  Returns what is known by now: `save` and the later times are filled in by TakeFinished.
-  // Errors: the failure of the save before; E_LOCKED, E_LIMIT as in the options; E_REQUEST, E_DTYPE of the state.
+  // Errors: the failure of the save before; E_LOCKED, E_LIMIT as in the options; E_LIMIT when there is no thread to be
+  // had; E_REQUEST, E_DTYPE of the state.
   absl::StatusOr<AsyncSaveReport> Save(const MemoryState& state, SnapshotWriter write);
 
   // Call just before the state changes.  Waits until the snapshot no longer needs it as it is.
@@ -123,6 +132,9 @@ class AsyncSaver {
   void ProtectArenas(Snapshot& snapshot, MemoryState& rest, MemoryState& protected_part);
   absl::Status CopyNow(StateCopy& copy) const;
   void Write(Snapshot& snapshot, const SnapshotWriter& write);
+  // Has the other ranks learn, in the background, why this one has no snapshot.
+  void Tell(std::shared_ptr<const SnapshotWriter> write, const absl::Status& why);
+  void TellAll();
 
   const AsyncSaveOptions options_;
   HostMemory memory_;  // of copies; reused
@@ -132,7 +144,14 @@ class AsyncSaver {
   bool fenced_ = false;  // since the last Save
 
   mutable std::mutex mutex_;
-  bool busy_ ABSL_GUARDED_BY(mutex_) = false;
+  bool busy_ ABSL_GUARDED_BY(mutex_) = false;     // with a save
+  bool telling_ ABSL_GUARDED_BY(mutex_) = false;  // the background is in TellAll
+  // Calls of Save that have no snapshot, in order, for TellAll.
+  struct Untold {
+    std::shared_ptr<const SnapshotWriter> write;
+    absl::Status why;
+  };
+  std::deque<Untold> untold_ ABSL_GUARDED_BY(mutex_);
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
   std::vector<AsyncSaveReport> finished_ ABSL_GUARDED_BY(mutex_);
 };

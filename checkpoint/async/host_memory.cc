@@ -13,31 +13,32 @@
 #include "absl/strings/str_cat.h"
 #include "checkpoint/base/aligned_buffer.h"
 #include "checkpoint/base/error.h"
+#include "checkpoint/base/start_thread.h"
 
 namespace waypoint {
 namespace {
 
 constexpr int64_t kSmallPageBytes = 4096;
 
-absl::Status MemoryError(int64_t bytes, absl::string_view what) {
-  return MakeError(ErrorKind::kLimit, absl::StrCat(what, " of ", bytes, " bytes of memory: ", std::strerror(errno)));
+absl::Status MemoryError(int error, int64_t bytes, absl::string_view what) {
+  return MakeError(ErrorKind::kLimit, absl::StrCat(what, " of ", bytes, " bytes of memory: ", std::strerror(error)));
 }
 
-// Touches pages without changing them, for kernels before 5.14.
-bool PopulateRange(char* begin, int64_t bytes) {
+// 0 or an errno.  Touches pages without changing them, for kernels before 5.14.
+int PopulateRange(char* begin, int64_t bytes) {
 #ifdef MADV_POPULATE_WRITE
   if (madvise(begin, bytes, MADV_POPULATE_WRITE) == 0) {
-    return true;
+    return 0;
   }
   if (errno != EINVAL) {
-    return false;
+    return errno;
   }
 #endif
   for (int64_t offset = 0; offset < bytes; offset += kSmallPageBytes) {
     volatile char* byte = begin + offset;
     *byte = *byte;
   }
-  return true;
+  return 0;
 }
 
 }  // namespace
@@ -62,7 +63,7 @@ absl::StatusOr<HostMemory> HostMemory::Map(int64_t bytes) {
   const int64_t mapped = rounded + kHugePageBytes;
   void* const start = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (start == MAP_FAILED) {
-    return MemoryError(bytes, "allocation");
+    return MemoryError(errno, bytes, "allocation");
   }
   char* const first = static_cast<char*>(start);
   char* const aligned = reinterpret_cast<char*>(AlignUp(reinterpret_cast<intptr_t>(first), kHugePageBytes));
@@ -81,22 +82,30 @@ absl::StatusOr<HostMemory> HostMemory::Map(int64_t bytes) {
 }
 
 absl::Status HostMemory::Populate(int threads) {
-  std::atomic<bool> populated{true};
+  std::atomic<int> error{0};  // of whichever thread had one
   const int64_t part = AlignUp((bytes_ + threads - 1) / threads, kHugePageBytes);
   const auto populate = [&](int64_t begin) {
-    if (begin < bytes_ && !PopulateRange(data_ + begin, std::min(part, bytes_ - begin))) {
-      populated = false;
+    if (begin < bytes_) {
+      if (const int failed = PopulateRange(data_ + begin, std::min(part, bytes_ - begin)); failed != 0) {
+        error = failed;
+      }
     }
   };
   std::vector<std::thread> others;
+  others.reserve(threads);
   for (int i = 1; i < threads; ++i) {
-    others.emplace_back(populate, part * i);
+    absl::StatusOr<std::thread> other = StartThread([&populate, begin = part * i] { populate(begin); });
+    if (other.ok()) {
+      others.push_back(*std::move(other));
+    } else {
+      populate(part * i);
+    }
   }
   populate(0);
   for (std::thread& other : others) {
     other.join();
   }
-  return populated ? absl::OkStatus() : MemoryError(bytes_, "population");
+  return error == 0 ? absl::OkStatus() : MemoryError(error, bytes_, "population");
 }
 
 void HostMemory::Discard() {

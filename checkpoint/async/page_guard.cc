@@ -18,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "checkpoint/base/aligned_buffer.h"
 #include "checkpoint/base/error.h"
+#include "checkpoint/base/start_thread.h"
 #include "checkpoint/base/status_macros.h"
 
 // From Linux 5.11 on; missing in older headers.
@@ -113,7 +114,7 @@ absl::Status PageGuard::Open() {
   if (stop_ < 0) {
     return ErrnoError(errno, "eventfd");
   }
-  handler_ = std::thread([this] { HandleFaults(); });
+  WAYPOINT_ASSIGN_OR_RETURN(handler_, StartThread([this] { HandleFaults(); }));
   return absl::OkStatus();
 }
 
@@ -146,8 +147,26 @@ bool PageGuard::ChangeProtection(const char* begin, int64_t bytes, bool protect)
   return result == 0;
 }
 
+void PageGuard::Unprotect(const char* begin, int64_t bytes) {
+  if (ChangeProtection(begin, bytes, false)) {
+    return;
+  }
+  broken_.Update(Refused("lifting the protection of memory"));
+  // Memory that is not registered has no protection.  Who waits for it already must be woken by a call of its own: the
+  // kernel (6.18) does that on unregistering for missing pages only.
+  uffdio_range range = {};
+  range.start = reinterpret_cast<uintptr_t>(begin);
+  range.len = bytes;
+  ioctl(faults_, UFFDIO_UNREGISTER, &range);
+  ioctl(faults_, UFFDIO_WAKE, &range);
+}
+
 absl::Status PageGuard::Protect(absl::Span<const AddressRange> ranges) {
   const std::lock_guard<std::mutex> lock(mutex_);
+  WAYPOINT_RETURN_IF_ERROR(broken_);
+  if (active_) {
+    return MakeError(ErrorKind::kLocked, "a snapshot of the arena is being saved already, by another saver");
+  }
   stats_ = GuardStats();
   for (const AddressRange& range : ranges) {
     if (range.begin == range.end) {
@@ -174,8 +193,9 @@ absl::Status PageGuard::Protect(absl::Span<const AddressRange> ranges) {
     for (std::atomic<uint8_t>& state : states_) {
       state.store(kFree, std::memory_order_relaxed);
     }
-    ChangeProtection(data_, pages * kPageBytes, false);
+    Unprotect(data_, pages * kPageBytes);
   }
+  active_ = status.ok();
   return status;
 }
 
@@ -184,8 +204,9 @@ void PageGuard::Release() {
   for (std::atomic<uint8_t>& state : states_) {
     state.store(kFree, std::memory_order_relaxed);
   }
+  active_ = false;
   // Wakes whoever waits for one of the pages, too.
-  ChangeProtection(data_, static_cast<int64_t>(states_.size()) * kPageBytes, false);
+  Unprotect(data_, static_cast<int64_t>(states_.size()) * kPageBytes);
   // Copies of other pages would add to those of the next snapshot.
   if (reserve_pages_ < static_cast<int64_t>(states_.size())) {
     reserve_.Discard();
@@ -229,7 +250,7 @@ void PageGuard::HandleFault(int64_t page) {
       states_[page].store(kLost, std::memory_order_release);
     }
   }
-  ChangeProtection(live, kPageBytes, false);
+  Unprotect(live, kPageBytes);
 }
 
 absl::Status PageGuard::Read(const StridedSpan& from, const StridedSpan& to) const {

@@ -48,7 +48,8 @@ class PageGuard {
   static absl::StatusOr<std::unique_ptr<PageGuard>> Create(char* data, int64_t bytes, int64_t reserve_bytes);
   ~PageGuard();
 
-  // Ranges inside the memory, rounded to pages here.  On an error nothing is protected.
+  // Ranges inside the memory, rounded to pages here.  On an error nothing is protected.  E_LOCKED while another
+  // snapshot runs; E_UNSUPPORTED when the kernel refuses, for ever once it refused to lift a protection.
   absl::Status Protect(absl::Span<const AddressRange> ranges);
 
   // Copies from protected memory as it was at the time of Protect.  E_LIMIT when a page was overwritten after the
@@ -72,6 +73,8 @@ class PageGuard {
 
   absl::Status Open();
   bool ChangeProtection(const char* begin, int64_t bytes, bool protect) const;
+  // Lifts it, for good where the kernel refuses to do so for now: whoever writes there must not wait for ever.
+  void Unprotect(const char* begin, int64_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void HandleFaults();
   void HandleFault(int64_t page);
   int64_t PageOf(const char* address) const { return (address - data_) / kPageBytes; }
@@ -87,6 +90,8 @@ class PageGuard {
   // Orders the end of a snapshot with a page that is being copied for it.
   mutable std::mutex mutex_;
   GuardStats stats_ ABSL_GUARDED_BY(mutex_);
+  bool active_ ABSL_GUARDED_BY(mutex_) = false;  // between Protect and Release
+  absl::Status broken_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace waypoint

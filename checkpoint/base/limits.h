@@ -36,20 +36,22 @@ struct Limits {
   int64_t tensor_name_bytes = 65'536;
   // data.pkl of a PyTorch file, after decompression; it is held in memory.
   int64_t pickle_bytes = int64_t{64} << 20;
-  // Values that one pickle makes, places of its memo, and values on its stack.
+  // Values that one pickle makes (a list, set or dict counts as 4, an item of one or of a tuple as a quarter more),
+  // places of its memo, and values on its stack.
   int64_t pickle_values = 4'000'000;
   int64_t pickle_memo = 4'000'000;
   int64_t pickle_stack = 4'000'000;
   // Nesting of containers in a pickle.
   int64_t pickle_depth = 256;
-  // Tensors of one PyTorch file, and bytes of their names and shapes.
+  // Tensors of one PyTorch file, and bytes of their names and shapes.  Eight times as many bytes of names may be passed
+  // on the way to them.
   int64_t torch_tensors = 500'000;
   int64_t torch_listing_bytes = int64_t{128} << 20;
   // Entries of a zip archive, and bytes of its directory.
   int64_t zip_entries = 1'000'000;
   int64_t zip_directory_bytes = int64_t{64} << 20;
-  // What a tensor with repeated elements, or a compressed record, may unfold to: this many bytes, or expand_factor times
-  // what is stored if that is more.
+  // What a tensor with repeated elements, or a compressed record, may unfold to: this many bytes, or expand_factor
+  // times what is stored if that is more.
   int64_t expand_bytes = int64_t{64} << 20;
   int64_t expand_factor = 16;
   // Tensors and files that one index may name.

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <memory>
+#include <set>
 #include <tuple>
 #include <utility>
 
@@ -13,6 +14,7 @@
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/checkpointer/checkpointer.h"
 #include "checkpoint/coordination/coordinator.h"
+#include "checkpoint/storage/staged_directory.h"
 
 namespace waypoint {
 namespace {
@@ -43,7 +45,13 @@ bool ParseDirectoryName(absl::string_view name, CheckpointRef* ref) {
          DirectoryName(ref->step, ref->attempt) == original;
 }
 
-// Empty where the checkpoint says nothing about the metric.
+// Names the step, so that ranks that come with states of different steps are refused here.
+std::string FirstMeeting(const CheckpointMetadata& metadata) {
+  return absl::StrCat("directory of step ", metadata.training().step());
+}
+
+// Empty where the checkpoint says nothing about the metric.  An error where it cannot be opened: Open looks at every
+// file's size, so that one that lost a file is no save to count on.
 absl::StatusOr<absl::optional<double>> ReadMetric(FileSystem& fs, const std::string& path, const std::string& metric) {
   WAYPOINT_ASSIGN_OR_RETURN(CheckpointFormat * format, DetectFormat(fs, path));
   WAYPOINT_ASSIGN_OR_RETURN(const OpenedCheckpoint opened, format->Open(fs, path, {}));
@@ -60,16 +68,18 @@ absl::StatusOr<std::string> MoveToTrash(FileSystem& fs, const std::string& root,
   return trash;
 }
 
-// A directory that a StagedDirectory of one of our names was written in.
-bool IsStage(const DirectoryEntry& entry) {
-  absl::string_view name = entry.name;
-  CheckpointRef ref;
-  const size_t end = name.rfind(".tmp-");
-  return entry.type == FileType::kDirectory && absl::ConsumePrefix(&name, ".") && end != absl::string_view::npos &&
-         ParseDirectoryName(name.substr(0, end - 1), &ref);
+// Not there, half there, or of another kind is no reason to doubt the rest; a disk that does not answer is.
+bool IsReadFailure(const absl::Status& status) {
+  return GetErrorKind(status) == ErrorKind::kIo && !absl::IsNotFound(status);
 }
 
 }  // namespace
+
+absl::optional<CheckpointRef> CheckpointRefOf(const std::string& path) {
+  CheckpointRef ref;
+  ref.path = path;
+  return ParseDirectoryName(BaseName(path), &ref) ? ref : absl::optional<CheckpointRef>();
+}
 
 absl::StatusOr<std::vector<CheckpointRef>> CheckpointRoot::List() {
   std::vector<CheckpointRef> found;
@@ -85,12 +95,20 @@ absl::StatusOr<std::vector<CheckpointRef>> CheckpointRoot::List() {
     }
     ref.path = JoinPath(path_, entry.name);
     // Only whole directories are ever published; the probe keeps out what somebody else put there.
+    bool any_fits = false;
+    absl::Status unread;
     for (const std::string& name : Registry<CheckpointFormat>::Global().Names()) {
       const auto fits = Registry<CheckpointFormat>::Global().Find(name)->Probe(fs_, ref.path);
-      if (fits.ok() && *fits) {
-        found.push_back(ref);
-        break;
+      any_fits = any_fits || (fits.ok() && *fits);
+      if (IsReadFailure(fits.status())) {
+        unread.Update(fits.status());
       }
+    }
+    if (any_fits) {
+      found.push_back(ref);
+    } else {
+      // Passed over, it would make an older checkpoint the newest.
+      WAYPOINT_RETURN_IF_ERROR(Annotate(unread, absl::StrCat("\"", ref.path, "\" may be a checkpoint")));
     }
   }
   std::sort(found.begin(), found.end(), [](const CheckpointRef& a, const CheckpointRef& b) {
@@ -132,7 +150,7 @@ std::vector<std::string> CheckpointRoot::Release() {
 absl::StatusOr<std::string> CheckpointRoot::PrepareSave(int64_t step, SaveReport& report) {
   CheckpointRef next;
   next.step = step;
-  // The next attempt after whatever is there, complete or not: names are never used twice.
+  // The next attempt after whatever is there, complete or not.  A name that retention removed may come again.
   WAYPOINT_ASSIGN_OR_RETURN(const std::vector<DirectoryEntry> entries, fs_.List(path_));
   for (const DirectoryEntry& entry : entries) {
     CheckpointRef ref;
@@ -142,6 +160,13 @@ absl::StatusOr<std::string> CheckpointRoot::PrepareSave(int64_t step, SaveReport
   }
   RemoveTrash(report);
   return DirectoryName(next.step, next.attempt);
+}
+
+absl::Status CheckpointRoot::GiveUp(const CheckpointerOptions& options, const CheckpointMetadata& metadata,
+                                    const absl::Status& why) {
+  LocalCoordinator alone;
+  Coordinator& ranks = options.save.coordinator == nullptr ? alone : *options.save.coordinator;
+  return ranks.AllGatherIfOk(FirstMeeting(metadata), why, options.save.coordination_timeout).status();
 }
 
 absl::StatusOr<SaveReport> CheckpointRoot::Save(const CheckpointerOptions& options, const CheckpointMetadata& metadata,
@@ -162,7 +187,7 @@ absl::StatusOr<SaveReport> CheckpointRoot::Save(const CheckpointerOptions& optio
     return PrepareSave(metadata.training().step(), report);
   };
   WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> names,
-                            ranks.AllGatherIfOk("checkpoint directory", prepare(), timeout));
+                            ranks.AllGatherIfOk(FirstMeeting(metadata), prepare(), timeout));
   if (!ParseDirectoryName(names[0], &report.checkpoint)) {
     return MakeError(ErrorKind::kRank, absl::StrCat("rank 0 named the directory \"", names[0], "\""));
   }
@@ -194,9 +219,27 @@ void CheckpointRoot::RemoveTrash(SaveReport& report) {
   if (!entries.ok()) {
     return;  // Save lists as well, and reports it
   }
+  bool removed = false;
+  std::set<std::string> staged;
   for (const DirectoryEntry& entry : *entries) {
-    if (absl::StartsWith(entry.name, kTrashPrefix) || IsStage(entry)) {
+    CheckpointRef ref;
+    if (absl::StartsWith(entry.name, kTrashPrefix)) {
       RemoveLeftOver(fs_, JoinPath(path_, entry.name), &report.warnings);
+      removed = true;
+    } else if (std::string target = StagedTargetName(entry.name); ParseDirectoryName(target, &ref)) {
+      staged.insert(std::move(target));
+    }
+  }
+  for (const std::string& target : staged) {
+    const absl::Status status = RemoveStaleStages(fs_, JoinPath(path_, target));
+    // Locked: somebody writes it without the root's lock, as an export into a directory of that name does.
+    if (!status.ok() && GetErrorKind(status) != ErrorKind::kLocked) {
+      report.warnings.push_back(absl::StrCat("left-over stage of \"", target, "\" stays: ", status.message()));
+    }
+  }
+  if (removed) {
+    if (const absl::Status synced = fs_.SyncDirectory(path_); !synced.ok()) {
+      report.warnings.push_back(absl::StrCat("removals may come back after a power loss: ", synced.message()));
     }
   }
 }
@@ -211,25 +254,29 @@ void CheckpointRoot::ApplyRetention(const Retention& retention, SaveReport& repo
     return;
   }
   std::vector<RetentionCandidate> candidates;
-  for (size_t i = 0; i < all->size(); ++i) {
-    candidates.push_back({(*all)[i].step});
+  std::vector<std::string> paths;  // of the candidates
+  for (const CheckpointRef& ref : *all) {
+    RetentionCandidate candidate;
+    candidate.step = ref.step;
     // A run that was taken back to an earlier step saves below the newest one: that is no reason to lose the save.
-    candidates.back().stays = (*all)[i].path == report.checkpoint.path;
-    if (retention.keep_best > 0) {
-      const auto metric = ReadMetric(fs_, (*all)[i].path, retention.best_metric);
-      if (metric.ok()) {
-        candidates.back().metric = *metric;
-      } else {
-        // It may be the best one.
-        candidates.back().stays = true;
+    candidate.stays = ref.path == report.checkpoint.path;
+    // Of those that stay for ever, nobody asks more.
+    if (retention.keep_best > 0 || (IsCounted(retention, ref.step) && !candidate.stays)) {
+      const auto metric = ReadMetric(fs_, ref.path, retention.best_metric);
+      if (!metric.ok()) {
+        // Counted, it would push out one that can be restored; deleted, it could not be repaired.
         report.warnings.push_back(
-            absl::StrCat("kept \"", (*all)[i].path, "\", whose metrics cannot be read: ", metric.status().message()));
+            absl::StrCat("kept \"", ref.path, "\", which cannot be opened: ", metric.status().message()));
+        continue;
       }
+      candidate.metric = *metric;
     }
+    candidates.push_back(candidate);
+    paths.push_back(ref.path);
   }
   std::vector<std::string> trash;
   for (const size_t index : ChooseDeletions(retention, candidates)) {
-    const std::string& path = (*all)[index].path;
+    const std::string& path = paths[index];
     absl::StatusOr<std::string> moved = MoveToTrash(fs_, path_, path);
     if (moved.ok()) {
       report.deleted.push_back(path);

@@ -117,19 +117,29 @@ absl::StatusOr<TransferStats> WriteCheckpoint(FileSystem& fs, const std::string&
     WAYPOINT_ASSIGN_OR_RETURN(staged, StagedDirectory::Create(fs, target, stage_options));
     return staged->path();
   };
-  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> paths,
-                            ranks.AllGatherIfOk("staging directory", stage(), timeout));
+  WAYPOINT_ASSIGN_OR_RETURN(
+      const std::vector<std::string> paths,
+      ranks.AllGatherIfOk(absl::StrCat("staging directory of step ", metadata.training().step()), stage(), timeout));
   const std::string& path = paths[0];
 
   auto writer = format->Create(fs, path, metadata, state, assets, options.save);
   WAYPOINT_RETURN_IF_ERROR(ranks.Agree("plan", writer.status(), timeout));
   const auto stats = (*writer)->Write(options.transfer);
   WAYPOINT_RETURN_IF_ERROR(ranks.Agree("tensors", stats.status(), timeout));
-  WAYPOINT_RETURN_IF_ERROR(ranks.Agree("manifest", (*writer)->Finish(), timeout));
+  absl::Status sealed = (*writer)->Finish();
   if (options.before_publish) {
-    WAYPOINT_RETURN_IF_ERROR(ranks.Agree("check", options.before_publish(path), timeout));
+    // Every rank looks at what rank 0 has sealed.
+    WAYPOINT_RETURN_IF_ERROR(ranks.Agree("manifest", sealed, timeout));
+    sealed = options.before_publish(path);
   }
-  WAYPOINT_RETURN_IF_ERROR(ranks.Agree("publication", first ? staged->Publish() : absl::OkStatus(), timeout));
+  if (first && sealed.ok()) {
+    sealed = staged->Sync();
+  }
+  // All that takes long or may fail comes before: a rank that gives up while rank 0 still publishes does so within one
+  // rename.
+  WAYPOINT_RETURN_IF_ERROR(ranks.Agree("seal", sealed, timeout));
+  const absl::Status published = first ? staged->Publish() : absl::OkStatus();
+  WAYPOINT_RETURN_IF_ERROR(ranks.Agree("publication", published, timeout));
   return *stats;
 }
 

@@ -39,6 +39,9 @@ struct CheckpointRef {
   std::string path;
 };
 
+// What the name of a checkpoint's directory says; empty for a name that no CheckpointRoot gives.
+absl::optional<CheckpointRef> CheckpointRefOf(const std::string& path);
+
 struct CheckpointerOptions {
   std::string format = "native";
   SaveOptions save;
@@ -72,7 +75,13 @@ class CheckpointRoot {
   // metadata.training().step() names the directory.  A step that is there already gets the next attempt.
   absl::StatusOr<SaveReport> Save(const CheckpointerOptions& options, const CheckpointMetadata& metadata,
                                   TensorSource& state, const std::vector<Asset>& assets = {});
-  // Complete (sealed, probed) ones in ascending order; anything else in the directory is ignored.
+  // Instead of Save, on a rank of several that has no state to save: the others, which call Save, get E_RANK with
+  // `why`, and nothing is written.  Returns `why`, which is not OK.
+  static absl::Status GiveUp(const CheckpointerOptions& options, const CheckpointMetadata& metadata,
+                             const absl::Status& why);
+
+  // Complete (sealed, probed) ones in ascending order; anything else in the directory is ignored.  E_IO when one cannot
+  // be probed: nobody knows then which is the newest.
   absl::StatusOr<std::vector<CheckpointRef>> List();
   // The newest; empty when there is none.
   absl::StatusOr<absl::optional<CheckpointRef>> Latest();

@@ -29,6 +29,12 @@ void KeepBest(const Retention& retention, absl::Span<const RetentionCandidate> c
 
 }  // namespace
 
+bool IsCounted(const Retention& retention, int64_t step) {
+  const int64_t interval = std::max<int64_t>(retention.interval, 1);
+  // Divided instead of interval * keep_every, which a config could make overflow.
+  return step % interval == 0 && (retention.keep_every <= 0 || step / interval % retention.keep_every != 0);
+}
+
 std::vector<size_t> ChooseDeletions(const Retention& retention, absl::Span<const RetentionCandidate> candidates) {
   std::vector<size_t> deletions;
   if (retention.keep <= 0 || candidates.empty()) {
@@ -36,15 +42,9 @@ std::vector<size_t> ChooseDeletions(const Retention& retention, absl::Span<const
   }
   std::vector<bool> keep(candidates.size(), false);
   keep.back() = true;
-  const int64_t interval = std::max<int64_t>(retention.interval, 1);
   int64_t counted = 0;
   for (size_t i = candidates.size(); i-- > 0;) {
-    const int64_t step = candidates[i].step;
-    const bool off_schedule = step % interval != 0;
-    // Divided instead of interval * keep_every, which a config could make overflow.
-    if (off_schedule || (retention.keep_every > 0 && step / interval % retention.keep_every == 0)) {
-      keep[i] = true;
-    } else if (++counted <= retention.keep) {
+    if (!IsCounted(retention, candidates[i].step) || ++counted <= retention.keep) {
       keep[i] = true;
     }
   }

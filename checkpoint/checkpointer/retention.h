@@ -29,12 +29,15 @@ struct Retention {
 struct RetentionCandidate {
   int64_t step = 0;
   absl::optional<double> metric = {};
-  // Whatever the policy says: the save just made, or one that cannot be judged.
+  // Whatever the policy says: the save just made.
   bool stays = false;
 };
 
-// Indexes of the candidates to delete, ascending.  `candidates` are all sealed saves, oldest first; the newest is
-// never deleted, and so never the only one.
+// Whether a save of that step counts towards `keep`: it is scheduled, and not one that is kept for ever.
+bool IsCounted(const Retention& retention, int64_t step);
+
+// Indexes of the candidates to delete, ascending.  `candidates` are all sealed saves that can be opened, oldest
+// first; the newest is never deleted, and so never the only one.
 std::vector<size_t> ChooseDeletions(const Retention& retention, absl::Span<const RetentionCandidate> candidates);
 
 }  // namespace waypoint

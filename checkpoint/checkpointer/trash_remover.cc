@@ -3,7 +3,9 @@
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "checkpoint/base/start_thread.h"
 
 namespace waypoint {
 
@@ -16,11 +18,17 @@ void TrashRemover::Begin(std::vector<std::string> paths) {
   if (thread_.joinable()) {
     thread_.join();
   }
-  thread_ = std::thread([this, paths = std::move(paths)] {
+  const auto remove = [this, paths = std::move(paths)] {
     for (const std::string& path : paths) {
       RemoveLeftOver(fs_, path, &problems_);
     }
-  });
+  };
+  absl::StatusOr<std::thread> thread = StartThread(remove);
+  if (thread.ok()) {
+    thread_ = *std::move(thread);
+  } else {
+    remove();
+  }
 }
 
 std::vector<std::string> TrashRemover::Finish() {

@@ -30,20 +30,30 @@ int64_t RunReader::ScratchBytes(int64_t block_bytes) const {
   return std::min(block_bytes, options_.window_bytes) + 2 * std::max(grain_bytes, kDigestChunkBytes);
 }
 
-absl::StatusOr<const ReadableFile*> RunReader::OpenFile(int64_t file) {
+absl::StatusOr<std::shared_ptr<const ReadableFile>> RunReader::OpenFile(int64_t file) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (open_files_[file] == nullptr) {
-    const RunFile& description = files_[file];
-    WAYPOINT_ASSIGN_OR_RETURN(
-        auto opened, description.open ? description.open() : fs_.OpenForRead(description.path, {.direct = true}));
-    if (opened->size_bytes() != description.file_bytes) {
-      return MakeError(ErrorKind::kTruncated,
-                       absl::StrCat("\"", description.path, "\" has ", opened->size_bytes(), " bytes, had ",
-                                    description.file_bytes, " when its header was read"));
-    }
-    open_files_[file] = std::move(opened);
+  OpenedFile& wanted = open_files_[file];
+  if (wanted.file != nullptr) {
+    recent_.splice(recent_.begin(), recent_, wanted.place);
+    return wanted.file;
   }
-  return open_files_[file].get();
+  const RunFile& description = files_[file];
+  WAYPOINT_ASSIGN_OR_RETURN(
+      auto opened, description.open ? description.open() : fs_.OpenForRead(description.path, {.direct = true}));
+  if (opened->size_bytes() != description.file_bytes) {
+    return MakeError(ErrorKind::kTruncated,
+                     absl::StrCat("\"", description.path, "\" has ", opened->size_bytes(), " bytes, had ",
+                                  description.file_bytes, " when its header was read"));
+  }
+  // Jobs of many ranks have more files than a process may open.
+  while (!recent_.empty() && static_cast<int64_t>(recent_.size()) >= options_.open_files) {
+    open_files_[recent_.back()].file.reset();
+    recent_.pop_back();
+  }
+  recent_.push_front(file);
+  wanted.file = std::move(opened);
+  wanted.place = recent_.begin();
+  return wanted.file;
 }
 
 absl::Status RunReader::Read(std::vector<FileRun> runs) {
@@ -53,7 +63,10 @@ absl::Status RunReader::Read(std::vector<FileRun> runs) {
   while (first < runs.size()) {
     // As many runs as lie close together; what a window cannot hold of a long run is left for the next one.
     const int64_t begin = runs[first].offset;
-    const int64_t limit = begin + std::max<int64_t>(options_.window_bytes, runs[first].element_bytes);
+    const int64_t grain_bytes = files_[runs[first].file].grain_bytes;
+    // What is left of the first grain is read in any case.
+    const int64_t limit = std::max(begin + std::max<int64_t>(options_.window_bytes, runs[first].element_bytes),
+                                   AlignUp(begin + 1, grain_bytes));
     int64_t end = std::min(runs[first].end(), limit);
     size_t last = first + 1;
     while (last < runs.size() && runs[last].file == runs[first].file && runs[last].offset <= end + options_.gap_bytes &&
@@ -62,8 +75,9 @@ absl::Status RunReader::Read(std::vector<FileRun> runs) {
       ++last;
     }
     // Windows end on a chunk where they can, so that no chunk is read twice for one run.
-    if (end < runs[last - 1].end() && AlignDown(end, kDigestChunkBytes) > runs[last - 1].offset) {
-      end = AlignDown(end, kDigestChunkBytes);
+    const int64_t chunk_bytes = std::max(grain_bytes, kDigestChunkBytes);
+    if (end < runs[last - 1].end() && AlignDown(end, chunk_bytes) > runs[last - 1].offset) {
+      end = AlignDown(end, chunk_bytes);
     }
     // An element is never cut: a window that holds none would be asked for for ever.
     end = std::max(end, begin + runs[first].element_bytes);
@@ -94,7 +108,7 @@ absl::Status RunReader::ReadWindow(absl::Span<const FileRun> runs, int64_t begin
   const int64_t read_begin = AlignDown(begin, description.grain_bytes);
   const int64_t read_end = std::min(AlignUp(end, description.grain_bytes), description.file_bytes);
 
-  WAYPOINT_ASSIGN_OR_RETURN(const ReadableFile* readable, OpenFile(file));
+  WAYPOINT_ASSIGN_OR_RETURN(const std::shared_ptr<const ReadableFile> readable, OpenFile(file));
   const BufferPool::Lease lease = scratch_.Get(read_end - read_begin);
   const absl::Span<char> data = lease.span().subspan(0, read_end - read_begin);
   WAYPOINT_RETURN_IF_ERROR(readable->Read(read_begin, data));

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <list>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -46,10 +47,13 @@ struct RunFile {
 };
 
 struct RunReaderOptions {
-  // Largest single read, before it is widened to whole grains; one element at least is read.
+  // Largest single read, before it is widened to whole grains; one element at least, and the grain that a run begins
+  // in, is read.
   int64_t window_bytes = int64_t{8} << 20;
   // Bytes between two wanted runs that are read along rather than skipped.
   int64_t gap_bytes = int64_t{64} << 10;
+  // Files that stay open, with two descriptors each; beyond that, the one that nobody used for longest is closed.
+  int64_t open_files = 128;
 };
 
 class RunReader {
@@ -62,8 +66,8 @@ class RunReader {
 
   // Every run lies inside its file.  Errors: E_IO, E_TRUNCATED, and those of the check.
   absl::Status Read(std::vector<FileRun> runs);
-  // Opened once, and open as long as the reader.
-  absl::StatusOr<const ReadableFile*> OpenFile(int64_t file);
+  // Open for as long as somebody has it.
+  absl::StatusOr<std::shared_ptr<const ReadableFile>> OpenFile(int64_t file);
 
   // Memory that a Read of `block_bytes` in all needs.
   int64_t ScratchBytes(int64_t block_bytes) const;
@@ -79,7 +83,12 @@ class RunReader {
   const Check check_;
   BufferPool scratch_;
   mutable std::mutex mutex_;
-  std::vector<std::unique_ptr<ReadableFile>> open_files_ ABSL_GUARDED_BY(mutex_);
+  struct OpenedFile {
+    std::shared_ptr<const ReadableFile> file;
+    std::list<int64_t>::iterator place;  // in recent_, when there is a file
+  };
+  std::vector<OpenedFile> open_files_ ABSL_GUARDED_BY(mutex_);
+  std::list<int64_t> recent_ ABSL_GUARDED_BY(mutex_);  // that are open, the last used one first
   int64_t bytes_read_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 

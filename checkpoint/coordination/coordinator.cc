@@ -1,10 +1,20 @@
 #include "checkpoint/coordination/coordinator.h"
 
+#include <utility>
+
 #include "absl/strings/str_cat.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 
 namespace waypoint {
+namespace {
+
+// What a rank returns that failed by itself and could not say so.
+absl::Status Untold(const absl::Status& mine, absl::string_view name, const absl::Status& gather) {
+  return Annotate(mine, absl::StrCat("the other ranks could not be told at \"", name, "\" (", gather.message(), ")"));
+}
+
+}  // namespace
 
 absl::Status CheckRank(int rank, int world_size) {
   if (world_size < 1 || rank < 0 || rank >= world_size) {
@@ -29,10 +39,12 @@ absl::Status Coordinator::Agree(absl::string_view name, const absl::Status& mine
   // "" is OK; an error is "!" and its text, so that an error without a message still counts.
   const std::string vote =
       mine.ok() ? "" : absl::StrCat("!", mine.ToString(absl::StatusToStringMode::kWithNoExtraData));
-  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> votes, AllGather(name, vote, timeout));
+  const absl::StatusOr<std::vector<std::string>> gathered = AllGather(name, vote, timeout);
   if (!mine.ok()) {
-    return mine;
+    return gathered.ok() ? mine : Untold(mine, name, gathered.status());
   }
+  WAYPOINT_RETURN_IF_ERROR(gathered.status());
+  const std::vector<std::string>& votes = *gathered;
   for (size_t rank = 0; rank < votes.size(); ++rank) {
     if (!votes[rank].empty()) {
       return MakeError(ErrorKind::kRank,
@@ -48,10 +60,11 @@ absl::StatusOr<std::vector<std::string>> Coordinator::AllGatherIfOk(absl::string
   const std::string vote = mine.ok()
                                ? absl::StrCat("+", *mine)
                                : absl::StrCat("!", mine.status().ToString(absl::StatusToStringMode::kWithNoExtraData));
-  WAYPOINT_ASSIGN_OR_RETURN(std::vector<std::string> votes, AllGather(name, vote, timeout));
+  absl::StatusOr<std::vector<std::string>> gathered = AllGather(name, vote, timeout);
   if (!mine.ok()) {
-    return mine.status();
+    return gathered.ok() ? mine.status() : Untold(mine.status(), name, gathered.status());
   }
+  WAYPOINT_ASSIGN_OR_RETURN(std::vector<std::string> votes, std::move(gathered));
   for (size_t rank = 0; rank < votes.size(); ++rank) {
     if (votes[rank].empty() || votes[rank][0] != '+') {
       return MakeError(ErrorKind::kRank, absl::StrCat("rank ", rank, " failed at \"", name,

@@ -3,9 +3,12 @@
 
 // How the ranks of a job speak to each other about a checkpoint: a few small messages, never tensors.
 //
-//   WAYPOINT_ASSIGN_OR_RETURN(std::string path, coordinator.Broadcast("latest", rank == 0 ? Latest() : "", 0,
-//   timeout)); absl::Status mine = WriteMyFiles(); WAYPOINT_RETURN_IF_ERROR(coordinator.Agree("files written", mine,
-//   timeout));   // nobody goes on when one failed WAYPOINT_RETURN_IF_ERROR(coordinator.Barrier("published", timeout));
+//   WAYPOINT_ASSIGN_OR_RETURN(const std::string path, ranks.Broadcast("latest", newest, /*root=*/0, timeout));
+//
+//   const absl::Status mine = WriteMyFiles(path);
+//
+//   // Nobody goes on when one failed.
+//   WAYPOINT_RETURN_IF_ERROR(ranks.Agree("files written", mine, timeout));
 //
 // Contract of every implementation
 // - Every rank makes the same calls, with the same names, in the same order.  A name is part of the message: ranks
@@ -51,7 +54,8 @@ class Coordinator {
                                                              absl::Duration timeout) = 0;
 
   // OK when every rank passed OK.  A rank that passed an error gets its own back; all others get E_RANK with the rank
-  // and the message of the first one that failed.  The coordinator stays usable: the failure was talked about.
+  // and the message of the first one that failed.  The coordinator stays usable: the failure was talked about.  When
+  // the ranks cannot be reached, a rank that passed an error still gets its own back, and reads why in it.
   absl::Status Agree(absl::string_view name, const absl::Status& mine, absl::Duration timeout);
 
   // AllGather and Agree in one: what every rank passed when none passed an error, else the same error as Agree.

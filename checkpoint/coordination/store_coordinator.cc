@@ -1,6 +1,7 @@
 #include "checkpoint/coordination/store_coordinator.h"
 
 #include <algorithm>
+#include <chrono>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -17,6 +18,20 @@ constexpr absl::Duration kLongestPause = absl::Milliseconds(20);
 // A question about each rank, so not at every turn.
 constexpr absl::Duration kLookForGone = absl::Milliseconds(100);
 constexpr char kFailedKey[] = "failed";
+
+// By a clock that nobody sets.
+class Deadline {
+ public:
+  explicit Deadline(absl::Duration timeout)
+      : end_(std::chrono::steady_clock::now() + absl::ToChronoNanoseconds(std::min(timeout, absl::Hours(24 * 365)))) {}
+  absl::Duration left() const {
+    return std::max(absl::FromChrono(end_ - std::chrono::steady_clock::now()), absl::ZeroDuration());
+  }
+  bool over() const { return left() == absl::ZeroDuration(); }
+
+ private:
+  std::chrono::steady_clock::time_point end_;
+};
 
 std::string CallKey(int64_t call, int rank) { return absl::StrCat(call, "/", rank); }
 std::string OutcomeKey(int64_t call) { return absl::StrCat(call, "/outcome"); }
@@ -58,13 +73,13 @@ absl::StatusOr<std::string> StoreCoordinator::FindGone(int64_t call, const std::
 }
 
 absl::StatusOr<std::string> StoreCoordinator::Await(int64_t call, const std::string& what, absl::Duration timeout) {
-  const absl::Time deadline = absl::Now() + timeout;
+  const Deadline deadline(timeout);
   std::vector<std::string> keys;
   for (int rank = 0; rank < world_size_; ++rank) {
     keys.push_back(CallKey(call, rank));
   }
   absl::Duration pause = kShortestPause;
-  absl::Time next_look = absl::Now() + kLongestPause;
+  Deadline next_look(kLongestPause);
   while (true) {
     WAYPOINT_ASSIGN_OR_RETURN(const bool complete, store_->HasAll(keys));
     if (complete) {
@@ -79,20 +94,20 @@ absl::StatusOr<std::string> StoreCoordinator::Await(int64_t call, const std::str
       WAYPOINT_ASSIGN_OR_RETURN(const std::string error, store_->Get(kFailedKey));
       return Decide(call, error);
     }
-    if (absl::Now() >= next_look) {
+    if (next_look.over()) {
       WAYPOINT_ASSIGN_OR_RETURN(const std::string gone, FindGone(call, what));
       if (!gone.empty()) {
         return Decide(call, gone);
       }
-      next_look = absl::Now() + kLookForGone;
+      next_look = Deadline(kLookForGone);
     }
-    if (absl::Now() >= deadline) {
+    if (deadline.over()) {
       WAYPOINT_ASSIGN_OR_RETURN(const std::vector<int> missing, Missing(call));
       return Decide(call, missing.empty() ? ""
                                           : absl::StrCat("rank ", absl::StrJoin(missing, ", "), " did not come to ",
                                                          what, " within ", absl::FormatDuration(timeout)));
     }
-    absl::SleepFor(std::min(pause, std::max(deadline - absl::Now(), absl::ZeroDuration())));
+    absl::SleepFor(std::min(pause, deadline.left()));
     pause = std::min(pause * 2, kLongestPause);
   }
 }
@@ -148,9 +163,9 @@ void StoreCoordinator::Leave() {
   if (!store_->Set(LeftKey(rank_), "").ok() || !keeps_store_) {
     return;
   }
-  const absl::Time deadline = absl::Now() + linger_;
+  const Deadline deadline(linger_);
   for (int rank = 0; rank < world_size_; ++rank) {
-    while (absl::Now() < deadline && !store_->HasAll({LeftKey(rank)}).value_or(true) && !store_->IsDead(rank)) {
+    while (!deadline.over() && !store_->HasAll({LeftKey(rank)}).value_or(true) && !store_->IsDead(rank)) {
       absl::SleepFor(kLongestPause);
     }
   }

@@ -63,6 +63,10 @@ struct LoadOptions {
   bool carry_unknown = false;
   // Check stored digests while reading.
   bool verify_digests = true;
+  // Also check what a checksum covers beside the bytes that are asked for, before they are given out: the rest of a
+  // tensor of a .bin file of which only a part is read.  Without it such a part is not checked.  Reads every such file
+  // twice.  Digests of our own formats are by chunk, and need it not.
+  bool verify_whole_records = false;
   // Also check what only costs time: totals of the index, JSON of assets, rival weight files.
   bool strict = false;
   // Largest single read of tensor data; two of them per thread are held at most.
@@ -76,7 +80,8 @@ struct LoadOptions {
 struct SaveOptions {
   // Cast weights (not optimizer state) to this; kInvalid keeps them.
   DType weights_dtype = DType::kInvalid;
-  // Hugging Face's default.  A larger tensor gets a shard of its own.  Formats that many ranks write have a file per rank.
+  // Hugging Face's default.  A larger tensor gets a shard of its own.  Formats that many ranks write have a file per
+  // rank.
   int64_t max_shard_bytes = 5'000'000'000;
   // Write optimizer state where the format can and the source has it.
   bool optimizer_state = true;
@@ -122,7 +127,8 @@ class CheckpointWriter {
   }
   // target tensor -> expression over the tensors of the innermost source, one per line in order; for --print-plan.
   virtual std::vector<std::string> PlanLines() const = 0;
-  // After Write: completes and syncs every file, writes what seals the checkpoint last.
+  // After Write: completes and syncs every file, writes what seals the checkpoint last.  Of several ranks, one
+  // alone may fail in it: agree before the checkpoint is published.
   virtual absl::Status Finish() = 0;
   // What was left out on purpose.
   virtual std::vector<std::string> notes() const { return {}; }
@@ -157,8 +163,7 @@ class CheckpointFormat {
 
   // Plans a checkpoint of `state` (native names; borrowed, outlives the writer) in an existing empty `directory`.
   // Nothing is written before the sink's first Write when `directory` is empty ("" = plan only, for --dry-run).
-  // `assets` are copied along, by rank 0.  With several ranks, all call it, the writer's Finish too, and get errors
-  // together.
+  // `assets` are copied along, by rank 0.  With several ranks, all call it, and the writer's Finish.
   virtual absl::StatusOr<std::unique_ptr<CheckpointWriter>> Create(FileSystem& fs, const std::string& directory,
                                                                    const CheckpointMetadata& metadata,
                                                                    TensorSource& state,

@@ -13,7 +13,8 @@ namespace {
 
 constexpr int64_t kMaxChunkBytes = int64_t{64} << 20;
 
-// Letters, digits, '.', '_', '-', not beginning with '.' or '-'; at most one folder, "assets/".
+// No slash of either kind, no control character, not beginning with '.' or '-': stays in its directory, and is no
+// hidden file and no option of a command.
 bool IsPlainName(absl::string_view name) {
   if (name.empty() || name.size() > 255 || name[0] == '.' || name[0] == '-') {
     return false;

@@ -1,5 +1,7 @@
 #include "checkpoint/storage/staged_directory.h"
 
+#include <cstring>
+
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
@@ -11,12 +13,14 @@ namespace {
 
 // Stale stages that cannot be removed (a busy file on NFS) are passed over, but not without end.
 constexpr int kMaxStages = 1000;
+constexpr char kTemporaryMark[] = ".tmp-";
+constexpr char kLockSuffix[] = "lock";
 
 // ".<name>.tmp-": all names that a writer of `target` makes beside it begin like this.
-std::string TemporaryPrefix(const std::string& target) { return absl::StrCat(".", BaseName(target), ".tmp-"); }
+std::string TemporaryPrefix(const std::string& target) { return absl::StrCat(".", BaseName(target), kTemporaryMark); }
 
 std::string LockPath(const std::string& target) {
-  return JoinPath(DirName(target), absl::StrCat(TemporaryPrefix(target), "lock"));
+  return JoinPath(DirName(target), absl::StrCat(TemporaryPrefix(target), kLockSuffix));
 }
 
 std::string StagePath(const std::string& target, int n) {
@@ -39,6 +43,26 @@ absl::Status SyncTree(FileSystem& fs, const std::string& path) {
   return fs.SyncDirectory(path);
 }
 
+// Holding the target's lock.  `stays` is the first removal that failed.
+absl::Status RemoveStages(FileSystem& fs, const std::string& target, const std::vector<DirectoryEntry>& siblings,
+                          absl::Status* stays) {
+  const std::string prefix = TemporaryPrefix(target);
+  bool parent_synced = false;
+  for (const DirectoryEntry& entry : siblings) {
+    if (!IsStageName(entry.name, prefix)) {
+      continue;
+    }
+    if (!parent_synced) {
+      // A writer may have died between its rename and the sync.  On the disk the stage may still be the target then,
+      // and must not lose a file before the rename is there too.
+      WAYPOINT_RETURN_IF_ERROR(fs.SyncDirectory(DirName(target)));
+      parent_synced = true;
+    }
+    stays->Update(RemoveTree(fs, JoinPath(DirName(target), entry.name)));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status NoExchangeError(const absl::Status& cause, const std::string& target) {
   return Annotate(cause, absl::StrCat("\"", target,
                                       "\" cannot be replaced in one step; write to another directory, "
@@ -46,6 +70,25 @@ absl::Status NoExchangeError(const absl::Status& cause, const std::string& targe
 }
 
 }  // namespace
+
+std::string StagedTargetName(absl::string_view entry_name) {
+  const size_t end = entry_name.rfind(kTemporaryMark);
+  if (!absl::StartsWith(entry_name, ".") || end == absl::string_view::npos) {
+    return "";
+  }
+  const absl::string_view rest = entry_name.substr(end + strlen(kTemporaryMark));
+  return rest == kLockSuffix || IsStageName(rest, "") ? std::string(entry_name.substr(1, end - 1)) : "";
+}
+
+absl::Status RemoveStaleStages(FileSystem& fs, const std::string& target) {
+  WAYPOINT_ASSIGN_OR_RETURN(const std::unique_ptr<FileLock> lock, fs.Lock(LockPath(target)));
+  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<DirectoryEntry> siblings, fs.List(DirName(target)));
+  absl::Status status;
+  WAYPOINT_RETURN_IF_ERROR(RemoveStages(fs, target, siblings, &status));
+  status.Update(fs.RemoveFile(LockPath(target)));
+  status.Update(fs.SyncDirectory(DirName(target)));
+  return status;
+}
 
 absl::StatusOr<std::unique_ptr<StagedDirectory>> StagedDirectory::Create(FileSystem& fs, const std::string& target,
                                                                          const StageOptions& options) {
@@ -101,30 +144,13 @@ absl::Status StagedDirectory::Prepare() {
       return MakeError(ErrorKind::kPath, absl::StrCat("\"", target_, "\" is a link to nothing"));
     }
   }
-  WAYPOINT_RETURN_IF_ERROR(RemoveStale(siblings));
+  // What stays takes disk space but is in nobody's way: MakeStage uses the next number.
+  absl::Status stays;
+  WAYPOINT_RETURN_IF_ERROR(RemoveStages(fs_, target_, siblings, &stays));
   WAYPOINT_RETURN_IF_ERROR(MakeStage());
   WAYPOINT_ASSIGN_OR_RETURN(const bool exists, Exists(fs_, target_));
   // Better now than after the last byte.
   return exists ? CheckExchange() : absl::OkStatus();
-}
-
-absl::Status StagedDirectory::RemoveStale(const std::vector<DirectoryEntry>& siblings) {
-  const std::string prefix = TemporaryPrefix(target_);
-  bool parent_synced = false;
-  for (const DirectoryEntry& entry : siblings) {
-    if (!IsStageName(entry.name, prefix)) {
-      continue;
-    }
-    if (!parent_synced) {
-      // A writer may have died between its rename and the sync.  On the disk the stage may still be the target then,
-      // and must not lose a file before the rename is there too.
-      WAYPOINT_RETURN_IF_ERROR(fs_.SyncDirectory(DirName(target_)));
-      parent_synced = true;
-    }
-    // What stays takes disk space but is in nobody's way: MakeStage uses the next number.
-    RemoveTree(fs_, JoinPath(DirName(target_), entry.name)).IgnoreError();
-  }
-  return absl::OkStatus();
 }
 
 absl::Status StagedDirectory::MakeStage() {
@@ -151,9 +177,17 @@ absl::Status StagedDirectory::CheckExchange() {
   return GetErrorKind(exchanged) == ErrorKind::kUnsupported ? NoExchangeError(exchanged, target_) : exchanged;
 }
 
+absl::Status StagedDirectory::Sync() {
+  WAYPOINT_RETURN_IF_ERROR(SyncTree(fs_, path_));
+  synced_ = true;
+  return absl::OkStatus();
+}
+
 absl::Status StagedDirectory::Publish() {
   const std::string parent = DirName(target_);
-  WAYPOINT_RETURN_IF_ERROR(SyncTree(fs_, path_));
+  if (!synced_) {
+    WAYPOINT_RETURN_IF_ERROR(Sync());
+  }
   WAYPOINT_ASSIGN_OR_RETURN(const bool exists, Exists(fs_, target_));
   if (exists && !options_.overwrite) {
     return MakeError(ErrorKind::kExists, absl::StrCat("\"", target_, "\" was made by somebody else meanwhile"));

@@ -22,6 +22,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "checkpoint/storage/file_system.h"
 
 namespace waypoint {
@@ -46,7 +47,10 @@ class StagedDirectory {
   const std::string& path() const { return path_; }
   const std::string& target() const { return target_; }
 
-  // Durable and visible when OK.  After a failure the target is as it was.  At most once.
+  // Makes what was written durable; nothing is written afterwards.
+  absl::Status Sync();
+
+  // Does Sync if nobody did.  Durable and visible when OK.  After a failure the target is as it was.  At most once.
   //
   // When only the last step fails, the sync of the parent, the disk may hold either state: the renaming is undone for
   // those who look now, and both directories are left whole for the next writer to clean up.
@@ -57,7 +61,6 @@ class StagedDirectory {
       : fs_(fs), target_(std::move(target)), path_(std::move(path)), options_(options) {}
 
   absl::Status Prepare();
-  absl::Status RemoveStale(const std::vector<DirectoryEntry>& siblings);
   absl::Status MakeStage();
   absl::Status CheckExchange();
   // Undoes a renaming that may or may not be on the disk; returns `cause` with what became of it.
@@ -68,10 +71,19 @@ class StagedDirectory {
   std::string path_;
   StageOptions options_;
   std::unique_ptr<FileLock> lock_;
+  bool synced_ = false;
   bool published_ = false;
   // The stage must not be removed: it may be the target as far as the disk knows.
   bool keep_stage_ = false;
 };
+
+// The name of the target that a directory entry was made for by a writer: "a" for ".a.tmp-3" and ".a.tmp-lock"; empty
+// for all others.
+std::string StagedTargetName(absl::string_view entry_name);
+
+// Removes, durably, what killed writers of `target` left: stages and the lock file.  E_LOCKED, and nothing is removed,
+// while a live one stages it.
+absl::Status RemoveStaleStages(FileSystem& fs, const std::string& target);
 
 }  // namespace waypoint
 

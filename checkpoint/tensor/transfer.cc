@@ -12,6 +12,7 @@
 #include "absl/strings/str_join.h"
 #include "checkpoint/base/aligned_buffer.h"
 #include "checkpoint/base/error.h"
+#include "checkpoint/base/start_thread.h"
 #include "checkpoint/base/status_macros.h"
 
 namespace waypoint {
@@ -174,8 +175,13 @@ absl::StatusOr<TransferStats> Transfer(TensorSource& source, TensorSink& sink, c
 
   Job job(source, sink, options, std::move(indices), bytes_total);
   std::vector<std::thread> workers;
+  workers.reserve(threads);
   for (int64_t i = 1; i < threads; ++i) {
-    workers.emplace_back([&job] { job.Work(); });
+    absl::StatusOr<std::thread> worker = StartThread([&job] { job.Work(); });
+    if (!worker.ok()) {
+      break;  // the others do its share
+    }
+    workers.push_back(*std::move(worker));
   }
   job.Work();
   for (std::thread& worker : workers) {

@@ -2,6 +2,7 @@
 
 #include <fstream>
 
+#include "absl/strings/str_cat.h"
 #include "checkpoint/base/error.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -9,6 +10,7 @@
 namespace waypoint::engine {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
@@ -206,6 +208,33 @@ TEST(FillAndCheckTest, AllProblemsComeTogether) {
                            "checkpoint.interval: got -2"}) {
     EXPECT_THAT(std::string(status.message()), HasSubstr(part));
   }
+}
+
+TEST(FillAndCheckTest, DefaultsOfManyRanksAreTheirOwn) {
+  TrainConfig one = Parsed(kMinimal);
+  TrainConfig many = Parsed(absl::StrCat(kMinimal, " mesh { pipeline: 2 }").c_str());
+
+  ASSERT_TRUE(FillAndCheck(one).ok());
+  ASSERT_TRUE(FillAndCheck(many, 4).ok());
+
+  EXPECT_EQ(one.checkpoint().format(), "native");
+  EXPECT_EQ(one.mesh().micro_batches(), 1);
+  EXPECT_EQ(many.checkpoint().format(), "distributed");
+  EXPECT_EQ(many.mesh().tensor(), 1);
+  EXPECT_EQ(many.mesh().micro_batches(), 2);
+  EXPECT_EQ(many.mesh().zero(), MeshConfig::NONE);
+}
+
+TEST(FillAndCheckTest, MeshesThatDoNotFitTheJobAreProblems) {
+  TrainConfig config =
+      Parsed(absl::StrCat(kMinimal, " mesh { tensor: 3 micro_batches: 0 timeout_seconds: 0 }").c_str());
+  EXPECT_THAT(std::string(FillAndCheck(config, 4).message()),
+              AllOf(HasSubstr("mesh: got pipeline 1 and tensor 3"), HasSubstr("divides the 4 ranks"),
+                    HasSubstr("mesh.micro_batches: got 0"), HasSubstr("mesh.timeout_seconds: got 0")));
+
+  config = Parsed(absl::StrCat(kMinimal, " mesh { micro_batches: 3 }").c_str());
+  EXPECT_THAT(std::string(FillAndCheck(config, 2).message()),
+              HasSubstr("data.batch_size: got 8, wanted a multiple of 6: 2 data ranks of 3 micro-batches"));
 }
 
 TEST(PrintConfigTest, PrintedConfigsParseBack) {

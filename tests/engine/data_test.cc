@@ -56,6 +56,20 @@ TEST(TokenFileTest, TargetsAreTheNextTokens) {
   EXPECT_TRUE(at::equal(batch->targets, batch->inputs.add(1)));
 }
 
+TEST(TokenFileTest, RanksReadTheirRowsOfOneBatch) {
+  const auto file = TokenFile::Open(FileOf("rows", Counting(41), Dataset::TOKENS_U16), 41);
+  ASSERT_TRUE(file.ok()) << file.status();
+  const auto whole = (*file)->BatchAt(24);
+  ASSERT_TRUE(whole.ok()) << whole.status();
+
+  for (int64_t rank = 0; rank < 2; ++rank) {
+    const auto mine = (*file)->BatchAt(24, rank, 1);
+    ASSERT_TRUE(mine.ok()) << mine.status();
+    EXPECT_TRUE(at::equal(mine->inputs, whole->inputs.narrow(0, rank, 1)));
+    EXPECT_TRUE(at::equal(mine->targets, whole->targets.narrow(0, rank, 1)));
+  }
+}
+
 TEST(TokenFileTest, OnePassSeesEveryWindowOnce) {
   const auto file = TokenFile::Open(FileOf("pass", Counting(41), Dataset::TOKENS_U16), 41);  // 10 windows
   ASSERT_TRUE(file.ok()) << file.status();

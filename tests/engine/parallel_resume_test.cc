@@ -91,6 +91,10 @@ TEST_P(OtherLayoutTest, EveryLayoutLoadsTheSameBitsAndTrainsOn) {
   const JobRun first = RunJob(GetParam().ranks, {JobConfig(directory + "/first", data, 5), layout}, StopAfter(3));
   ASSERT_THAT(first.statuses, Each(IsOk()));
   const std::string saved = first.reports[0].checkpoints[0];
+  ASSERT_OK_AND_ASSIGN(CheckpointFormat * format, DetectFormat(PosixFileSystem(), saved));
+  EXPECT_EQ(format->name(), GetParam().ranks == 1 ? "native" : "distributed");
+  ASSERT_OK_AND_ASSIGN(const OpenedCheckpoint opened, format->Open(PosixFileSystem(), saved, {}));
+  EXPECT_EQ(SavedGenerators(opened.metadata.training()), GetParam().ranks);
 
   for (const Layout& other : kSomeLayouts) {
     SCOPED_TRACE(absl::StrCat(GetParam().name, " to ", other.name));

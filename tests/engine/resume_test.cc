@@ -5,6 +5,8 @@
 #include <map>
 
 #include "absl/strings/str_cat.h"
+#include "checkpoint/async/snapshot_arena.h"
+#include "checkpoint/coordination/coordinator.h"
 #include "engine/shutdown_signal.h"
 #include "engine/trainer.h"
 #include "gmock/gmock.h"
@@ -154,6 +156,40 @@ TEST(ResumeTest, UnsealedCheckpointsDoNotCount) {
   EXPECT_EQ(again.report.first_step, 2);
 }
 
+TEST(ResumeTest, ACheckpointUnderTheNameOfAnotherStepIsRefused) {
+  const std::string directory = FreshDirectory("renamed");
+  const std::string config = TinyConfig(directory + "/run", TextFile(directory), 4);
+  ASSERT_OK(RunTraining({config, "checkpoint { interval: 2 }"}, Quiet()));
+  const std::string root = directory + "/run/checkpoint";
+  ASSERT_OK(PosixFileSystem().Rename(root + "/step-00000002", root + "/step-00000009"));
+
+  EXPECT_THAT(RunTraining({config}, Quiet()),
+              IsKind(ErrorKind::kAmbiguous,
+                     AllOf(HasSubstr("step-00000009"), HasSubstr("name says step 9"), HasSubstr("manifest step 2"))));
+}
+
+TEST(ResumeTest, WhatWasSavedBetweenTheStartAndTheLockIsNotPassedOver) {
+  for (const int64_t steps_before : {0, 2}) {
+    const std::string directory = FreshDirectory(absl::StrCat("meanwhile_", steps_before));
+    const std::string data = TextFile(directory);
+    const std::string config = TinyConfig(directory + "/run", data, 6);
+    if (steps_before > 0) {
+      ASSERT_OK(RunTraining({config}, Quiet(/*stop_after=*/steps_before)));
+    }
+    ConfigLayers layers;
+    ASSERT_OK(layers.AddText(config, "config"));
+    ASSERT_OK_AND_ASSIGN(const std::unique_ptr<Trainer> late, Trainer::Create(layers, Quiet()));
+    ASSERT_OK(RunTraining({config}, Quiet(/*stop_after=*/2)));
+
+    EXPECT_THAT(late->Run(),
+                IsKind(ErrorKind::kLocked, AllOf(HasSubstr("another job saved meanwhile"),
+                                                 HasSubstr(absl::StrCat("step-0000000", steps_before + 2)))));
+
+    // And keeps nobody out.
+    EXPECT_OK(RunTraining({config}, Quiet()));
+  }
+}
+
 TEST(SignalTest, SavesAfterTheRunningStepAndStops) {
   const std::string directory = FreshDirectory("signal");
   const std::string config = TinyConfig(directory + "/run", TextFile(directory), 9);
@@ -221,6 +257,21 @@ TEST(TrainerTest, ADivergedRunStopsBeforeItRuinsTheWeights) {
   EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
   EXPECT_THAT(std::string(status.message()), HasSubstr("gradient norm is"));
   EXPECT_THAT(DirectoriesIn(directory + "/checkpoint"), ElementsAre());
+}
+
+TEST(TrainerTest, ASnapshotThatIsTakenInAnotherWayIsToldOnce) {
+  const std::string directory = FreshDirectory("why");
+  ASSERT_OK_AND_ASSIGN(const auto arena, SnapshotArena::Create(1, {}));
+  int told = 0;
+  TrainerOptions options = Quiet();
+  options.print = [&told](const std::string& line) {
+    told += line.find("note: checkpoint.async: copied") == 0 ? 1 : 0;
+  };
+
+  ASSERT_OK(RunTraining(
+      {TinyConfig(directory, TextFile(directory), 3), "checkpoint { interval: 1 async: WRITE_PROTECT }"}, options));
+
+  EXPECT_EQ(told, arena->guard() == nullptr ? 1 : 0);
 }
 
 TEST(TrainerTest, TokensOutsideTheVocabularyEndTheRun) {

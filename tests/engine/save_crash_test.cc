@@ -1,7 +1,10 @@
 // A trainer that dies at any call of a save, with any part of what was not synced lost, resumes from the old checkpoint
 // or from the new one, and ends where the undisturbed run ends.
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "checkpoint/base/error.h"
 #include "checkpoint/checkpointer/checkpointer.h"
 #include "checkpoint/storage/fault_file_system.h"
 #include "checkpoint/storage/memory_file_system.h"
@@ -121,6 +124,45 @@ TEST_F(SaveCrashTest, AFailedBackgroundSaveEndsTheRunAndLeavesTheOldCheckpoint) 
     }
     EXPECT_GT(failures, 5) << steps;
   }
+}
+
+// Its disk is full while step 2 is saved, which it says only when step 3 is computed.
+class FullAtStepTwo : public MemoryFileSystem {
+ public:
+  absl::Status MakeDirectory(const std::string& path) override {
+    if (absl::StrContains(path, "step-00000002.tmp")) {
+      computed_.WaitForNotification();
+      return MakeError(ErrorKind::kNoSpace, "the disk is full");
+    }
+    return MemoryFileSystem::MakeDirectory(path);
+  }
+  void StepThreeIsComputed() { computed_.Notify(); }
+
+ private:
+  absl::Notification computed_;
+};
+
+TEST_F(SaveCrashTest, TheLastSaveIsMadeThoughTheOneBeforeFailed) {
+  FullAtStepTwo fs;
+  TrainerOptions options = Quiet();
+  options.fs = &fs;
+  options.on_step = [&fs](const StepMetrics& metrics) {
+    if (metrics.step == 3) {
+      fs.StepThreeIsComputed();
+    }
+  };
+  const std::string directory = FreshDirectory("last_save");
+
+  EXPECT_THAT(
+      RunTraining({TinyConfig(directory + "/run", TextFile(directory), 3), "checkpoint { interval: 1 async: LAZY }"},
+                  options),
+      IsKind(ErrorKind::kNoSpace, ::testing::HasSubstr("the disk is full")));
+
+  ASSERT_OK_AND_ASSIGN(const std::vector<CheckpointRef> saved,
+                       CheckpointRoot(fs, directory + "/run/checkpoint").List());
+  ASSERT_EQ(saved.size(), 2u);
+  EXPECT_EQ(saved[0].step, 1);
+  EXPECT_EQ(saved[1].step, 3);
 }
 
 TEST_F(SaveCrashTest, AFailedSaveEndsTheRunAndLeavesTheOldCheckpoint) {

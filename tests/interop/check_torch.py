@@ -4,7 +4,7 @@
     check_torch.py TORCH_FILES EXPORT=FIXTURE...
 
 TORCH_FILES is the program of that name; each EXPORT is a directory that was made of FIXTURE or of the same model, both
-of Hugging Face or both of Meta's reference code.  Runs with Debian's python3-torch (1.13), prints "interop PASSED" or
+of Hugging Face, of Meta's reference code or of fairseq2.  Runs with Debian's python3-torch (1.13), prints "interop PASSED" or
 "interop FAILED" for each case.  What newer releases demand of a file is checked without them: see properties().
 """
 
@@ -76,10 +76,11 @@ def torch_files(*arguments, fails_with=None):
         assert done.returncode == 1 and done.stderr.startswith(fails_with), done.stderr
 
 
-def properties(path):
+def properties(path, more=frozenset()):
     """What every release that has weights_only demands of a file, newer ones included.
 
     Sources: torch/serialization.py, torch/_weights_only_unpickler.py of PyTorch 2.x.  Returns the pickle's globals.
+    `more`: opcodes that the file may have beside those of a plain dict of tensors.
     """
     with zipfile.ZipFile(path) as archive:
         assert archive.testzip() is None, "a CRC is wrong"
@@ -99,7 +100,7 @@ def properties(path):
                "EMPTY_TUPLE", "TUPLE", "NEWFALSE", "REDUCE", "SETITEMS", "STOP"}
     found = set()
     for opcode, argument, _ in pickletools.genops(text):
-        assert opcode.name in allowed, opcode.name
+        assert opcode.name in allowed | more, opcode.name
         assert opcode.name != "PROTO" or argument == 2
         if opcode.name == "GLOBAL":
             found.add(argument)
@@ -408,6 +409,21 @@ def exported_reference(export, fixture):
         assert found == wanted, name
 
 
+def exported_fairseq2(export, fixture):
+    names = sorted(name for name in os.listdir(fixture) if name.endswith(".pt"))
+    assert names and names == sorted(name for name in os.listdir(export) if name.endswith(".pt"))
+    for name in names:
+        properties(os.path.join(export, name), {"NEWTRUE"})
+        # As fairseq2 itself reads both.
+        roots = [torch.load(os.path.join(directory, name), map_location="cpu", weights_only=wise)
+                 for directory, wise in ((export, True), (fixture, False))]
+        assert set(roots[0]) == {"model", "model_key", "fs2"} and roots[0]["model_key"] == "model" and roots[0]["fs2"] is True
+        states = [root[root.get("model_key", "model")] for root in roots]
+        assert type(states[0]) is collections.OrderedDict
+        found, wanted = ({key: plain(tensor) for key, tensor in state.items()} for state in states)
+        assert found == wanted, name
+
+
 def main():
     global TORCH_FILES
     TORCH_FILES = sys.argv[1]
@@ -417,7 +433,7 @@ def main():
         torch_optimizer, torch_rezipped, torch_many, torch_refused)]
     for pair in sys.argv[2:]:
         export, fixture = pair.split("=")
-        case = exported_reference if os.path.basename(fixture) == "meta" else exported
+        case = {"meta": exported_reference, "fairseq2": exported_fairseq2}.get(os.path.basename(fixture), exported)
         cases.append((os.path.basename(export), case, (export, fixture)))
     failed = False
     for name, case, arguments in cases:

@@ -10,12 +10,18 @@
 
 namespace waypoint {
 
-// The files of a directory on disk, as a new directory `to`.
+// The files of a directory on disk, and of those below it, as a new directory `to`.
 inline void CopyDirectory(const std::string& from, FileSystem& fs, const std::string& to) {
   ASSERT_OK(MakeDirectories(fs, to));
   const auto entries = PosixFileSystem().List(from);
   ASSERT_OK(entries);
   for (const DirectoryEntry& entry : *entries) {
+    const auto info = PosixFileSystem().Stat(JoinPath(from, entry.name));
+    ASSERT_OK(info);
+    if (info->type == FileType::kDirectory) {
+      CopyDirectory(JoinPath(from, entry.name), fs, JoinPath(to, entry.name));
+      continue;
+    }
     const auto text = ReadSmallFile(PosixFileSystem(), JoinPath(from, entry.name), int64_t{4} << 20, "test_bytes");
     ASSERT_OK(text);
     ASSERT_OK(WriteSmallFile(fs, JoinPath(to, entry.name), *text));

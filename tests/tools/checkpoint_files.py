@@ -26,6 +26,30 @@ def meta_fixtures():
     return sorted(os.path.join(FIXTURES, name) for name in os.listdir(FIXTURES) if name.startswith("meta_"))
 
 
+FAIRSEQ2_TENSORS = ["decoder_frontend.embed.weight", "decoder.layer_norm.weight", "final_proj.weight"] + [
+    "decoder.layers.%d.%s.weight" % (i, name) for i in range(3) for name in (
+        "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.output_proj", "self_attn_layer_norm",
+        "ffn.gate_proj", "ffn.inner_proj", "ffn.output_proj", "ffn_layer_norm")]
+
+
+def fairseq2_fixtures():
+    """(name, directory, directory of the same model as others wrote it, a params.json for it)"""
+    found = []
+    for name in sorted(os.listdir(FIXTURES)):
+        if name.startswith("fairseq2_"):
+            directory = os.path.join(FIXTURES, name, "fairseq2")
+            twin = os.path.join(FIXTURES, read_json(FIXTURES, name, "fixture.json")["twin"])
+            params = os.path.join(twin, "meta", "params.json")
+            if not os.path.exists(params):
+                params = os.path.join(os.path.dirname(FIXTURES), name + ".params.json")
+                with open(params, "w", encoding="utf-8") as file:
+                    # With 172 channels in the hidden layer.
+                    json.dump({"dim": 64, "n_layers": 3, "n_heads": 4, "n_kv_heads": 2, "vocab_size": 320, "multiple_of": 4,
+                               "norm_eps": 1e-5, "rope_theta": 500000.0, "use_scaled_rope": True}, file)
+            found.append((name, directory, twin, params))
+    return found
+
+
 def safetensors_fixtures():
     """Those whose weights are safetensors."""
     return [path for path in fixtures()
@@ -74,13 +98,17 @@ class _TorchUnpickler(pickle.Unpickler):
         return pid
 
 
-def read_torch(path):
-    """Returns {name: (dtype, shape, bytes)} and the groups of names that share a storage.  zipfile checks the CRCs."""
+def read_torch(path, key=None):
+    """Returns {name: (dtype, shape, bytes)} and the groups of names that share a storage.  zipfile checks the CRCs.
+
+    With a key, the tensors are those of the dict under it.
+    """
     tensors, sharing = {}, collections.defaultdict(list)
     with zipfile.ZipFile(path) as archive:
         top = archive.namelist()[0].split("/")[0]
         with archive.open(top + "/data.pkl") as file:
             root = _TorchUnpickler(file).load()
+        root = root if key is None else root[key]
         for name, (storage, offset, shape, strides) in root.items():
             _, (dtype, width), key, _, count = storage
             data = archive.read("%s/data/%s" % (top, key))
@@ -123,6 +151,11 @@ def read_directory(directory):
 def read_json(*path):
     with open(os.path.join(*path), encoding="utf-8") as file:
         return json.load(file)
+
+
+def read_text(*path):
+    with open(os.path.join(*path), encoding="utf-8") as file:
+        return file.read()
 
 
 def floats(tensor):

@@ -84,6 +84,48 @@ class ConvertTest(unittest.TestCase):
                     self.convert(reference, reference + ".hf", "--to", "llama")
                     self.assertEqual(files.read_directory(reference + ".hf"), files.read_directory(twin))
 
+    def test_fairseq2_checkpoints_are_their_twins(self):
+        self.assertEqual(len(files.fairseq2_fixtures()), 4)
+        for name, fixture, twin, params in files.fairseq2_fixtures():
+            with self.subTest(fixture=name):
+                source = self.path(name)
+                shutil.copytree(fixture, source)
+                self.refuse(3, "E_MISSING", source, self.path("out"), "--to", "llama")
+                shutil.copy(params, os.path.join(source, "params.json"))
+                flags = ["--rope-factor", 32, "--tied", "yes"] if "tied" in name else []
+                self.convert(source, self.path(name + ".native"), *flags)
+                self.convert(self.path(name + ".native"), self.path(name + ".hf"), "--to", "llama")
+                wanted = files.read_directory(os.path.join(twin, "hf"))
+                self.assertEqual(files.read_directory(self.path(name + ".hf")), wanted)
+
+                back = self.path(name + ".back")
+                self.convert(self.path(name + ".native"), back, *flags[:2])
+                self.assertEqual(sorted(os.listdir(back)), ["model.pt", "params.json"])
+                root, shared = files.read_torch(os.path.join(back, "model.pt"), "model")
+                self.assertEqual(sorted(root), sorted(files.FAIRSEQ2_TENSORS))
+                self.assertEqual(bool(shared), "tied" in name)
+                self.convert(back, back + ".hf", "--to", "llama", *flags[:2])
+                self.assertEqual(files.read_directory(back + ".hf"), wanted)
+
+    def test_fairseq2_files_are_renamed_one_by_one(self):
+        for name, fixture, twin, params in files.fairseq2_fixtures():
+            # fairseq2 tells the reference code of no scaling.
+            if not name.startswith("fairseq2_llama2"):
+                continue
+            source = self.path(name)
+            shutil.copytree(fixture, source)
+            shutil.copy(params, os.path.join(source, "params.json"))
+            self.convert(source, self.path(name + ".meta"), "--to", "reference", "--consumer", "fairseq2")
+            self.assertRegex(files.read_text(self.path(name + ".meta"), "params.json"),
+                             r'^{"model": {"dim": 64, "n_layers": 3, "n_heads": 4, "multiple_of": [0-9]+, '
+                             r'"rope_theta": 10000.0, "norm_eps": 1e-05(, "n_kv_heads": 2, "ffn_dim_multiplier": 1.3)?}}$')
+            names = [file for file in os.listdir(os.path.join(twin, "meta")) if file.endswith(".pth")]
+            self.assertEqual(sorted(os.listdir(self.path(name + ".meta"))), sorted(names + ["params.json"]))
+            for file in names:
+                wanted, _ = files.read_torch(os.path.join(twin, "meta", file))
+                wanted.pop("rope.freqs")
+                self.assertEqual(files.read_torch(os.path.join(self.path(name + ".meta"), file))[0], wanted)
+
     def test_logits_of_a_reference_checkpoint_verify(self):
         source = os.path.join(files.FIXTURES, "meta_llama31_bf16_mp2", "meta")
         report = json.loads(self.convert(source, self.path("hf"), "--to", "llama", "--verify", "logits", "--json"))
@@ -92,7 +134,7 @@ class ConvertTest(unittest.TestCase):
     def test_options_of_formats(self):
         code, out, _ = files.run("convert", "--help")
         self.assertEqual(code, 0)
-        self.assertRegex(out, r"Options of reference:\n(.*\n)*.*--model-parallel N")
+        self.assertRegex(out, r"Options of fairseq2, reference:\n(.*\n)*.*--model-parallel N(.*\n)*Options of reference:\n")
         hf = os.path.join(files.FIXTURES, "meta_llama3_bf16", "hf")
         error = self.refuse(2, "E_REQUEST", hf, self.path("native"), "--model-parallel", 2)
         self.assertIn('reading "llama" takes: none; writing "native" takes: none', error)

@@ -48,6 +48,19 @@ class LogitsTest(unittest.TestCase):
                     distance = max(abs(a - b) for a, b in zip(files.floats(found), files.floats(expected)))
                     self.assertLessEqual(distance, tolerance, directory)
 
+    def test_a_tree_of_fairseq2(self):
+        # The others are the same tensors and config as their twins, which other tests compare.
+        (name, fixture, twin, params), = [row for row in files.fairseq2_fixtures() if row[0].endswith("_tree")]
+        source = os.path.join(self.work, name)
+        shutil.copytree(fixture, source)
+        shutil.copy(params, os.path.join(source, "params.json"))
+        expected_path = os.path.join(twin, "expected.safetensors")
+        expected = files.read_safetensors(expected_path)[0]["logits"]
+        found = self.logits(source, expected_path)
+        self.assertEqual(found[1], expected[1])
+        distance = max(abs(a - b) for a, b in zip(files.floats(found), files.floats(expected)))
+        self.assertLessEqual(distance, files.read_json(twin, "fixture.json")["atol_fp32"])
+
     def test_ids_on_the_command_line(self):
         _, shape, _ = self.logits(os.path.join(ONE, "hf"), "1,2,3")
 

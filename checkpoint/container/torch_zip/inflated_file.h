@@ -3,9 +3,11 @@
 
 // A compressed zip entry as a file of its own.
 //
-// Reads that go forward decompress each byte once; one that goes back starts again.  Memory is bounded whatever the
-// size. The CRC is checked by a pass that reaches the end.  Thread-safe.
+// Reads that go forward decompress each byte once.  Threads that pull blocks come a little out of order: a few places
+// are kept where decompression can go on, and a read goes on from the nearest one before it, or starts again when there
+// is none.  Memory is bounded whatever the size.  The CRC is checked by a pass that reaches the end.  Thread-safe.
 
+#include <list>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -31,25 +33,38 @@ class InflatedFile : public ReadableFile {
 
   absl::Status Read(int64_t offset, absl::Span<char> out) const override {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (stream_ == nullptr || stream_->position() > offset) {
-      stream_ = std::make_unique<ZipEntryStream>(*archive_, entry_);
+    auto nearest = streams_.end();
+    for (auto it = streams_.begin(); it != streams_.end(); ++it) {
+      if ((*it)->position() <= offset && (nearest == streams_.end() || (*it)->position() > (*nearest)->position())) {
+        nearest = it;
+      }
     }
-    absl::Status status = stream_->Skip(offset - stream_->position());
-    if (status.ok()) {
-      status = stream_->Read(out);
+    std::unique_ptr<ZipEntryStream> stream;
+    if (nearest != streams_.end()) {
+      stream = std::move(*nearest);
+      streams_.erase(nearest);
+    } else {
+      stream = std::make_unique<ZipEntryStream>(*archive_, entry_);
     }
-    if (!status.ok()) {
-      stream_.reset();
+    WAYPOINT_RETURN_IF_ERROR(stream->Skip(offset - stream->position()));
+    WAYPOINT_RETURN_IF_ERROR(stream->Read(out));
+    if (streams_.size() == kStreams) {
+      streams_.pop_back();
     }
-    return status;
+    streams_.push_front(std::move(stream));
+    return absl::OkStatus();
   }
 
  private:
+  // About 100 KiB each.
+  static constexpr size_t kStreams = 4;
+
   const std::unique_ptr<ReadableFile> archive_;
   const std::string name_;
   ZipEntry entry_;
   mutable std::mutex mutex_;
-  mutable std::unique_ptr<ZipEntryStream> stream_ ABSL_GUARDED_BY(mutex_);
+  // The last used one first.
+  mutable std::list<std::unique_ptr<ZipEntryStream>> streams_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace waypoint

@@ -16,6 +16,11 @@ namespace {
 
 constexpr absl::string_view kMetadataKey = "_metadata";
 
+// A value is 24 bytes.  A container has a vector of 24 bytes and, with one item, 32 bytes of heap on top; an item is 4
+// bytes, and up to 12 while the vector that it lies in grows.
+constexpr int64_t kValueQuarters = 4;
+constexpr int64_t kContainerQuarters = 12;
+
 absl::Status PickleError(absl::string_view problem) { return MakeError(ErrorKind::kPickle, problem); }
 
 bool IsConstant(PickleKind kind) {
@@ -29,12 +34,21 @@ bool IsConstant(PickleKind kind) {
 PickleBuilder::PickleBuilder(absl::string_view bytes, const Limits& limits) : limits_(limits) {
   tree_.bytes = bytes;
   tree_.nodes = {{PickleKind::kNone, 0, 0, 0}, {PickleKind::kBool, 0, 0, 0}, {PickleKind::kBool, 0, 0, 1}};
+  quarters_ = kValueQuarters * static_cast<int64_t>(tree_.nodes.size());
+}
+
+absl::Status PickleBuilder::Charge(int64_t quarters) {
+  quarters_ += quarters;
+  if (quarters_ / kValueQuarters + (quarters_ % kValueQuarters != 0) > limits_.pickle_values) {
+    return MakeError(ErrorKind::kLimit, absl::StrCat("more values than pickle_values = ", limits_.pickle_values,
+                                                     ", where a list, set or dict counts as 4 and an item of one as a "
+                                                     "quarter"));
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<PickleRef> PickleBuilder::Add(PickleKind kind, uint64_t value, uint32_t count) {
-  if (static_cast<int64_t>(tree_.nodes.size()) >= limits_.pickle_values) {
-    return MakeError(ErrorKind::kLimit, absl::StrCat("more values than pickle_values = ", limits_.pickle_values));
-  }
+  WAYPOINT_RETURN_IF_ERROR(Charge(kValueQuarters));
   tree_.nodes.push_back({kind, at_, count, value});
   return static_cast<PickleRef>(tree_.nodes.size() - 1);
 }
@@ -57,12 +71,14 @@ absl::StatusOr<PickleRef> PickleBuilder::Text(PickleKind kind, absl::string_view
 }
 
 absl::StatusOr<PickleRef> PickleBuilder::Tuple(absl::Span<const PickleRef> items) {
+  WAYPOINT_RETURN_IF_ERROR(Charge(static_cast<int64_t>(items.size())));
   const size_t first = tree_.tuple_items.size();
   tree_.tuple_items.insert(tree_.tuple_items.end(), items.begin(), items.end());
   return Add(PickleKind::kTuple, first, static_cast<uint32_t>(items.size()));
 }
 
 absl::StatusOr<PickleRef> PickleBuilder::Container(PickleKind kind) {
+  WAYPOINT_RETURN_IF_ERROR(Charge(kContainerQuarters));
   tree_.containers.emplace_back();
   return Add(kind, tree_.containers.size() - 1);
 }
@@ -91,6 +107,7 @@ absl::Status PickleBuilder::Append(PickleKind wanted, PickleRef container, absl:
   if (kind(container) != wanted) {
     return PickleError(absl::StrCat("adds to ", PickleKindName(kind(container)), ", must be ", PickleKindName(wanted)));
   }
+  WAYPOINT_RETURN_IF_ERROR(Charge(static_cast<int64_t>(items.size())));
   std::vector<PickleRef>& all = tree_.containers[tree_.nodes[container].value];
   all.insert(all.end(), items.begin(), items.end());
   return absl::OkStatus();
@@ -110,6 +127,7 @@ absl::Status PickleBuilder::SetItems(PickleRef dict, absl::Span<const PickleRef>
       return PickleError(absl::StrCat("key is ", PickleKindName(key), ", must be a str or an int"));
     }
   }
+  WAYPOINT_RETURN_IF_ERROR(Charge(static_cast<int64_t>(keys_and_values.size())));
   std::vector<PickleRef>& all = tree_.containers[tree_.nodes[dict].value];
   all.insert(all.end(), keys_and_values.begin(), keys_and_values.end());
   return absl::OkStatus();

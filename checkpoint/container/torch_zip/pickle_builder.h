@@ -58,6 +58,8 @@ class PickleBuilder {
   absl::StatusOr<PickleTree> Finish(PickleRef root, int64_t consumed);
 
  private:
+  // Counts memory before it is taken, in quarters of a value.
+  absl::Status Charge(int64_t quarters);
   absl::StatusOr<PickleRef> Add(PickleKind kind, uint64_t value, uint32_t count = 0);
   absl::StatusOr<PickleRef> RebuildTensor(absl::Span<const PickleRef> args, bool has_dtype);
   absl::Status CheckIntegers(PickleRef tuple, absl::string_view what) const;
@@ -67,6 +69,7 @@ class PickleBuilder {
   const Limits& limits_;
   PickleTree tree_;
   uint32_t at_ = 0;
+  int64_t quarters_ = 0;
   absl::flat_hash_map<const PickleGlobal*, PickleRef> globals_;
   absl::flat_hash_map<absl::string_view, uint32_t> storages_;
   // The first contradiction between storages; a name that is not allowed comes before it.

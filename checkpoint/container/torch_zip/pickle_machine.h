@@ -3,8 +3,8 @@
 
 // Runs a pickle of protocol 2 to 5 as torch.save writes it, without ever importing or calling anything.
 //
-//   WAYPOINT_ASSIGN_OR_RETURN(const PickleTree tree, RunPickle(bytes, "\"model.pth\": entry \"data.pkl\"", {},
-//   limits));
+//   const std::string what = "\"model.pth\": entry \"data.pkl\"";
+//   WAYPOINT_ASSIGN_OR_RETURN(const PickleTree tree, RunPickle(bytes, what, {}, limits));
 //
 // Opcodes: those that torch.save and pickle need for what the table of pickle_globals.h can make.  Time and memory are
 // linear in the bytes.  Opcodes' meaning: CPython, Lib/pickletools.py.  Does not link libtorch.  Thread-safe.

@@ -16,7 +16,15 @@ namespace {
 // Opcodes: Python, Lib/pickletools.py.
 class Writer {
  public:
-  Writer() { out_.append("\x80\x02}(", 4); }  // PROTO 2, EMPTY_DICT, MARK
+  // PROTO 2, then an open dict.
+  explicit Writer(const PickledWrapper& wrapper) : wrapper_(wrapper) {
+    out_.append("\x80\x02}(", 4);  // EMPTY_DICT, MARK
+    if (!wrapper_.key.empty()) {
+      Text(wrapper_.key);
+      OrderedDict();
+      out_ += '(';
+    }
+  }
 
   void Tensor(const PickledTensorEntry& entry) {
     // All elements lie in a storage of their own type, or, for the newer types, in one of bytes.
@@ -42,8 +50,7 @@ class Writer {
     }
     Tuple(strides);
     out_ += '\x89';  // NEWFALSE: requires_grad
-    Global("collections", "OrderedDict");
-    out_ += ")R";  // EMPTY_TUPLE, REDUCE: no hooks
+    OrderedDict();   // no hooks
     if (!typed) {
       Global("torch", TorchDTypeName(entry.dtype));
     }
@@ -51,11 +58,28 @@ class Writer {
   }
 
   std::string Finish() && {
-    out_ += "u.";  // SETITEMS, STOP
+    out_ += 'u';  // SETITEMS
+    if (!wrapper_.key.empty()) {
+      for (const auto& [key, text] : wrapper_.texts) {
+        Text(key);
+        Text(text);
+      }
+      for (const std::string& key : wrapper_.flags) {
+        Text(key);
+        out_ += '\x88';  // NEWTRUE
+      }
+      out_ += 'u';
+    }
+    out_ += '.';  // STOP
     return std::move(out_);
   }
 
  private:
+  void OrderedDict() {
+    Global("collections", "OrderedDict");
+    out_ += ")R";  // EMPTY_TUPLE, REDUCE
+  }
+
   void Text(absl::string_view text) {
     out_ += 'X';
     AppendZipField(text.size(), 4, &out_);
@@ -95,13 +119,37 @@ class Writer {
     out_ += 't';
   }
 
+  const PickledWrapper& wrapper_;
   std::string out_;
 };
 
+// Keys of the root, of which none may be there twice.
+absl::Status CheckWrapper(const PickledWrapper& wrapper) {
+  if (wrapper.key.empty() && (!wrapper.texts.empty() || !wrapper.flags.empty())) {
+    return MakeError(ErrorKind::kRequest, "values beside the tensors need a key for the tensors");
+  }
+  std::vector<absl::string_view> names = {wrapper.key};
+  for (const auto& [key, text] : wrapper.texts) {
+    names.push_back(key);
+    WAYPOINT_RETURN_IF_ERROR(CheckUtf8(text, "text"));
+  }
+  names.insert(names.end(), wrapper.flags.begin(), wrapper.flags.end());
+  absl::flat_hash_set<absl::string_view> keys;
+  for (const absl::string_view name : names) {
+    WAYPOINT_RETURN_IF_ERROR(CheckUtf8(name, "key"));
+    if (!keys.insert(name).second) {
+      return MakeError(ErrorKind::kDupKey, absl::StrCat("key ", Quoted(name), " is to be written twice"));
+    }
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
-absl::StatusOr<std::string> PickleTensorDict(const std::vector<PickledTensorEntry>& entries) {
-  Writer writer;
+absl::StatusOr<std::string> PickleTensorDict(const std::vector<PickledTensorEntry>& entries,
+                                             const PickledWrapper& wrapper) {
+  WAYPOINT_RETURN_IF_ERROR(CheckWrapper(wrapper));
+  Writer writer(wrapper);
   absl::flat_hash_set<absl::string_view> keys;
   for (const PickledTensorEntry& entry : entries) {
     WAYPOINT_RETURN_IF_ERROR(CheckUtf8(entry.key, "tensor name"));

@@ -17,6 +17,8 @@ namespace {
 // Enough for settings and counters; a checkpoint may also hold long lists of numbers.
 constexpr size_t kMaxValues = 10'000;
 constexpr size_t kMaxValueBytes = 256;
+// Names are put together for every item that is visited, also for those that are not listed in the end.
+constexpr int64_t kNameBytesFactor = 8;
 
 // Cut between characters of UTF-8.
 std::string Shortened(absl::string_view text) {
@@ -61,6 +63,11 @@ class Lister {
         absl::StrAppend(&name_, step.next);
       }
       const PickleRef item = items[step.next++];
+      appended_bytes_ += static_cast<int64_t>(name_.size() - step.name_bytes);
+      if (appended_bytes_ / kNameBytesFactor > limits_.torch_listing_bytes) {
+        return Limit("names, counted as often as they occur", "8 * torch_listing_bytes",
+                     kNameBytesFactor * limits_.torch_listing_bytes);
+      }
       if (static_cast<int64_t>(name_.size()) > limits_.tensor_name_bytes) {
         return Limit(absl::StrCat("name ", Quoted(name_)), "tensor_name_bytes", limits_.tensor_name_bytes);
       }
@@ -238,6 +245,7 @@ class Lister {
   absl::flat_hash_set<std::string> names_;
   int64_t visited_ = 0;
   int64_t listing_bytes_ = 0;
+  int64_t appended_bytes_ = 0;  // to name_, in all
 };
 
 }  // namespace

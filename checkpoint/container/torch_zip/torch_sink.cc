@@ -14,7 +14,6 @@
 #include "checkpoint/base/json.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/container/torch_zip/crc32.h"
-#include "checkpoint/container/torch_zip/pickle_writer.h"
 
 namespace waypoint {
 namespace {
@@ -152,7 +151,7 @@ absl::Status TorchSink::AddFile(TorchFilePlan plan, int64_t block_bytes, int64_t
     file->records.push_back(std::move(record));
     return file->layout.Add(absl::StrCat(plan.folder, "/", name), bytes);
   };
-  WAYPOINT_ASSIGN_OR_RETURN(std::string pickle, PickleTensorDict(pickled));
+  WAYPOINT_ASSIGN_OR_RETURN(std::string pickle, PickleTensorDict(pickled, plan.wrapper));
   WAYPOINT_RETURN_IF_ERROR(add_contents("data.pkl", std::move(pickle)));
   WAYPOINT_RETURN_IF_ERROR(add_contents("byteorder", "little"));
   for (size_t storage = 0; storage < tensors.size(); ++storage) {

@@ -24,6 +24,7 @@
 #include "absl/status/statusor.h"
 #include "checkpoint/base/aligned_buffer.h"
 #include "checkpoint/container/chunk_digests.h"
+#include "checkpoint/container/torch_zip/pickle_writer.h"
 #include "checkpoint/container/torch_zip/zip_layout.h"
 #include "checkpoint/storage/file_system.h"
 #include "checkpoint/tensor/tensor_sink.h"
@@ -41,6 +42,8 @@ struct TorchFilePlan {
   std::vector<Entry> entries;
   // Any plain name; torch.save takes the file's name without its last suffix, and "archive" for files in memory.
   std::string folder = "archive";
+  // Around the entries.
+  PickledWrapper wrapper = {};
 };
 
 struct WrittenTorchFile {

@@ -30,8 +30,9 @@ struct TorchSource::Record {
   // Where the reader finds its bytes: the file, or for a compressed record one of its own.
   int64_t run_file = 0;
   int64_t run_begin = 0;
-  bool checked = false;  // has a CRC that somebody asked to check
-  bool covered = false;  // its tensors touch every byte
+  // How the CRC is checked: read through before its first tensor is, or as its bytes come by.
+  enum Check { kNone, kFirst, kOnTheWay };
+  Check check = kNone;
   CrcLedger ledger;
   std::mutex mutex;
   bool done ABSL_GUARDED_BY(mutex) = false;
@@ -61,7 +62,7 @@ absl::StatusOr<std::unique_ptr<TorchSource>> TorchSource::Create(FileSystem& fs,
     source->first_record_.push_back(first);
     for (const TorchStorage& storage : contents.storages) {
       auto record = std::make_unique<Record>(storage, static_cast<int64_t>(file));
-      record->checked = options.verify && storage.crc32 != 0;
+      record->check = options.verify && storage.crc32 != 0 ? Record::kFirst : Record::kNone;
       record->run_file = static_cast<int64_t>(file);
       record->run_begin = storage.data_begin;
       if (storage.deflated) {
@@ -79,7 +80,8 @@ absl::StatusOr<std::unique_ptr<TorchSource>> TorchSource::Create(FileSystem& fs,
     }
     // From here on the manifest has them: names are not held twice.
     WAYPOINT_RETURN_IF_ERROR(
-        Annotate(source->AddTensors(contents, std::exchange(contents.tensors, {}), first), QuotedPath(contents.path)));
+        Annotate(source->AddTensors(contents, std::exchange(contents.tensors, {}), first, options.verify_whole),
+                 QuotedPath(contents.path)));
     std::sort(source->records_.begin() + first, source->records_.end(),
               [](const auto& a, const auto& b) { return a->storage.data_begin < b->storage.data_begin; });
     // Tensors were added by the old positions.
@@ -101,24 +103,27 @@ absl::StatusOr<std::unique_ptr<TorchSource>> TorchSource::Create(FileSystem& fs,
 }
 
 absl::Status TorchSource::AddTensors(const TorchContents& contents, std::vector<TorchTensor> tensors,
-                                     size_t first_record) {
+                                     size_t first_record, bool verify_whole) {
   const auto key = [&](const TorchTensor& tensor) {
     return std::make_tuple(contents.storages[tensor.storage].data_begin, tensor.offset * DTypeBytes(tensor.dtype));
   };
   std::stable_sort(tensors.begin(), tensors.end(),
                    [&](const TorchTensor& a, const TorchTensor& b) { return key(a) < key(b); });
 
-  std::vector<int64_t> touched(contents.storages.size(), 0);  // bytes of a storage without a hole, from its first on
+  // By storage: has tensors, and each of them touches every byte.
+  std::vector<bool> whole(contents.storages.size(), false);
+  std::vector<bool> partly(contents.storages.size(), verify_whole);
   for (TorchTensor& tensor : tensors) {
     const int element_bytes = DTypeBytes(tensor.dtype);
     const size_t record = first_record + tensor.storage;
-    if (IsDense(tensor.shape, tensor.strides) && NumElements(tensor.shape) > 0 &&
-        tensor.offset * element_bytes <= touched[tensor.storage]) {
-      int64_t last = tensor.offset;
+    if (NumElements(tensor.shape) > 0) {
+      int64_t last = 0;
       for (size_t d = 0; d < tensor.shape.size(); ++d) {
         last += (tensor.shape[d] - 1) * tensor.strides[d];
       }
-      touched[tensor.storage] = std::max(touched[tensor.storage], (last + 1) * element_bytes);
+      const bool all = IsDense(tensor.shape, tensor.strides) && tensor.offset == 0 &&
+                       (last + 1) * element_bytes == contents.storages[tensor.storage].bytes;
+      (all ? whole : partly)[tensor.storage] = true;
     }
     places_.push_back({static_cast<int64_t>(record), records_[record]->run_begin + tensor.offset * element_bytes,
                        std::move(tensor.strides)});
@@ -129,7 +134,9 @@ absl::Status TorchSource::AddTensors(const TorchContents& contents, std::vector<
     WAYPOINT_RETURN_IF_ERROR(manifest_.Add(std::move(meta)));
   }
   for (size_t i = 0; i < contents.storages.size(); ++i) {
-    records_[first_record + i]->covered = touched[i] == contents.storages[i].bytes;
+    if (records_[first_record + i]->check != Record::kNone && whole[i] && !partly[i]) {
+      records_[first_record + i]->check = Record::kOnTheWay;
+    }
   }
   return absl::OkStatus();
 }
@@ -141,7 +148,7 @@ int64_t TorchSource::ScratchBytes(int64_t block_bytes) const {
 absl::Status TorchSource::Read(absl::Span<const ReadRequest> requests) {
   for (const ReadRequest& request : requests) {
     Record& record = *records_[places_[request.tensor].record];
-    if (record.checked && !record.covered) {
+    if (record.check == Record::kFirst) {
       WAYPOINT_RETURN_IF_ERROR(CheckWhole(record));
     }
   }
@@ -168,11 +175,11 @@ absl::Status TorchSource::CheckWindow(int64_t file, int64_t begin, absl::Span<co
   const auto first = records_.begin() + first_record_[file];
   const auto last = records_.begin() + first_record_[file + 1];
   auto it = std::upper_bound(first, last, begin, [](int64_t wanted, const std::unique_ptr<Record>& record) {
-    return wanted < record->storage.data_begin + record->storage.bytes;
+    return wanted < record->storage.data_begin + record->storage.stored_bytes;
   });
   for (; it != last && (*it)->storage.data_begin < end; ++it) {
     Record& record = **it;
-    if (!record.checked || !record.covered || record.storage.deflated) {
+    if (record.check != Record::kOnTheWay || record.storage.deflated) {
       continue;
     }
     const int64_t from = std::max(begin, record.storage.data_begin);
@@ -196,7 +203,7 @@ absl::Status TorchSource::CheckWindow(int64_t file, int64_t begin, absl::Span<co
 absl::Status TorchSource::CheckWhole(Record& record) {
   const std::lock_guard<std::mutex> lock(record.mutex);
   if (!record.done) {
-    WAYPOINT_ASSIGN_OR_RETURN(const ReadableFile* file, reader_->OpenFile(record.file));
+    WAYPOINT_ASSIGN_OR_RETURN(const std::shared_ptr<const ReadableFile> file, reader_->OpenFile(record.file));
     const TorchStorage& storage = record.storage;
     ZipEntryStream stream(
         *file, {storage.key, storage.deflated, storage.crc32, storage.data_begin, storage.stored_bytes, storage.bytes});

@@ -9,8 +9,12 @@
 // A tensor is what its strides say; whoever reads sees it row-major.  Reads go through a RunReader, strided ones in
 // batches of bounded size; compressed records are decompressed on the way.
 //
-// The CRC-32 of a record, where the writer computed one, is checked when the last of its bytes was read.  A record with
-// bytes that no tensor covers is read through before its first tensor is.  Thread-safe.
+// The CRC-32 of a record, where the writer computed one, covers all of its bytes:
+// - A record that is one tensor (or several, each of them all of it) is checked when the last of its bytes was read.
+//   Whoever reads such a tensor by boxes and leaves some out gets UNCHECKED bytes, unless verify_whole is set.
+// - A record of several tensors, or with bytes of none, is read through before its first byte is given out, so that
+//   leaving out a tensor leaves nothing unchecked.
+// Thread-safe.
 
 #include <memory>
 #include <mutex>
@@ -31,6 +35,9 @@ struct TorchSourceOptions {
   RunReaderOptions reader;
   // Check the CRC-32 of records.
   bool verify = true;
+  // Read every record through before its first byte is given out.  Reads everything twice, and for ranks that take
+  // boxes much more than what they take.
+  bool verify_whole = false;
 };
 
 class TorchSource : public TensorSource {
@@ -59,7 +66,8 @@ class TorchSource : public TensorSource {
 
   explicit TorchSource(std::vector<TorchContents> files);
 
-  absl::Status AddTensors(const TorchContents& contents, std::vector<TorchTensor> tensors, size_t first_record);
+  absl::Status AddTensors(const TorchContents& contents, std::vector<TorchTensor> tensors, size_t first_record,
+                          bool verify_whole);
   // Sees what was read of a file.
   absl::Status CheckWindow(int64_t file, int64_t begin, absl::Span<const char> data);
   // Reads a record through, once.

@@ -106,8 +106,8 @@ absl::Status DistributedWriter::Seal(const std::vector<std::string>& rank_seals,
     *manifest.add_assets() = asset;
   }
   WAYPOINT_RETURN_IF_ERROR(fs_.SyncDirectory(directory_));
-  WAYPOINT_RETURN_IF_ERROR(WriteSmallFile(fs_, JoinPath(directory_, kDistributedManifestName),
-                                          SealMessage(manifest, kDistributedVersion)));
+  WAYPOINT_RETURN_IF_ERROR(
+      WriteSmallFile(fs_, JoinPath(directory_, kDistributedManifestName), SealMessage(manifest, kDistributedVersion)));
   return fs_.SyncDirectory(directory_);
 }
 
@@ -121,8 +121,7 @@ absl::Status DistributedWriter::Finish() {
   };
   WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> seals,
                             coordinator_->AllGatherIfOk("files of ranks", write(), timeout_));
-  const absl::Status sealed = coordinator_->rank() == 0 ? Seal(seals, assets) : absl::OkStatus();
-  return coordinator_->Agree("seal", sealed, timeout_);
+  return coordinator_->rank() == 0 ? Seal(seals, assets) : absl::OkStatus();
 }
 
 }  // namespace waypoint

@@ -29,6 +29,7 @@ absl::StatusOr<std::unique_ptr<TensorSource>> OpenWeights(FileSystem& fs, HfDire
     source_options.reader.window_bytes = options.window_bytes;
     source_options.reader.gap_bytes = options.gap_bytes;
     source_options.verify = options.verify_digests;
+    source_options.verify_whole = options.verify_whole_records;
     return TorchSource::Create(fs, std::move(files), source_options);
   }
   std::vector<SafetensorsFile> files;

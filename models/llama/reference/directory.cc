@@ -11,7 +11,6 @@
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/container/torch_zip/torch_file.h"
-#include "checkpoint/format/external/hf_assets.h"
 #include "checkpoint/storage/confined_directory.h"
 #include "models/llama/reference/weights.h"
 
@@ -22,23 +21,6 @@ namespace {
 bool IsReferenceFile(absl::string_view name) {
   return name.size() == 19 && absl::StartsWith(name, "consolidated.") && absl::EndsWith(name, ".pth") &&
          absl::ascii_isdigit(name[13]) && absl::ascii_isdigit(name[14]);
-}
-
-absl::Status ReadParams(FileSystem& fs, const ConfinedDirectory& files, const Limits& limits,
-                        ReferenceDirectory* reference) {
-  if (!files.Has(kParamsName)) {
-    return absl::OkStatus();
-  }
-  WAYPOINT_ASSIGN_OR_RETURN(const std::string path, files.Resolve(kParamsName));
-  WAYPOINT_ASSIGN_OR_RETURN(reference->params_text, ReadSmallFile(fs, path, limits.json_file_bytes, "json_file_bytes"));
-  const absl::string_view text = absl::StripLeadingAsciiWhitespace(reference->params_text);
-  const std::string shown = QuotedPath(JoinPath(files.path(), kParamsName));
-  if (absl::StartsWith(text, "<")) {
-    return MakeError(ErrorKind::kJson,
-                     absl::StrCat(shown, " is a web page and no JSON: its download failed; get it again"));
-  }
-  WAYPOINT_ASSIGN_OR_RETURN(reference->params, ParseJson(reference->params_text, shown, limits));
-  return absl::OkStatus();
 }
 
 absl::StatusOr<int64_t> CountFiles(const ConfinedDirectory& files) {
@@ -83,7 +65,6 @@ absl::StatusOr<ReferenceDirectory> ReadReferenceDirectory(FileSystem& fs, const 
                                                           const LoadOptions& options) {
   WAYPOINT_ASSIGN_OR_RETURN(const ConfinedDirectory files, ConfinedDirectory::Open(fs, directory));
   ReferenceDirectory reference;
-  WAYPOINT_RETURN_IF_ERROR(ReadParams(fs, files, options.limits, &reference));
   WAYPOINT_ASSIGN_OR_RETURN(const int64_t count, CountFiles(files));
   int64_t values = 0;
   for (int64_t i = 0; i < count; ++i) {
@@ -100,31 +81,9 @@ absl::StatusOr<ReferenceDirectory> ReadReferenceDirectory(FileSystem& fs, const 
   if (values > 0) {
     reference.notes.push_back(absl::StrCat("left behind, no tensors: ", values, " values of the .pth files"));
   }
-  std::vector<std::string> left_behind;
-  for (const DirectoryEntry& entry : files.entries()) {
-    if (IsReferenceFile(entry.name) || entry.name == kParamsName) {
-      continue;
-    }
-    if (entry.name == kChecklistName) {
-      reference.notes.push_back(absl::StrCat("left ", kChecklistName, " behind: its checksums are of these files"));
-      continue;
-    }
-    if (!IsHfAsset(entry.name) || entry.type == FileType::kDirectory) {
-      left_behind.push_back(Quoted(entry.name));
-      continue;
-    }
-    Asset asset;
-    asset.name = entry.name;
-    WAYPOINT_ASSIGN_OR_RETURN(asset.path, files.Resolve(entry.name));
-    WAYPOINT_ASSIGN_OR_RETURN(const FileInfo info, fs.Stat(asset.path));
-    asset.size_bytes = info.size_bytes;
-    WAYPOINT_RETURN_IF_ERROR(CheckHfAsset(fs, asset, options.limits));
-    reference.assets.push_back(std::move(asset));
-  }
-  if (!left_behind.empty()) {
-    reference.notes.push_back(
-        absl::StrCat("left behind, not known to belong to a model: ", absl::StrJoin(left_behind, ", ")));
-  }
+  WAYPOINT_ASSIGN_OR_RETURN(reference.sidecars, ReadSidecars(fs, files, IsReferenceFile, options.limits));
+  std::vector<std::string>& notes = reference.sidecars.notes;
+  reference.notes.insert(reference.notes.end(), notes.begin(), notes.end());
   return reference;
 }
 

@@ -13,32 +13,25 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "absl/types/optional.h"
-#include "checkpoint/base/json.h"
 #include "checkpoint/container/torch_zip/torch_contents.h"
 #include "checkpoint/format/checkpoint_format.h"
 #include "checkpoint/storage/file_system.h"
+#include "models/llama/reference/sidecars.h"
 
 namespace waypoint::models {
 
-constexpr char kParamsName[] = "params.json";
-constexpr char kChecklistName[] = "checklist.chk";
-
 struct ReferenceDirectory {
-  // Empty where there is no params.json.
-  absl::optional<Json> params;
-  std::string params_text;
   // In order; tensor names begin with ReferencePrefix.
   std::vector<TorchContents> files;
-  std::vector<Asset> assets;
-  std::vector<std::string> notes;
+  Sidecars sidecars;
+  std::vector<std::string> notes;  // those of the sidecars too
 };
 
 // Does a directory hold params.json and consolidated.00.pth, or any file of that kind?  By names alone.
 absl::StatusOr<bool> LooksLikeReference(FileSystem& fs, const std::string& directory);
 
 // Errors: E_IO (no directory, not a regular file), E_MISSING (no files, or a gap), E_EXTRA (another *.pth), E_PATH (a
-// link out of the directory), and those of ParseJson, ReadTorchFile and CheckHfAsset.
+// link out of the directory), and those of ReadTorchFile and ReadSidecars.
 absl::StatusOr<ReferenceDirectory> ReadReferenceDirectory(FileSystem& fs, const std::string& directory,
                                                           const LoadOptions& options);
 

@@ -9,7 +9,7 @@
 #include "checkpoint/base/json.h"
 #include "checkpoint/base/status_macros.h"
 #include "google/protobuf/util/message_differencer.h"
-#include "models/llama/reference/directory.h"
+#include "models/llama/reference/sidecars.h"
 
 namespace waypoint::models {
 namespace {
@@ -22,7 +22,6 @@ struct Original {
   std::string text;
   Json document;
   ReferenceParams params;
-  absl::optional<ReferenceLayout> layout;
 };
 
 absl::StatusOr<absl::optional<Original>> OriginalOf(const CheckpointMetadata& metadata) {
@@ -41,22 +40,26 @@ absl::StatusOr<absl::optional<Original>> OriginalOf(const CheckpointMetadata& me
     return Annotate(params.status(), kWhat);
   }
   original.params = *std::move(params);
-  const auto layout = configs.find(kLayoutKey);
-  if (layout != configs.end()) {
-    WAYPOINT_ASSIGN_OR_RETURN(const Json json, ParseJson(layout->second, kLayoutKey, Limits()));
-    if (!json.is_object() || !json["model_parallel"].is_number_integer() ||
-        !json["embedding_dim"].is_number_integer()) {
-      return MakeError(ErrorKind::kSchema, absl::StrCat(kLayoutKey, " is ", Quoted(layout->second)));
-    }
-    original.layout = ReferenceLayout{json["model_parallel"].get<int64_t>(), json["embedding_dim"].get<int>()};
-  }
   return absl::optional<Original>(std::move(original));
+}
+
+// How the files that the model came in were cut.
+absl::StatusOr<absl::optional<ReferenceLayout>> LayoutOf(const CheckpointMetadata& metadata) {
+  const auto layout = metadata.external_configs().find(kLayoutKey);
+  if (layout == metadata.external_configs().end()) {
+    return absl::optional<ReferenceLayout>();
+  }
+  WAYPOINT_ASSIGN_OR_RETURN(const Json json, ParseJson(layout->second, kLayoutKey, Limits()));
+  if (!json.is_object() || !json["model_parallel"].is_number_integer() || !json["embedding_dim"].is_number_integer()) {
+    return MakeError(ErrorKind::kSchema, absl::StrCat(kLayoutKey, " is ", Quoted(layout->second)));
+  }
+  return absl::optional<ReferenceLayout>({json["model_parallel"].get<int64_t>(), json["embedding_dim"].get<int>()});
 }
 
 class Planner {
  public:
-  Planner(const ReferenceOptions& options, absl::optional<Original> original)
-      : options_(options), original_(std::move(original)) {}
+  Planner(const ReferenceOptions& options, absl::optional<Original> original, absl::optional<ReferenceLayout> came_in)
+      : options_(options), original_(std::move(original)), came_in_(came_in) {}
 
   absl::StatusOr<ReferenceExport> Plan(const DecoderConfig& config) {
     WAYPOINT_ASSIGN_OR_RETURN(plan_.facts, FactsOf(config));
@@ -88,6 +91,9 @@ class Planner {
   bool HasPlainRotary() const { return plan_.facts.theta == kLlama2Theta && plan_.facts.scale_factor == 0; }
 
   ReferenceConsumer DefaultConsumer() const {
+    if (options_.fresh_consumer.has_value()) {
+      return *options_.fresh_consumer;
+    }
     const ReferenceConsumer before = original_.has_value() ? ConsumerOf(original_->params) : ReferenceConsumer::kLlama2;
     if (before == ReferenceConsumer::kLlama1 || before == ReferenceConsumer::kLlama2) {
       return HasPlainRotary() ? ReferenceConsumer::kLlama2 : ReferenceConsumer::kLlama3;
@@ -97,11 +103,10 @@ class Planner {
 
   void ChooseLayout() {
     plan_.layout = ReferenceLayout();
-    const bool has_layout = original_.has_value() && original_->layout.has_value();
     if (options_.model_parallel.has_value()) {
       plan_.layout.files = *options_.model_parallel;
-    } else if (has_layout) {
-      plan_.layout.files = original_->layout->files;
+    } else if (came_in_.has_value()) {
+      plan_.layout.files = came_in_->files;
     } else if (!candidates_.empty()) {
       plan_.layout.files = candidates_[0]->model_parallel;  // the same for all of a shape
     }
@@ -111,9 +116,10 @@ class Planner {
     const bool by_columns =
         consumer_ == ReferenceConsumer::kFairseq2 ? HasPlainRotary() : consumer_ != ReferenceConsumer::kLlama3;
     plan_.layout.embedding_dim = by_columns ? 1 : 0;
-    // One file does not tell how it would be cut.
-    if (has_layout && original_->layout->files > 1 && !options_.consumer.has_value()) {
-      plan_.layout.embedding_dim = original_->layout->embedding_dim;
+    // One file does not tell how it would be cut.  fairseq2 renames, and never cuts anew.
+    const bool as_it_came = !options_.consumer.has_value() || consumer_ == ReferenceConsumer::kFairseq2;
+    if (came_in_.has_value() && came_in_->files > 1 && as_it_came) {
+      plan_.layout.embedding_dim = came_in_->embedding_dim;
     }
   }
 
@@ -146,7 +152,7 @@ class Planner {
       return false;
     }
     ReferenceParams params = original_->params;
-    const bool same_files = original_->layout.has_value() && original_->layout->files == plan_.layout.files;
+    const bool same_files = came_in_.has_value() && came_in_->files == plan_.layout.files;
     const int64_t said = params.n_kv_heads.value_or(params.n_heads.value_or(stored_kv_heads_));
     const bool adapt = !same_files && said != stored_kv_heads_;
     params.n_kv_heads = adapt ? stored_kv_heads_ : params.n_kv_heads;
@@ -265,6 +271,7 @@ class Planner {
 
   const ReferenceOptions& options_;
   absl::optional<Original> original_;
+  const absl::optional<ReferenceLayout> came_in_;
   std::vector<const LlamaArchitecture*> candidates_;
   ReferenceConsumer consumer_ = ReferenceConsumer::kLlama2;
   int64_t stored_kv_heads_ = 0;
@@ -288,8 +295,9 @@ absl::StatusOr<ReferenceExport> PlanReferenceExport(const CheckpointMetadata& me
                                                            "\", a Llama is made from waypoint.models.DecoderConfig"));
   }
   WAYPOINT_ASSIGN_OR_RETURN(absl::optional<Original> original, OriginalOf(metadata));
-  const bool was_other = !original.has_value() && metadata.external_configs_size() > 0;
-  WAYPOINT_ASSIGN_OR_RETURN(ReferenceExport plan, Planner(options, std::move(original)).Plan(config));
+  WAYPOINT_ASSIGN_OR_RETURN(const absl::optional<ReferenceLayout> came_in, LayoutOf(metadata));
+  const bool was_other = !original.has_value() && !came_in.has_value() && metadata.external_configs_size() > 0;
+  WAYPOINT_ASSIGN_OR_RETURN(ReferenceExport plan, Planner(options, std::move(original), came_in).Plan(config));
   if (was_other) {
     std::vector<std::string> names;
     for (const auto& [name, text] : metadata.external_configs()) {

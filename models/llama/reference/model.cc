@@ -64,8 +64,8 @@ class Resolver {
     kv.head_size = tensors_.dim / *heads;
     if (tensors_.key_rows % kv.head_size != 0) {
       return MakeError(ErrorKind::kConfig,
-                       absl::StrCat("wk has ", tensors_.key_rows, " rows, which are no whole heads of ", kv.head_size,
-                                    " (dim ", tensors_.dim, " / n_heads ", *heads, ")"));
+                       absl::StrCat("the keys have ", tensors_.key_rows, " rows, which are no whole heads of ",
+                                    kv.head_size, " (dim ", tensors_.dim, " / n_heads ", *heads, ")"));
     }
     kv.stored = tensors_.key_rows / kv.head_size;
     const LlamaArchitecture* architecture = hints_.architecture;
@@ -132,8 +132,10 @@ class Resolver {
   void CheckTensors() {
     const LlamaShape shape = hints_.architecture != nullptr ? hints_.architecture->shape : LlamaShape();
     CheckSize("dim", params_.dim, shape.dim, tensors_.dim);
+    const bool made_by_error = hints_.fairseq2_errors && hints_.architecture != nullptr &&
+                               hints_.architecture->fairseq2_layers == tensors_.layers;
     const absl::optional<int64_t> layers = IsFairseq2Error() ? absl::nullopt : params_.n_layers;
-    CheckSize("n_layers", layers, shape.layers, tensors_.layers,
+    CheckSize("n_layers", layers, made_by_error ? tensors_.layers : shape.layers, tensors_.layers,
               layers.value_or(0) > tensors_.layers ? ErrorKind::kMissing : ErrorKind::kExtra);
     CheckSize("vocab_size", params_.vocab_size, tensors_.vocab, tensors_.vocab);
     if (hints_.architecture != nullptr && shape.vocab != tensors_.vocab) {
@@ -196,6 +198,8 @@ class Resolver {
         Contradiction("norm_eps", absl::StrCat(facts->epsilon, " in params.json"),
                       absl::StrCat(architecture->norm_eps, " of ", ModelText(*architecture)));
       }
+    } else if (hints_.norm_eps.has_value()) {
+      facts->epsilon = *hints_.norm_eps;
     } else if (architecture != nullptr) {
       facts->epsilon = architecture->norm_eps;
     } else {
@@ -268,7 +272,7 @@ class Resolver {
     if (facts.scale_factor > 0) {
       return 131072;
     }
-    if (IsLlama3() || facts.theta == kLlama3Theta) {
+    if ((IsLlama3() && facts.theta > kTheta) || facts.theta == kLlama3Theta) {
       return 8192;
     }
     return facts.theta > kTheta ? 16384 : 4096;
@@ -354,7 +358,7 @@ absl::StatusOr<LlamaFacts> FactsOf(const DecoderConfig& config) {
     const std::vector<std::string> lines = absl::StrSplit(report, '\n', absl::SkipEmpty());
     return MakeError(
         ErrorKind::kUnsupported,
-        absl::StrCat("a reference checkpoint cannot say this (the model -> what the format has):\n  ",
+        absl::StrCat("checkpoints of this format cannot say this (the model -> what the format has):\n  ",
                      absl::StrJoin(lines, "\n  "), "\nuse a Hugging Face or the native format for this model"));
   }
   return facts;

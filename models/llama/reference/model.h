@@ -31,7 +31,10 @@ struct ReferenceTensors {
 struct ReferenceHints {
   const LlamaArchitecture* architecture = nullptr;
   absl::optional<double> rope_factor;
-  // Believe the tensors where params.json has the number of layers that fairseq2 wrongly gives the architecture.
+  // Where params.json does not say it; goes before the name's.
+  absl::optional<double> norm_eps;
+  // Believe the tensors where params.json has the number of layers that fairseq2 wrongly gives the architecture, or
+  // where they have it themselves.
   bool fairseq2_errors = false;
 };
 

@@ -22,6 +22,7 @@ class Parser {
     }
     options.hints.fairseq2_errors = Switch("fairseq2-errors");
     WAYPOINT_ASSIGN_OR_RETURN(options.hints.rope_factor, Number("rope-factor", 1));
+    WAYPOINT_ASSIGN_OR_RETURN(options.hints.norm_eps, Number("norm-eps", 0));
     options.ignore_params = Switch("ignore-params");
     WAYPOINT_ASSIGN_OR_RETURN(const absl::optional<double> tolerance, Number("replica-tolerance", 0));
     options.replica_tolerance = tolerance.value_or(options.replica_tolerance);
@@ -105,8 +106,8 @@ std::vector<FormatOption> ReferenceFormatOptions() {
       Option("replica-tolerance", "T", "by how much norms may differ between the files (0.01)", true, false),
       Option("tied", "auto|yes|no", "is the output head the embedding? auto: when their bytes are the same", true,
              false),
-      Option("model-parallel", "N", "files to write; default: as it came, else as the model ships, else 1", false,
-             true),
+      Option("model-parallel", "N", "files to write; default: as it came, else as the model ships, else 1; fairseq2: 1",
+             false, true),
       Option("consumer", "NAME",
              "whose params.json to write: llama1, llama2, llama3, fairseq2; default: as it came, else llama2 or, where "
              "that cannot say the model, llama3",

@@ -24,6 +24,9 @@ struct ReferenceOptions {
   // Writing.
   absl::optional<int64_t> model_parallel;
   absl::optional<ReferenceConsumer> consumer;
+  // For whom a params.json is written that cannot be taken over and for which no consumer is chosen; unset: whose file
+  // it was, else the oldest code that can run the model.  No option of a user.
+  absl::optional<ReferenceConsumer> fresh_consumer;
   absl::optional<bool> nested;
   bool emit_rope_freqs = false;
 };

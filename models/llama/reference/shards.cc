@@ -5,6 +5,7 @@
 #include <numeric>
 #include <utility>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -18,7 +19,6 @@
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/convert/weights/cast.h"
 #include "checkpoint/format/external/equal_tensors.h"
-#include "models/llama/reference/weights.h"
 
 namespace waypoint::models {
 namespace {
@@ -27,8 +27,8 @@ constexpr size_t kSpelledOut = 10;
 // Names have two digits.
 constexpr int64_t kMostFiles = 100;
 
-int64_t FindIn(const Manifest& files, int64_t file, absl::string_view name) {
-  return files.Find(absl::StrCat(ReferencePrefix(file), name));
+int64_t FindIn(const Manifest& manifest, const ShardSet& set, int64_t file, absl::string_view name) {
+  return manifest.Find(absl::StrCat(set.files[file].prefix, name));
 }
 
 std::string Listed(const std::vector<std::string>& items) {
@@ -38,17 +38,20 @@ std::string Listed(const std::vector<std::string>& items) {
 
 class ShardReader {
  public:
-  ShardReader(const Manifest& files, int64_t count) : files_(files), count_(count) {}
+  ShardReader(const Manifest& files, const ShardSet& set)
+      : files_(files), set_(set), names_(*set.names), count_(set.count()) {
+    shards_.set = set;
+  }
 
   absl::StatusOr<ShardedTensors> Read() {
     WAYPOINT_RETURN_IF_ERROR(ReadNames());
     ReferenceTensors& found = shards_.tensors;
     found.files = count_;
-    WAYPOINT_ASSIGN_OR_RETURN(const Dims norm, Shape("norm.weight", 1));
-    WAYPOINT_ASSIGN_OR_RETURN(const Dims embedding, Shape(kReferenceEmbedding, 2));
-    WAYPOINT_ASSIGN_OR_RETURN(const Dims query, Shape("layers.0.attention.wq.weight", 2));
-    WAYPOINT_ASSIGN_OR_RETURN(const Dims key, Shape("layers.0.attention.wk.weight", 2));
-    WAYPOINT_ASSIGN_OR_RETURN(const Dims gate, Shape("layers.0.feed_forward.w1.weight", 2));
+    WAYPOINT_ASSIGN_OR_RETURN(const Dims norm, Shape(names_.final_norm, 1));
+    WAYPOINT_ASSIGN_OR_RETURN(const Dims embedding, Shape(names_.embedding, 2));
+    WAYPOINT_ASSIGN_OR_RETURN(const Dims query, Shape(First(names_.query), 2));
+    WAYPOINT_ASSIGN_OR_RETURN(const Dims key, Shape(First(names_.key), 2));
+    WAYPOINT_ASSIGN_OR_RETURN(const Dims gate, Shape(First(names_.gate), 2));
     found.dim = norm[0];
     int64_t query_rows = 0;
     int64_t columns = 0;
@@ -59,8 +62,8 @@ class ShardReader {
     // Files that are not there make every cut dimension too short.
     if (query_rows != found.dim) {
       const std::string text =
-          absl::StrCat("\"layers.0.attention.wq.weight\" is ", ShapeString(query), " in each of ", count_, " files, ",
-                       query_rows, " rows in all, but norm.weight says dim ", found.dim);
+          absl::StrCat(Quoted(First(names_.query)), " is ", ShapeString(query), " in each of ", count_, " files, ",
+                       query_rows, " rows in all, but ", names_.final_norm, " says dim ", found.dim);
       return query_rows < found.dim && found.dim % query[0] == 0
                  ? MakeError(ErrorKind::kMissing,
                              absl::StrCat(text, ": this is a part of ", found.dim / query[0], " files"))
@@ -77,7 +80,7 @@ class ShardReader {
       found.vocab = embedding[0];
     } else {
       return MakeError(ErrorKind::kShape,
-                       absl::StrCat("\"", kReferenceEmbedding, "\" is ", ShapeString(embedding), " in each of ", count_,
+                       absl::StrCat(Quoted(names_.embedding), " is ", ShapeString(embedding), " in each of ", count_,
                                     " files, which is no part of a table with dim ", found.dim, " by rows or columns"));
     }
     WAYPOINT_RETURN_IF_ERROR(CountLayers());
@@ -93,38 +96,42 @@ class ShardReader {
     absl::flat_hash_set<std::string> known;
     for (const TensorMeta& tensor : files_.tensors()) {
       absl::string_view name = tensor.name;
-      if (!absl::ConsumePrefix(&name, ReferencePrefix(0))) {
+      if (!absl::ConsumePrefix(&name, set_.files[0].prefix)) {
         continue;
       }
       shards_.names.emplace_back(name);
       known.emplace(name);
       for (int64_t file = 1; file < count_; ++file) {
-        const int64_t index = FindIn(files_, file, name);
+        const int64_t index = Find(file, name);
         if (index < 0) {
-          missing.push_back(absl::StrCat(Quoted(name), " in ", ReferenceFileName(file)));
+          missing.push_back(absl::StrCat(Quoted(name), " in ", set_.files[file].name));
         } else if (files_[index].shape != tensor.shape || files_[index].dtype != tensor.dtype) {
           different.push_back(absl::StrCat(Quoted(name), " is ", DTypeName(tensor.dtype), " ",
-                                           ShapeString(tensor.shape), " in ", ReferenceFileName(0), " and ",
+                                           ShapeString(tensor.shape), " in ", set_.files[0].name, " and ",
                                            DTypeName(files_[index].dtype), " ", ShapeString(files_[index].shape),
-                                           " in ", ReferenceFileName(file)));
+                                           " in ", set_.files[file].name));
         }
       }
     }
-    const std::string first = ReferencePrefix(0);
+    absl::flat_hash_map<absl::string_view, absl::string_view> file_names;  // by prefix
+    for (const ShardSet::File& file : set_.files) {
+      file_names.emplace(file.prefix, file.name);
+    }
     for (const TensorMeta& tensor : files_.tensors()) {
-      const size_t slash = tensor.name.find('/');  // of the prefix
-      const absl::string_view name = absl::string_view(tensor.name).substr(slash + 1);
-      if (!absl::StartsWith(tensor.name, first) && !known.contains(name)) {
-        extra.push_back(absl::StrCat(Quoted(name), " in ", tensor.name.substr(0, slash), ".pth"));
+      const size_t name_begin = tensor.name.find('/') + 1;
+      const absl::string_view prefix = absl::string_view(tensor.name).substr(0, name_begin);
+      const absl::string_view name = absl::string_view(tensor.name).substr(name_begin);
+      if (prefix != set_.files[0].prefix && !known.contains(name)) {
+        extra.push_back(absl::StrCat(Quoted(name), " in ", file_names.at(prefix)));
       }
     }
     if (!missing.empty()) {
-      return MakeError(ErrorKind::kMissing, absl::StrCat(missing.size(), " tensors of ", ReferenceFileName(0),
+      return MakeError(ErrorKind::kMissing, absl::StrCat(missing.size(), " tensors of ", set_.files[0].name,
                                                          " are not in every file: ", Listed(missing)));
     }
     if (!extra.empty()) {
       return MakeError(ErrorKind::kExtra,
-                       absl::StrCat(extra.size(), " tensors are not in ", ReferenceFileName(0), ": ", Listed(extra)));
+                       absl::StrCat(extra.size(), " tensors are not in ", set_.files[0].name, ": ", Listed(extra)));
     }
     if (!different.empty()) {
       return MakeError(ErrorKind::kShape,
@@ -134,10 +141,10 @@ class ShardReader {
   }
 
   absl::StatusOr<Dims> Shape(absl::string_view name, size_t rank) {
-    const int64_t index = FindIn(files_, 0, name);
+    const int64_t index = Find(0, name);
     if (index < 0) {
-      return MakeError(ErrorKind::kMissing, absl::StrCat(ReferenceFileName(0), " has no tensor ", Quoted(name),
-                                                         "; every reference checkpoint has it"));
+      return MakeError(ErrorKind::kMissing, absl::StrCat(set_.files[0].name, " has no tensor ", Quoted(name),
+                                                         "; every ", names_.code, " checkpoint has it"));
     }
     const Dims& shape = files_[index].shape;
     if (shape.size() != rank || NumElements(shape) == 0) {
@@ -152,7 +159,7 @@ class ShardReader {
     for (const std::string& tensor : shards_.names) {
       absl::string_view name = tensor;
       int64_t layer = 0;
-      if (absl::ConsumePrefix(&name, "layers.") && absl::SimpleAtoi(name.substr(0, name.find('.')), &layer)) {
+      if (absl::ConsumePrefix(&name, names_.layers) && absl::SimpleAtoi(name.substr(0, name.find('.')), &layer)) {
         last = std::max(last, layer);
       }
     }
@@ -166,7 +173,13 @@ class ShardReader {
     return absl::OkStatus();
   }
 
+  int64_t Find(int64_t file, absl::string_view name) const { return FindIn(files_, set_, file, name); }
+
+  std::string First(absl::string_view tensor) const { return LayerTensorName(names_, 0, tensor); }
+
   const Manifest& files_;
+  const ShardSet& set_;
+  const LlamaNames& names_;
   const int64_t count_;
   ShardedTensors shards_;
 };
@@ -184,28 +197,37 @@ absl::StatusOr<std::vector<float>> ReadFloats(TensorSource& files, int64_t index
 }
 
 // Every file holds it whole, and nothing computes it.
-bool IsReplica(const std::string& name) {
-  return name == "norm.weight" || absl::EndsWith(name, ".attention_norm.weight") ||
-         absl::EndsWith(name, ".ffn_norm.weight");
+bool IsReplica(const LlamaNames& names, absl::string_view name) {
+  return name == names.final_norm ||
+         (absl::StartsWith(name, names.layers) && (absl::EndsWith(name, absl::StrCat(".", names.attention_norm)) ||
+                                                   absl::EndsWith(name, absl::StrCat(".", names.ffn_norm))));
 }
 
 }  // namespace
 
-absl::StatusOr<ShardedTensors> ReadShards(const Manifest& files, int64_t file_count) {
-  return ShardReader(files, file_count).Read();
+ShardSet ReferenceShards(int64_t count) {
+  ShardSet set;
+  for (int64_t file = 0; file < count; ++file) {
+    set.files.push_back({ReferenceFileName(file), ReferencePrefix(file)});
+  }
+  return set;
+}
+
+absl::StatusOr<ShardedTensors> ReadShards(const Manifest& files, const ShardSet& set) {
+  return ShardReader(files, set).Read();
 }
 
 absl::StatusOr<std::vector<ConvertedTensor>> MergeShards(const Manifest& files, const ShardedTensors& shards,
                                                          int64_t kv_copies) {
   std::vector<ConvertedTensor> merged;
   for (const std::string& name : shards.names) {
-    const ReferenceCut cut = CutOf(name);
+    const ReferenceCut cut = CutOf(*shards.set.names, name);
     const int64_t step = cut == ReferenceCut::kHeads ? kv_copies : 1;
     const int64_t count = cut == ReferenceCut::kCopied ? 1 : shards.tensors.files;
     const int dim = cut == ReferenceCut::kColumns || (cut == ReferenceCut::kEmbedding && shards.embedding_dim == 1);
     std::vector<Expr> parts;
     for (int64_t file = 0; file < count; file += step) {
-      const int64_t index = FindIn(files, file, name);
+      const int64_t index = FindIn(files, shards.set, file, name);
       parts.push_back(Ref(files[index], index));
     }
     auto whole = Concat(std::move(parts), dim);
@@ -221,15 +243,16 @@ absl::StatusOr<int64_t> CountKvCopies(TensorSource& files, const ShardedTensors&
   const int64_t count = shards.tensors.files;
   int64_t copies = count;
   for (const std::string& name : shards.names) {
-    if (CutOf(name) != ReferenceCut::kHeads) {
+    if (CutOf(*shards.set.names, name) != ReferenceCut::kHeads) {
       continue;
     }
     for (int64_t file = 1; file < count && copies > 1; ++file) {
       if (file % copies == 0) {
         continue;  // known to begin another head
       }
-      WAYPOINT_ASSIGN_OR_RETURN(const bool equal, TensorsAreEqual(files, FindIn(files.manifest(), file - 1, name),
-                                                                  FindIn(files.manifest(), file, name)));
+      WAYPOINT_ASSIGN_OR_RETURN(const bool equal,
+                                TensorsAreEqual(files, FindIn(files.manifest(), shards.set, file - 1, name),
+                                                FindIn(files.manifest(), shards.set, file, name)));
       if (!equal) {
         copies = std::gcd(copies, file);
       }
@@ -244,15 +267,15 @@ absl::StatusOr<ReplicaDeviation> CompareReplicas(TensorSource& files, const Shar
     return deviation;
   }
   for (const std::string& name : shards.names) {
-    const int64_t first = FindIn(files.manifest(), 0, name);
-    if (!IsReplica(name) || !IsCastable(files.manifest()[first].dtype)) {
+    const int64_t first = FindIn(files.manifest(), shards.set, 0, name);
+    if (!IsReplica(*shards.set.names, name) || !IsCastable(files.manifest()[first].dtype)) {
       continue;
     }
     WAYPOINT_ASSIGN_OR_RETURN(const std::vector<float> wanted, ReadFloats(files, first));
     double largest = 0;
     for (int64_t file = 1; file < shards.tensors.files; ++file) {
       WAYPOINT_ASSIGN_OR_RETURN(const std::vector<float> found,
-                                ReadFloats(files, FindIn(files.manifest(), file, name)));
+                                ReadFloats(files, FindIn(files.manifest(), shards.set, file, name)));
       for (size_t i = 0; i < wanted.size(); ++i) {
         const double distance = std::fabs(static_cast<double>(found[i]) - static_cast<double>(wanted[i]));
         // Also when one is NaN.
@@ -260,7 +283,7 @@ absl::StatusOr<ReplicaDeviation> CompareReplicas(TensorSource& files, const Shar
           return MakeError(
               ErrorKind::kAmbiguous,
               absl::StrCat(Quoted(name), " should be the same in every file: element ", i, " is ", wanted[i], " in ",
-                           ReferenceFileName(0), " and ", found[i], " in ", ReferenceFileName(file),
+                           shards.set.files[0].name, " and ", found[i], " in ", shards.set.files[file].name,
                            ", further apart than ", tolerance, " (--replica-tolerance)"));
         }
         largest = std::max(largest, distance);
@@ -313,11 +336,12 @@ absl::Status CheckLayout(const LlamaShape& shape, const ReferenceLayout& layout)
 }
 
 absl::StatusOr<std::vector<ConvertedTensor>> SplitShards(const std::vector<ConvertedTensor>& tensors,
-                                                         const LlamaShape& shape, const ReferenceLayout& layout) {
+                                                         const ShardSet& set, const LlamaShape& shape,
+                                                         const ReferenceLayout& layout) {
   std::vector<ConvertedTensor> split;
   for (int64_t file = 0; file < layout.files; ++file) {
     for (const ConvertedTensor& tensor : tensors) {
-      const ReferenceCut cut = CutOf(tensor.name);
+      const ReferenceCut cut = CutOf(*set.names, tensor.name);
       Expr part = tensor.expression;
       if (cut != ReferenceCut::kCopied) {
         const int dim = cut == ReferenceCut::kColumns || (cut == ReferenceCut::kEmbedding && layout.embedding_dim == 1);
@@ -326,7 +350,7 @@ absl::StatusOr<std::vector<ConvertedTensor>> SplitShards(const std::vector<Conve
         const int64_t size = part->shape()[dim] / parts;
         WAYPOINT_ASSIGN_OR_RETURN(part, Narrow(part, dim, file / (layout.files / parts) * size, size));
       }
-      split.push_back({absl::StrCat(ReferencePrefix(file), tensor.name), std::move(part)});
+      split.push_back({absl::StrCat(set.files[file].prefix, tensor.name), std::move(part)});
     }
   }
   return split;

@@ -3,7 +3,7 @@
 
 // The files of a reference checkpoint as one set of tensors, and one set of tensors as files.
 //
-// Tensors of file NN are named "consolidated.NN/<name>" in a source over all files.  Planning only but for the two
+// In a source over all files the name of a tensor begins with the prefix of its file.  Planning only but for the two
 // functions that compare.  Thread-safe.
 
 #include <cstdint>
@@ -14,10 +14,27 @@
 #include "checkpoint/convert/weights/converted_source.h"
 #include "checkpoint/tensor/tensor_source.h"
 #include "models/llama/reference/model.h"
+#include "models/llama/reference/weights.h"
 
 namespace waypoint::models {
 
+// The files, and what their tensors are called.
+struct ShardSet {
+  struct File {
+    std::string name;    // "consolidated.03.pth", for messages
+    std::string prefix;  // "consolidated.03/"
+  };
+  const LlamaNames* names = &kReferenceNames;
+  std::vector<File> files;
+
+  int64_t count() const { return static_cast<int64_t>(files.size()); }
+};
+
+// Meta's.
+ShardSet ReferenceShards(int64_t count);
+
 struct ShardedTensors {
+  ShardSet set;
   ReferenceTensors tensors;
   // Names of the first file, in its order; every file has the same.
   std::vector<std::string> names;
@@ -28,7 +45,7 @@ struct ShardedTensors {
 // Finds out from shapes alone what the files hold together.
 // Errors: E_MISSING for tensors that the format cannot be without and for those that some of the files lack; E_EXTRA
 // for those that only later files have; E_DTYPE and E_SHAPE where files differ, or do not fit each other.
-absl::StatusOr<ShardedTensors> ReadShards(const Manifest& files, int64_t file_count);
+absl::StatusOr<ShardedTensors> ReadShards(const Manifest& files, const ShardSet& set);
 
 // The tensors of all files as those of one.  kv_copies: of each head of keys and values, next to each other, only the
 // first is taken.
@@ -58,9 +75,11 @@ struct ReferenceLayout {
 // Errors: E_REQUEST when something does not divide, naming all of it, with the numbers of files that are possible.
 absl::Status CheckLayout(const LlamaShape& shape, const ReferenceLayout& layout);
 
-// The tensors of all files, file by file, in the order of `tensors` (those of one file, over some source).
+// The tensors of all files, file by file, in the order of `tensors` (those of one file, over some source).  The set has
+// as many files as the layout.
 absl::StatusOr<std::vector<ConvertedTensor>> SplitShards(const std::vector<ConvertedTensor>& tensors,
-                                                         const LlamaShape& shape, const ReferenceLayout& layout);
+                                                         const ShardSet& set, const LlamaShape& shape,
+                                                         const ReferenceLayout& layout);
 
 }  // namespace waypoint::models
 

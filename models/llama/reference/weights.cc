@@ -38,70 +38,65 @@ class KeyValueRelayout : public Relayout {
   const RelayoutPtr parts_;
 };
 
-struct NamedCut {
-  absl::string_view suffix;
-  ReferenceCut cut;
-};
-constexpr NamedCut kCuts[] = {
-    {"attention.wq.weight", ReferenceCut::kRows},    {"attention.wk.weight", ReferenceCut::kHeads},
-    {"attention.wv.weight", ReferenceCut::kHeads},   {"attention.wo.weight", ReferenceCut::kColumns},
-    {"feed_forward.w1.weight", ReferenceCut::kRows}, {"feed_forward.w2.weight", ReferenceCut::kColumns},
-    {"feed_forward.w3.weight", ReferenceCut::kRows},
-};
-
 }  // namespace
 
-WeightRules ReferenceWeightRules(const LlamaFacts& facts) {
+std::string LayerTensorName(const LlamaNames& names, int64_t layer, absl::string_view tensor) {
+  return absl::StrCat(names.layers, layer, ".", tensor);
+}
+
+WeightRules InterleavedWeightRules(const LlamaNames& names, const LlamaFacts& facts) {
   const LlamaShape& shape = facts.shape;
   const int64_t head_size = shape.dim / shape.heads;
+  const std::string output(names.output);
   WeightRules rules;
-  rules.Add("embeddings.word_embeddings_weight", {kReferenceEmbedding});
+  rules.Add("embeddings.word_embeddings_weight", {std::string(names.embedding)});
   for (int64_t i = 0; i < shape.layers; ++i) {
     const std::string native = absl::StrCat("decoder.", i);
-    const std::string external = absl::StrCat("layers.", i);
-    rules.Add(native + ".mixer.query.weight", {external + ".attention.wq.weight"},
+    const auto external = [&](absl::string_view tensor) { return LayerTensorName(names, i, tensor); };
+    rules.Add(native + ".mixer.query.weight", {external(names.query)},
               RotaryInterleaveRelayout(shape.heads, head_size));
-    rules.Add(native + ".mixer.key_value.weight",
-              {external + ".attention.wk.weight", external + ".attention.wv.weight"},
+    rules.Add(native + ".mixer.key_value.weight", {external(names.key), external(names.value)},
               std::make_shared<KeyValueRelayout>(shape.kv_heads, head_size));
-    rules.Add(native + ".mixer.dense.weight", {external + ".attention.wo.weight"});
-    rules.Add(native + ".mlp.layer_1.weight",
-              {external + ".feed_forward.w1.weight", external + ".feed_forward.w3.weight"},
+    rules.Add(native + ".mixer.dense.weight", {external(names.attention_output)});
+    rules.Add(native + ".mlp.layer_1.weight", {external(names.gate), external(names.up)},
               ConcatRelayout({shape.ffn, shape.ffn}));
-    rules.Add(native + ".mlp.layer_2.weight", {external + ".feed_forward.w2.weight"});
-    rules.Add(native + ".norm_1.weight", {external + ".attention_norm.weight"});
-    rules.Add(native + ".norm_2.weight", {external + ".ffn_norm.weight"});
+    rules.Add(native + ".mlp.layer_2.weight", {external(names.down)});
+    rules.Add(native + ".norm_1.weight", {external(names.attention_norm)});
+    rules.Add(native + ".norm_2.weight", {external(names.ffn_norm)});
   }
-  rules.Add("head.final_norm.weight", {"norm.weight"});
+  rules.Add("head.final_norm.weight", {std::string(names.final_norm)});
   if (facts.tied) {
-    // The reference code has a parameter of its own there and needs it stored.
-    rules.AddCopy("embeddings.word_embeddings_weight", kReferenceOutput, /*emit=*/true);
+    // The code has a parameter of its own there and needs it stored.
+    rules.AddCopy("embeddings.word_embeddings_weight", output, /*emit=*/true);
   } else {
-    rules.Add("head.output_weights", {kReferenceOutput});
+    rules.Add("head.output_weights", {output});
   }
   const std::string reason = "rotary frequencies are computed from the config";
   rules.IgnoreExternal("rope.freqs", reason);
-  rules.IgnoreExternal("layers.*.attention.inner_attention.rope.freqs", reason);
+  rules.IgnoreExternal(absl::StrCat(names.layers, "*.attention.inner_attention.rope.freqs"), reason);
   return rules;
 }
 
-ReferenceCut CutOf(absl::string_view name) {
-  if (name == kReferenceEmbedding) {
+ReferenceCut CutOf(const LlamaNames& names, absl::string_view name) {
+  if (name == names.embedding) {
     return ReferenceCut::kEmbedding;
   }
-  if (name == kReferenceOutput) {
+  if (name == names.output) {
     return ReferenceCut::kRows;
   }
-  if (absl::ConsumePrefix(&name, "layers.")) {
-    const size_t dot = name.find('.');
-    const absl::string_view suffix = dot == absl::string_view::npos ? "" : name.substr(dot + 1);
-    for (const NamedCut& row : kCuts) {
-      if (row.suffix == suffix) {
-        return row.cut;
-      }
-    }
+  if (!absl::ConsumePrefix(&name, names.layers)) {
+    return ReferenceCut::kCopied;
   }
-  return ReferenceCut::kCopied;
+  const size_t dot = name.find('.');
+  const absl::string_view tensor = dot == absl::string_view::npos ? "" : name.substr(dot + 1);
+  if (tensor == names.key || tensor == names.value) {
+    return ReferenceCut::kHeads;
+  }
+  if (tensor == names.attention_output || tensor == names.down) {
+    return ReferenceCut::kColumns;
+  }
+  return tensor == names.query || tensor == names.gate || tensor == names.up ? ReferenceCut::kRows
+                                                                             : ReferenceCut::kCopied;
 }
 
 bool IsRotaryTable(absl::string_view name) { return name == "rope.freqs" || absl::EndsWith(name, ".rope.freqs"); }

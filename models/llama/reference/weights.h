@@ -1,7 +1,8 @@
 #ifndef MODELS_LLAMA_REFERENCE_WEIGHTS_H_
 #define MODELS_LLAMA_REFERENCE_WEIGHTS_H_
 
-// Tensor names of Meta's reference code and the native ones, and how the reference code cuts tensors over files.
+// Tensor names of Meta's reference code and the native ones, and how the reference code cuts tensors over files.  Other
+// code bases with the same layout have names of their own.
 //
 //   tok_embeddings.weight                 embeddings.word_embeddings_weight               Llama 1, 2: columns; 3: rows
 //   layers.{i}.attention.wq.weight        decoder.{i}.mixer.query.weight       interleaved  rows
@@ -27,11 +28,46 @@
 
 namespace waypoint::models {
 
-constexpr char kReferenceOutput[] = "output.weight";
-constexpr char kReferenceEmbedding[] = "tok_embeddings.weight";
+// What somebody's code calls the tensors of a Llama.
+struct LlamaNames {
+  absl::string_view code;  // "reference", for messages
+  absl::string_view embedding;
+  absl::string_view layers;  // what stands before the layer's number
+  // Behind the number and a dot.
+  absl::string_view query;
+  absl::string_view key;
+  absl::string_view value;
+  absl::string_view attention_output;
+  absl::string_view gate;
+  absl::string_view up;
+  absl::string_view down;
+  absl::string_view attention_norm;
+  absl::string_view ffn_norm;
 
-// Native tensors over those of one file that holds all.
-WeightRules ReferenceWeightRules(const LlamaFacts& facts);
+  absl::string_view final_norm;
+  absl::string_view output;
+};
+
+inline constexpr LlamaNames kReferenceNames = {"reference",
+                                               "tok_embeddings.weight",
+                                               "layers.",
+                                               "attention.wq.weight",
+                                               "attention.wk.weight",
+                                               "attention.wv.weight",
+                                               "attention.wo.weight",
+                                               "feed_forward.w1.weight",
+                                               "feed_forward.w3.weight",
+                                               "feed_forward.w2.weight",
+                                               "attention_norm.weight",
+                                               "ffn_norm.weight",
+                                               "norm.weight",
+                                               "output.weight"};
+
+// "layers.3.attention.wq.weight"
+std::string LayerTensorName(const LlamaNames& names, int64_t layer, absl::string_view tensor);
+
+// Native tensors over those of one file that holds all, with interleaved heads.
+WeightRules InterleavedWeightRules(const LlamaNames& names, const LlamaFacts& facts);
 
 enum class ReferenceCut {
   kRows,
@@ -41,8 +77,8 @@ enum class ReferenceCut {
   kCopied,     // whole in every file
 };
 
-// How a tensor is cut; kCopied for names that the format does not have.
-ReferenceCut CutOf(absl::string_view name);
+// How a tensor is cut; kCopied for names that the code does not have.
+ReferenceCut CutOf(const LlamaNames& names, absl::string_view name);
 
 // rope.freqs, which Llama 1 and 2 files hold.
 bool IsRotaryTable(absl::string_view name);

@@ -105,9 +105,9 @@ std::shared_ptr<SnapshotArena> NewArena(bool write_protect, int64_t reserve_byte
 class HeldWrite {
  public:
   SnapshotWriter Writer(absl::Status result = absl::OkStatus()) {
-    return [this, result](TensorSource& snapshot) -> absl::StatusOr<SaveReport> {
+    return [this, result](const absl::StatusOr<TensorSource*>& snapshot) -> absl::StatusOr<SaveReport> {
       begin_.WaitForNotification();
-      bytes_ = Model::Bytes(snapshot);
+      bytes_ = Model::Bytes(**snapshot);
       if (!result.ok()) {
         return result;
       }
@@ -124,11 +124,13 @@ class HeldWrite {
 };
 
 SnapshotWriter Fails() {
-  return [](TensorSource&) -> absl::StatusOr<SaveReport> { return MakeError(ErrorKind::kNoSpace, "the disk is full"); };
+  return [](const absl::StatusOr<TensorSource*>&) -> absl::StatusOr<SaveReport> {
+    return MakeError(ErrorKind::kNoSpace, "the disk is full");
+  };
 }
 
 SnapshotWriter Succeeds() {
-  return [](TensorSource&) -> absl::StatusOr<SaveReport> { return SaveReport(); };
+  return [](const absl::StatusOr<TensorSource*>&) -> absl::StatusOr<SaveReport> { return SaveReport(); };
 }
 
 class MethodTest : public ::testing::TestWithParam<SnapshotMethod> {
@@ -315,7 +317,7 @@ TEST_P(MethodTest, ASecondSaveWaitsOrIsRefused) {
   options_.wait_when_busy = true;
   AsyncSaver waiting(options_);
   std::atomic<int> running{0};
-  const SnapshotWriter alone = [&running](TensorSource&) -> absl::StatusOr<SaveReport> {
+  const SnapshotWriter alone = [&running](const absl::StatusOr<TensorSource*>&) -> absl::StatusOr<SaveReport> {
     EXPECT_EQ(++running, 1);
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
     --running;
@@ -486,6 +488,61 @@ TEST(AsyncSaverTest, TensorsOutsideTheArenaAreCopiedBesideProtectedOnes) {
   EXPECT_TRUE(write.bytes() == before);
 }
 
+TEST(AsyncSaverTest, TwoSaversOfOneArenaBothSaveWhatTheyWereGiven) {
+  const auto arena = NewArena(true);
+  if (arena->guard() == nullptr) {
+    GTEST_SKIP() << arena->refusal();
+  }
+  Model model(arena);
+  const std::string before = model.Bytes();
+  AsyncSaveOptions options;
+  options.method = SnapshotMethod::kWriteProtect;
+  options.arenas = {arena};
+  AsyncSaver first(options);
+  AsyncSaver second(options);
+  HeldWrite first_write;
+  HeldWrite second_write;
+
+  ASSERT_OK_AND_ASSIGN(const AsyncSaveReport protects, first.Save(model.state(), first_write.Writer()));
+  ASSERT_OK_AND_ASSIGN(const AsyncSaveReport copies, second.Save(model.state(), second_write.Writer()));
+  second_write.Begin();
+  ASSERT_OK(second.Wait());
+  model.Fill(9);
+  first_write.Begin();
+  ASSERT_OK(first.Wait());
+
+  EXPECT_EQ(protects.method, SnapshotMethod::kWriteProtect);
+  EXPECT_EQ(copies.method, SnapshotMethod::kCopy);
+  EXPECT_THAT(copies.why, HasSubstr("by another saver"));
+  EXPECT_TRUE(first_write.bytes() == before);
+  EXPECT_TRUE(second_write.bytes() == before);
+  // The page guard is free again.
+  HeldWrite third;
+  third.Begin();
+  ASSERT_OK_AND_ASSIGN(const AsyncSaveReport again, second.Save(model.state(), third.Writer()));
+  ASSERT_OK(second.Wait());
+  EXPECT_EQ(again.method, SnapshotMethod::kWriteProtect);
+}
+
+TEST(AsyncSaverTest, TheFenceOfAFailedSaveIsNotThatOfTheOneBefore) {
+  Model model;
+  AsyncSaveOptions options;
+  options.method = SnapshotMethod::kLazy;
+  AsyncSaver saver(options);
+  ASSERT_OK(saver.Save(model.state(), Succeeds()));
+  ASSERT_OK(saver.Wait());
+  ASSERT_OK(saver.Save(model.state(), Fails()));
+  while (saver.busy()) {
+    std::this_thread::yield();
+  }
+
+  EXPECT_THAT(saver.Fence(), IsKind(ErrorKind::kNoSpace));
+
+  const std::vector<AsyncSaveReport> finished = saver.TakeFinished();
+  ASSERT_THAT(finished, SizeIs(1));
+  EXPECT_EQ(finished[0].fence_seconds, 0);
+}
+
 TEST(AsyncSaverTest, AFullReserveFailsTheSaveNotTheTrainer) {
   const auto arena = NewArena(true, /*reserve_bytes=*/PageGuard::kPageBytes);
   if (arena->guard() == nullptr) {
@@ -498,13 +555,14 @@ TEST(AsyncSaverTest, AFullReserveFailsTheSaveNotTheTrainer) {
   AsyncSaver saver(options);
   absl::Notification overwritten;
 
-  ASSERT_OK(saver.Save(model.state(), [&overwritten](TensorSource& snapshot) -> absl::StatusOr<SaveReport> {
-    overwritten.WaitForNotification();
-    std::vector<char> bytes(kLargeElements * 4);
-    const absl::Status status =
-        snapshot.Read({{0, Box::Whole({1300, 1000}), StridedSpan::Contiguous(bytes.data(), 4, {1300, 1000})}});
-    return status.ok() ? absl::StatusOr<SaveReport>(SaveReport()) : status;
-  }));
+  ASSERT_OK(saver.Save(
+      model.state(), [&overwritten](const absl::StatusOr<TensorSource*>& snapshot) -> absl::StatusOr<SaveReport> {
+        overwritten.WaitForNotification();
+        std::vector<char> bytes(kLargeElements * 4);
+        const absl::Status status =
+            (*snapshot)->Read({{0, Box::Whole({1300, 1000}), StridedSpan::Contiguous(bytes.data(), 4, {1300, 1000})}});
+        return status.ok() ? absl::StatusOr<SaveReport>(SaveReport()) : status;
+      }));
   model.Fill(9);
   overwritten.Notify();
 

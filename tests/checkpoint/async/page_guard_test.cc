@@ -136,6 +136,16 @@ TEST_F(PageGuardTest, OnlyTheRangesAreProtected) {
   EXPECT_EQ(guard().stats().pages_copied, 1);
 }
 
+TEST_F(PageGuardTest, ASecondSnapshotIsRefusedUntilTheFirstIsReleased) {
+  ASSERT_OK(guard().Protect({{data_, data_ + kPage}}));
+
+  EXPECT_THAT(guard().Protect({{data_ + kPage, data_ + 2 * kPage}}), IsKind(ErrorKind::kLocked));
+  EXPECT_EQ(guard().stats().pages_protected, 1);
+
+  guard().Release();
+  EXPECT_OK(guard().Protect({{data_ + kPage, data_ + 2 * kPage}}));
+}
+
 TEST_F(PageGuardTest, AFullReserveFailsTheReadAndStopsNobody) {
   Make(4, /*reserve_bytes=*/2 * kPage);
   ASSERT_OK(ProtectAll());

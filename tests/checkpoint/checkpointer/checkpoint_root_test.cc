@@ -1,6 +1,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <csignal>
 #include <limits>
 
@@ -9,6 +10,7 @@
 #include "checkpoint/checkpointer/checkpointer.h"
 #include "checkpoint/storage/fault_file_system.h"
 #include "checkpoint/storage/memory_file_system.h"
+#include "checkpoint/storage/staged_directory.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/testing/memory_source.h"
@@ -109,10 +111,110 @@ TEST(CheckpointRootTest, ACheckpointWhoseMetricsCannotBeReadStays) {
 
   ASSERT_OK_AND_ASSIGN(const SaveReport report, SaveStep(fs, 3, KeepBest(1), 8.0));
 
-  EXPECT_THAT(report.warnings, ElementsAre(AllOf(HasSubstr("step-00000001"), HasSubstr("metrics"))));
+  EXPECT_THAT(report.warnings, ElementsAre(AllOf(HasSubstr("step-00000001"), HasSubstr("cannot be opened"))));
   EXPECT_THAT(report.deleted, ElementsAre("/root/step-00000002"));
   ASSERT_OK_AND_ASSIGN(const bool there, Exists(fs, "/root/step-00000001"));
   EXPECT_TRUE(there);
+}
+
+// Loses its weights, and keeps the manifest by which it is known.
+void LoseWeights(FileSystem& fs, const std::string& path) {
+  ASSERT_OK_AND_ASSIGN(const std::vector<DirectoryEntry> files, fs.List(path));
+  for (const DirectoryEntry& file : files) {
+    if (absl::EndsWith(file.name, ".safetensors")) {
+      ASSERT_OK(fs.RemoveFile(JoinPath(path, file.name)));
+    }
+  }
+}
+
+TEST(CheckpointRootTest, ASaveThatCannotBeOpenedPushesOutNoneThatCan) {
+  MemoryFileSystem fs;
+  for (int64_t step = 1; step <= 4; ++step) {
+    ASSERT_OK(SaveStep(fs, step, {}));
+  }
+  LoseWeights(fs, "/root/step-00000003");
+  LoseWeights(fs, "/root/step-00000004");
+
+  ASSERT_OK_AND_ASSIGN(const SaveReport report, SaveStep(fs, 5, Keep(2)));
+
+  EXPECT_THAT(report.deleted, ElementsAre("/root/step-00000001"));
+  EXPECT_THAT(report.warnings, ElementsAre(AllOf(HasSubstr("step-00000003"), HasSubstr("cannot be opened")),
+                                           AllOf(HasSubstr("step-00000004"), HasSubstr("cannot be opened"))));
+  EXPECT_THAT(Steps(fs), ElementsAre(2, 3, 4, 5));
+}
+
+// Fails to read what lies below one directory.
+class UnreadableDirectory : public MemoryFileSystem {
+ public:
+  absl::StatusOr<std::unique_ptr<ReadableFile>> OpenForRead(const std::string& path,
+                                                            const OpenOptions& options) override {
+    return Hit(path) ? absl::StatusOr<std::unique_ptr<ReadableFile>>(error)
+                     : MemoryFileSystem::OpenForRead(path, options);
+  }
+  absl::StatusOr<FileInfo> Stat(const std::string& path) override {
+    return Hit(path) ? absl::StatusOr<FileInfo>(error) : MemoryFileSystem::Stat(path);
+  }
+
+  std::string below;
+  absl::Status error;
+
+ private:
+  bool Hit(const std::string& path) const { return !below.empty() && absl::StartsWith(path, below + "/"); }
+};
+
+TEST(CheckpointRootTest, ANewestThatCannotBeReadIsAnErrorAndNotPassedOver) {
+  UnreadableDirectory fs;
+  ASSERT_OK(SaveStep(fs, 1, {}));
+  ASSERT_OK(SaveStep(fs, 2, {}));
+  fs.below = "/root/step-00000002";
+  for (const int error : {EIO, EACCES, ESTALE}) {
+    fs.error = ErrnoError(error, "open of a file");
+    EXPECT_THAT(CheckpointRoot(fs, "/root").Latest(), IsKind(ErrorKind::kIo, HasSubstr("step-00000002"))) << error;
+  }
+
+  // Nothing old is deleted while nobody knows what there is.
+  const auto report = SaveStep(fs, 3, Keep(1));
+  ASSERT_OK(report);
+  EXPECT_THAT(report->warnings, ElementsAre(HasSubstr("nothing old is deleted")));
+  fs.below.clear();
+  EXPECT_THAT(Steps(fs), ElementsAre(1, 2, 3));
+}
+
+TEST(CheckpointRootTest, WhatAKilledSaveLeftIsRemovedWithItsLockAndDurably) {
+  MemoryFileSystem fs;
+  ASSERT_OK(MakeDirectories(fs, "/root"));
+  ASSERT_OK(fs.MakeDirectory("/root/.step-00000007.tmp-0"));
+  ASSERT_OK(WriteSmallFile(fs, "/root/.step-00000007.tmp-0/part", "x"));
+  ASSERT_OK(WriteSmallFile(fs, "/root/.step-00000007.tmp-lock", "pid 1"));
+  ASSERT_OK(WriteSmallFile(fs, "/root/.step-00000008.tmp-lock", "pid 1"));
+  ASSERT_OK(fs.MakeDirectory("/root/.trash-step-00000001"));
+  ASSERT_OK(fs.MakeDirectory("/root/.step-other.tmp-0"));
+
+  ASSERT_OK_AND_ASSIGN(const SaveReport report, SaveStep(fs, 9, {}));
+
+  EXPECT_THAT(report.warnings, IsEmpty());
+  const std::unique_ptr<MemoryFileSystem> durable = fs.Crash(DiskState::kOnlySynced);
+  ASSERT_OK_AND_ASSIGN(const std::vector<DirectoryEntry> entries, durable->List("/root"));
+  std::vector<std::string> names;
+  for (const DirectoryEntry& entry : entries) {
+    names.push_back(entry.name);
+  }
+  // The lock of the save itself is gone, but not yet for a power loss: the next save removes it.
+  EXPECT_THAT(names, ElementsAre(".lock", ".step-00000009.tmp-lock", ".step-other.tmp-0", "step-00000009"));
+  EXPECT_FALSE(Exists(fs, "/root/.step-00000009.tmp-lock").value());
+}
+
+TEST(CheckpointRootTest, AStageThatSomebodyWritesStays) {
+  MemoryFileSystem fs;
+  StageOptions options;
+  ASSERT_OK_AND_ASSIGN(const auto staged, StagedDirectory::Create(fs, "/root/step-00000007", options));
+  ASSERT_OK(WriteSmallFile(fs, JoinPath(staged->path(), "part"), "x"));
+
+  ASSERT_OK_AND_ASSIGN(const SaveReport report, SaveStep(fs, 9, {}));
+
+  EXPECT_THAT(report.warnings, IsEmpty());
+  ASSERT_OK(staged->Publish());
+  EXPECT_TRUE(Exists(fs, "/root/step-00000007/part").value());
 }
 
 TEST(CheckpointRootTest, ADeletionThatFailsIsAWarningOfASaveThatIsPublished) {

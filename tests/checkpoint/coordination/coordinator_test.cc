@@ -84,5 +84,37 @@ TEST(CoordinatorTest, AgreeGivesAFailedRankItsOwnErrorBack) {
   EXPECT_EQ(ThreeRanks({"!other", ""}).Agree("write", mine, kTimeout), mine);
 }
 
+// A job that cannot be reached.
+class Unreachable final : public Coordinator {
+ public:
+  int rank() const override { return 0; }
+  int world_size() const override { return 2; }
+  absl::Status Barrier(absl::string_view, absl::Duration) override { return Gone(); }
+  absl::StatusOr<std::string> Broadcast(absl::string_view, const std::string&, int, absl::Duration) override {
+    return Gone();
+  }
+  absl::StatusOr<std::vector<std::string>> AllGather(absl::string_view, const std::string&, absl::Duration) override {
+    return Gone();
+  }
+
+ private:
+  static absl::Status Gone() { return MakeError(ErrorKind::kRank, "rank 1 did not come"); }
+};
+
+TEST(CoordinatorTest, AFailedRankThatCannotTellStillReturnsItsOwnError) {
+  const absl::Status mine = MakeError(ErrorKind::kNoSpace, "no room");
+
+  const absl::Status agreed = Unreachable().Agree("write", mine, kTimeout);
+  const absl::Status gathered = Unreachable().AllGatherIfOk("names", mine, kTimeout).status();
+
+  for (const absl::Status& status : {agreed, gathered}) {
+    EXPECT_EQ(GetErrorKind(status), ErrorKind::kNoSpace);
+    EXPECT_THAT(std::string(status.message()), HasSubstr("no room"));
+    EXPECT_THAT(std::string(status.message()), HasSubstr("rank 1 did not come"));
+  }
+  EXPECT_EQ(GetErrorKind(Unreachable().Agree("write", absl::OkStatus(), kTimeout)), ErrorKind::kRank);
+  EXPECT_EQ(GetErrorKind(Unreachable().AllGatherIfOk("names", std::string("a"), kTimeout).status()), ErrorKind::kRank);
+}
+
 }  // namespace
 }  // namespace waypoint

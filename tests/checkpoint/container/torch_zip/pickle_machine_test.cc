@@ -203,6 +203,19 @@ TEST(PickleMachineTest, DepthNeedsNoStackAndHasALimit) {
               IsKind(ErrorKind::kLimit));
 }
 
+// A list of one item takes three bytes of pickle and a hundred of memory.
+TEST(PickleMachineTest, ContainersAndTheirItemsCountByTheirMemory) {
+  Limits limits;
+  limits.pickle_values = 3 + 4 + 10 * 4 + 10 * 2 / 4;
+  const auto lists = [](int n) { return Pickle("](" + Repeated("]Na", n) + "e"); };
+  EXPECT_OK(RunBody(lists(10), limits));
+  EXPECT_THAT(RunBody(lists(11), limits), IsKind(ErrorKind::kLimit, HasSubstr("a list, set or dict counts as 4")));
+  // None makes no value; that it is held takes memory all the same.
+  limits.pickle_values = 3 + 4 + 10;
+  EXPECT_OK(RunBody(Pickle("](" + Repeated("N", 40) + "e"), limits));
+  EXPECT_THAT(RunBody(Pickle("](" + Repeated("N", 41) + "e"), limits), IsKind(ErrorKind::kLimit));
+}
+
 TEST(PickleMachineTest, MemoAndStackAndValuesHaveLimits) {
   EXPECT_THAT(RunBody(Pickle("Nr\xFF\xFF\xFF\xFF")), IsKind(ErrorKind::kLimit, HasSubstr("pickle_memo")));
   EXPECT_THAT(RunBody(Pickle("Nj\xFF\xFF\xFF\xFF")), IsKind(ErrorKind::kPickle));
@@ -211,10 +224,11 @@ TEST(PickleMachineTest, MemoAndStackAndValuesHaveLimits) {
   EXPECT_THAT(RunBody(Pickle("(" + Repeated("N", 11) + "t"), limits),
               IsKind(ErrorKind::kLimit, HasSubstr("pickle_stack")));
   EXPECT_OK(RunBody(Pickle("(" + Repeated("N", 10) + "t"), limits));
-  limits.pickle_values = 13;
+  // Three values are always there, the tuple is one, and its items are a quarter each.
+  limits.pickle_values = 14;
   limits.pickle_stack = 100;
-  EXPECT_OK(RunBody(Pickle("(" + Repeated("K\x01", 9) + "t"), limits));
-  EXPECT_THAT(RunBody(Pickle("(" + Repeated("K\x01", 10) + "t"), limits),
+  EXPECT_OK(RunBody(Pickle("(" + Repeated("K\x01", 8) + "t"), limits));
+  EXPECT_THAT(RunBody(Pickle("(" + Repeated("K\x01", 9) + "t"), limits),
               IsKind(ErrorKind::kLimit, HasSubstr("pickle_values")));
 }
 

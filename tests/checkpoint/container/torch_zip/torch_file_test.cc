@@ -345,5 +345,26 @@ TEST(DamageTest, EveryFlippedBitIsAnErrorOrHarmless) {
   EXPECT_GT(harmless, 0);
 }
 
+// A few bytes that repeat a dict of long names cost as much time as the names are long.
+TEST(TorchFileTest, LongNamesThatAreVisitedAgainAndAgainAreRefused) {
+  std::vector<std::pair<std::string, std::string>> keys;
+  for (int i = 0; i < 20; ++i) {
+    keys.emplace_back(absl::StrCat(i, std::string(60'000, 'k')), "N");
+  }
+  // One dict, then its place in the memo 200 times.
+  std::string list = "](" + PickleDict(keys) + "q\x01";
+  for (int i = 0; i < 200; ++i) {
+    list += "h\x01";
+  }
+  Limits limits;
+  limits.torch_listing_bytes = 1 << 20;
+  MemoryFileSystem fs;
+  ASSERT_OK(WriteSmallFile(fs, "/a", TorchBytes(Pickle(absl::StrCat("}", PickleText("a"), list, "es")), {})));
+  const auto file = fs.OpenForRead("/a", OpenOptions()).value();
+
+  EXPECT_THAT(ReadTorchFile(*file, limits), IsKind(ErrorKind::kLimit, HasSubstr("8 * torch_listing_bytes = 8388608")));
+  EXPECT_OK(ReadTorchFile(*file, Limits()));
+}
+
 }  // namespace
 }  // namespace waypoint

@@ -268,6 +268,29 @@ TEST(TorchSinkTest, FilesMayHoldTheSameKeys) {
   }
 }
 
+TEST(TorchSinkTest, AWrapperStandsAroundTheTensors) {
+  MemorySource tensors;
+  tensors.Add<float>("a.weight", DType::kF32, {2}, {1, 2});
+  tensors.Add<float>("b.weight", DType::kF32, {1}, {3});
+  TorchFilePlan plan = PlanAll(tensors.manifest());
+  plan.wrapper = {"model", {{"model_key", "model"}, {"by", "me"}}, {"whole"}};
+  MemoryFileSystem fs;
+  ASSERT_OK(Write(fs, "/", tensors, plan, 1, 1, kDirectAlignment));
+
+  ASSERT_OK_AND_ASSIGN(const TorchContents contents, List(fs, "/weights.bin"));
+
+  ASSERT_EQ(contents.tensors.size(), 2u);
+  EXPECT_EQ(contents.tensors[0].name, "model.a.weight");
+  EXPECT_EQ(contents.tensors[1].name, "model.b.weight");
+  ASSERT_EQ(contents.values.size(), 3u);
+  EXPECT_EQ(contents.values[0].path, "model_key");
+  EXPECT_EQ(contents.values[0].text, "model");
+  EXPECT_EQ(contents.values[1].path, "by");
+  EXPECT_EQ(contents.values[2].path, "whole");
+  EXPECT_EQ(contents.values[2].type, "bool");
+  EXPECT_EQ(contents.values[2].text, "True");
+}
+
 // Beyond what 16 bits count.
 TEST(TorchSinkTest, ManyTensors) {
   MemorySource tensors;
@@ -310,6 +333,11 @@ TEST(TorchSinkTest, RefusesKeysAndNames) {
   EXPECT_THAT(create({"../x.bin", {{"k", 0}}}), IsKind(ErrorKind::kPath));
   EXPECT_THAT(create({"x.bin", {{"k", 0}}, "a/b"}), IsKind(ErrorKind::kPath));
   EXPECT_OK(create({"x.bin", {{"k", 0}}, "a.b"}));
+  EXPECT_OK(create({"x.bin", {{"k", 0}}, "a.b", {"k", {{"l", "x"}}, {"m"}}}));
+  EXPECT_THAT(create({"x.bin", {{"k", 0}}, "a.b", {"k", {{"l", "x"}}, {"l"}}}), IsKind(ErrorKind::kDupKey));
+  EXPECT_THAT(create({"x.bin", {{"k", 0}}, "a.b", {"k", {{"k", "x"}}, {}}}), IsKind(ErrorKind::kDupKey));
+  EXPECT_THAT(create({"x.bin", {{"k", 0}}, "a.b", {"k", {{"l", "\xff"}}, {}}}), IsKind(ErrorKind::kUtf8));
+  EXPECT_THAT(create({"x.bin", {{"k", 0}}, "a.b", {"", {}, {"m"}}}), IsKind(ErrorKind::kRequest));
 }
 
 TEST(TorchSinkTest, FinishNeedsAllBlocks) {

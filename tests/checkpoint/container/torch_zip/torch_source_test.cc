@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/container/torch_zip/crc_ledger.h"
+#include "checkpoint/container/torch_zip/inflated_file.h"
 #include "checkpoint/container/torch_zip/torch_file.h"
 #include "checkpoint/storage/memory_file_system.h"
 #include "gmock/gmock.h"
@@ -211,6 +212,118 @@ TEST_F(TorchSourceTest, ARecordWithBytesThatNoTensorCoversIsReadThroughFirst) {
   EXPECT_THAT(source->Read({{0, Box::Whole(tensor.shape),
                              StridedSpan::Contiguous(reinterpret_cast<char*>(out.data()), 4, tensor.shape)}}),
               IsKind(ErrorKind::kChecksum));
+}
+
+absl::Status ReadBox(TorchSource& source, int64_t tensor, int64_t offset, int64_t elements) {
+  std::vector<int32_t> out(elements);
+  return source.Read({{tensor, Box{{offset}, {elements}},
+                       StridedSpan::Contiguous(reinterpret_cast<char*>(out.data()), 4, {elements})}});
+}
+
+TEST_F(TorchSourceTest, ATensorLeftOutOfASharedStorageLeavesNothingUnchecked) {
+  PickledTensor first;
+  first.type = "IntStorage";
+  first.numel = 10'000;
+  first.shape = {5000};
+  first.strides = {1};
+  PickledTensor second = first;
+  second.offset = 5000;
+  // Together they touch every byte; the damage is in the second, and in the first.
+  for (const int64_t element : {77, 7777}) {
+    std::string bytes = File({{"a", first}, {"b", second}}, {Count(10'000)});
+    bytes[bytes.find(Count(10'000).substr(0, 64)) + 4 * element] ^= 1;
+    ASSERT_OK_AND_ASSIGN(const auto source, Open({bytes}));
+    EXPECT_THAT(ReadBox(*source, 0, 0, 5000), IsKind(ErrorKind::kChecksum)) << element;
+  }
+}
+
+TEST_F(TorchSourceTest, APartOfATensorIsCheckedOnlyWhereThatIsAskedFor) {
+  PickledTensor tensor;
+  tensor.type = "IntStorage";
+  tensor.numel = 100'000;
+  tensor.shape = {100'000};
+  tensor.strides = {1};
+  TorchSourceOptions options;
+  ASSERT_OK_AND_ASSIGN(const auto by_boxes, Open({Damaged(tensor, 100'000, 77)}, options));
+  EXPECT_OK(ReadBox(*by_boxes, 0, 50, 100));
+  EXPECT_LE(by_boxes->bytes_read(), 3 * kDirectAlignment);
+
+  options.verify_whole = true;
+  ASSERT_OK_AND_ASSIGN(const auto whole, Open({Damaged(tensor, 100'000, 77)}, options));
+  EXPECT_THAT(ReadBox(*whole, 0, 90'000, 100), IsKind(ErrorKind::kChecksum));
+  ASSERT_OK_AND_ASSIGN(const auto good, Open({File({{"t", tensor}}, {Count(100'000)})}, options));
+  EXPECT_EQ(ReadAll(*good, 0)[99'999], 99'999);
+}
+
+// Stored in few bytes, a compressed record reaches far in unpacked ones: no reason to skip those behind it.
+TEST_F(TorchSourceTest, DamageBehindACompressedRecordIsFound) {
+  PickledTensor zeros;
+  zeros.type = "IntStorage";
+  zeros.numel = 100'000;
+  zeros.shape = {100'000};
+  zeros.strides = {1};
+  PickledTensor small = zeros;
+  small.numel = 1000;
+  small.shape = {1000};
+  std::vector<std::pair<std::string, std::string>> tensors;
+  std::vector<std::string> storages;
+  for (int i = 0; i < 5; ++i) {
+    PickledTensor& tensor = i == 0 ? zeros : small;
+    tensor.key = absl::StrCat(i);
+    tensors.emplace_back(absl::StrCat("t", i), tensor.ToString());
+    storages.push_back(i == 0 ? std::string(400'000, '\0') : Count(1000));
+  }
+  std::vector<ZipItem> items = TorchItems(Pickle(PickleDict(tensors)), storages);
+  for (ZipItem& item : items) {
+    item.deflated = item.data.size() == 400'000;
+  }
+  std::string bytes = ZipBytes(items);
+  bytes[bytes.rfind(Count(1000)) + 500] ^= 1;
+  ASSERT_OK_AND_ASSIGN(const auto source, Open({bytes}));
+  ASSERT_EQ(source->manifest()[4].name, "t4");
+
+  EXPECT_OK(ReadBox(*source, 1, 0, 1000));
+  EXPECT_THAT(ReadBox(*source, 4, 0, 1000), IsKind(ErrorKind::kChecksum, HasSubstr("storage \"4\"")));
+}
+
+// Counts what is read of a file.
+class CountedFile : public ReadableFile {
+ public:
+  CountedFile(std::unique_ptr<ReadableFile> file, int64_t* bytes) : file_(std::move(file)), bytes_(bytes) {}
+  const std::string& path() const override { return file_->path(); }
+  int64_t size_bytes() const override { return file_->size_bytes(); }
+  absl::Status Read(int64_t offset, absl::Span<char> out) const override {
+    *bytes_ += static_cast<int64_t>(out.size());
+    return file_->Read(offset, out);
+  }
+
+ private:
+  const std::unique_ptr<ReadableFile> file_;
+  int64_t* const bytes_;
+};
+
+TEST_F(TorchSourceTest, BlocksALittleOutOfOrderAreNotDecompressedFromTheBeginning) {
+  const std::string data = SomeBytes(4 << 20);
+  const std::string stored = RawDeflate(data);
+  ASSERT_OK(WriteSmallFile(fs_, "/stored", stored));
+  ZipEntry entry;
+  entry.name = "data";
+  entry.deflated = true;
+  entry.stored_bytes = static_cast<int64_t>(stored.size());
+  entry.bytes = static_cast<int64_t>(data.size());
+  int64_t bytes_read = 0;
+  const InflatedFile file(std::make_unique<CountedFile>(fs_.OpenForRead("/stored", {}).value(), &bytes_read), entry);
+  constexpr int64_t kBlock = 16 << 10;
+  // As three threads may come that pull a block each: 2, 1, 0, 5, 4, 3, ...
+  std::string read(kBlock, '\0');
+  const int64_t blocks = entry.bytes / kBlock / 3 * 3;
+  for (int64_t i = 0; i < blocks; ++i) {
+    const int64_t block = i / 3 * 3 + 2 - i % 3;
+    ASSERT_OK(file.Read(block * kBlock, absl::MakeSpan(&read[0], kBlock)));
+    ASSERT_EQ(read, data.substr(block * kBlock, kBlock));
+  }
+
+  EXPECT_LE(bytes_read, 4 * entry.stored_bytes);
 }
 
 TEST_F(TorchSourceTest, ThreadsReadAtOnce) {

@@ -100,7 +100,8 @@ TEST_P(JobCrashTest, OldOrNewIsWholeAndTheRankIsNamed) {
         any_ok = any_ok || statuses[rank].ok();
         if (rank != faulty && !statuses[rank].ok()) {
           ++failures;
-          EXPECT_THAT(statuses[rank], IsKind(ErrorKind::kRank, HasSubstr(absl::StrCat("rank ", faulty))));
+          // Who was still writing when rank 0 gave up may have a failure of its own, and says what came before.
+          EXPECT_THAT(std::string(statuses[rank].message()), HasSubstr(absl::StrCat("rank ", faulty)));
         }
       }
       for (const DiskState state : {DiskState::kEverything, DiskState::kOnlySynced, DiskState::kNamesOnly}) {

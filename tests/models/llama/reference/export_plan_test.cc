@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "models/decoder/parameters.h"
+#include "tests/models/llama/reference/fairseq2_params.h"
 #include "tests/testing/random_geometry.h"
 #include "tests/testing/status_matchers.h"
 
@@ -49,42 +50,7 @@ absl::StatusOr<ReferenceExport> Plan(const LlamaFacts& facts, const FormatOption
   return PlanReferenceExport(MetadataOf(facts), *options);
 }
 
-struct Literal {
-  const char* name;
-  const char* text;
-};
-
-// What fairseq2 0.3 and 0.4 write.
-constexpr Literal kFairseq2[] = {
-    {"7b",
-     R"({"model": {"dim": 4096, "n_layers": 32, "n_heads": 32, "multiple_of": 256, "rope_theta": 10000.0, "norm_eps": 1e-05}})"},
-    {"llama2_7b",
-     R"({"model": {"dim": 4096, "n_layers": 32, "n_heads": 32, "multiple_of": 256, "rope_theta": 10000.0, "norm_eps": 1e-05}})"},
-    {"13b",
-     R"({"model": {"dim": 5120, "n_layers": 32, "n_heads": 40, "multiple_of": 256, "rope_theta": 10000.0, "norm_eps": 1e-05}})"},
-    {"llama2_13b",
-     R"({"model": {"dim": 5120, "n_layers": 32, "n_heads": 40, "multiple_of": 256, "rope_theta": 10000.0, "norm_eps": 1e-05}})"},
-    {"33b",
-     R"({"model": {"dim": 6656, "n_layers": 60, "n_heads": 52, "multiple_of": 256, "rope_theta": 10000.0, "norm_eps": 1e-05}})"},
-    {"65b",
-     R"({"model": {"dim": 8192, "n_layers": 80, "n_heads": 64, "multiple_of": 256, "rope_theta": 10000.0, "norm_eps": 1e-05}})"},
-    {"llama2_70b",
-     R"({"model": {"dim": 8192, "n_layers": 80, "n_heads": 64, "multiple_of": 4096, "rope_theta": 10000.0, "norm_eps": 1e-05, "n_kv_heads": 8, "ffn_dim_multiplier": 1.3}})"},
-    {"llama3_8b",
-     R"({"model": {"dim": 4096, "n_layers": 32, "n_heads": 32, "multiple_of": 1024, "rope_theta": 500000.0, "norm_eps": 1e-05, "n_kv_heads": 8, "ffn_dim_multiplier": 1.3}})"},
-    {"llama3_1_8b",
-     R"({"model": {"dim": 4096, "n_layers": 32, "n_heads": 32, "multiple_of": 1024, "rope_theta": 500000.0, "norm_eps": 1e-05, "n_kv_heads": 8, "ffn_dim_multiplier": 1.3}})"},
-    {"llama3_70b",
-     R"({"model": {"dim": 8192, "n_layers": 80, "n_heads": 64, "multiple_of": 4096, "rope_theta": 500000.0, "norm_eps": 1e-05, "n_kv_heads": 8, "ffn_dim_multiplier": 1.3}})"},
-    {"llama3_1_70b",
-     R"({"model": {"dim": 8192, "n_layers": 80, "n_heads": 64, "multiple_of": 4096, "rope_theta": 500000.0, "norm_eps": 1e-05, "n_kv_heads": 8, "ffn_dim_multiplier": 1.3}})"},
-    {"llama3_2_3b",
-     R"({"model": {"dim": 3072, "n_layers": 28, "n_heads": 24, "multiple_of": 256, "rope_theta": 500000.0, "norm_eps": 1e-05, "n_kv_heads": 8}})"},
-    {"llama3_2_1b",
-     R"({"model": {"dim": 2048, "n_layers": 16, "n_heads": 32, "multiple_of": 256, "rope_theta": 500000.0, "norm_eps": 1e-05, "n_kv_heads": 8, "ffn_dim_multiplier": 1.5}})"},
-};
-
-class Fairseq2Test : public testing::TestWithParam<Literal> {};
+class Fairseq2Test : public testing::TestWithParam<Fairseq2Literal> {};
 
 TEST_P(Fairseq2Test, ParamsAreTheSameBytes) {
   LlamaFacts facts = FactsOfArchitecture(Architecture(GetParam().name));
@@ -102,15 +68,17 @@ TEST_P(Fairseq2Test, ParamsAreTheSameBytes) {
   EXPECT_EQ(plan.params_text, GetParam().text);
 }
 
-INSTANTIATE_TEST_SUITE_P(Architectures, Fairseq2Test, testing::ValuesIn(kFairseq2),
-                         [](const testing::TestParamInfo<Literal>& info) { return std::string(info.param.name); });
+INSTANTIATE_TEST_SUITE_P(Architectures, Fairseq2Test, testing::ValuesIn(kFairseq2Params),
+                         [](const testing::TestParamInfo<Fairseq2Literal>& info) {
+                           return std::string(info.param.name);
+                         });
 
 TEST(ArchitecturesTest, AreAllOfFairseq2s) {
   int64_t count = 0;
   for (const LlamaArchitecture& architecture : LlamaArchitectures()) {
     count += architecture.in_fairseq2;
   }
-  EXPECT_EQ(count, static_cast<int64_t>(std::size(kFairseq2)));
+  EXPECT_EQ(count, static_cast<int64_t>(std::size(kFairseq2Params)));
 }
 
 TEST(ArchitecturesTest, HaveThePublishedNumbersOfParameters) {

@@ -139,7 +139,7 @@ TEST_F(ReferenceFormatTest, NormsThatDifferALittleAreToldAndMuchAreRefused) {
 
   EXPECT_THAT(Open(),
               IsKind(ErrorKind::kAmbiguous, AllOf(HasSubstr("\"layers.1.ffn_norm.weight\""), HasSubstr("element 0"),
-                                               HasSubstr("consolidated.01.pth"), HasSubstr("0.01"))));
+                                                  HasSubstr("consolidated.01.pth"), HasSubstr("0.01"))));
   ASSERT_OK_AND_ASSIGN(OpenedCheckpoint tolerated, Open({{"replica-tolerance", "3"}}));
   EXPECT_THAT(tolerated.notes, Contains(AllOf(HasSubstr("1 tensors"), HasSubstr("by 2 at most"),
                                               HasSubstr("\"layers.1.ffn_norm.weight\""))));

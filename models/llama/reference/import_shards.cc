@@ -1,0 +1,168 @@
+#include "models/llama/reference/import_shards.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "checkpoint/base/error.h"
+#include "checkpoint/base/json.h"
+#include "checkpoint/base/status_macros.h"
+#include "checkpoint/convert/weights/converted_source.h"
+#include "checkpoint/format/external/equal_tensors.h"
+#include "models/decoder/parameters.h"
+#include "models/llama/llama_config.h"
+#include "models/llama/reference/export_plan.h"
+
+namespace waypoint::models {
+namespace {
+
+// One import; everything that it learns on the way.
+class Importer {
+ public:
+  Importer(ShardedCheckpoint checkpoint, const ReferenceOptions& options)
+      : options_(options), checkpoint_(std::move(checkpoint)), names_(*checkpoint_.set.names) {}
+
+  absl::StatusOr<OpenedCheckpoint> Import() {
+    TensorSource& files = *checkpoint_.files;
+    WAYPOINT_ASSIGN_OR_RETURN(const ShardedTensors shards, ReadShards(files.manifest(), checkpoint_.set));
+    WAYPOINT_ASSIGN_OR_RETURN(const StoredKvHeads kv, FindKvHeads(shards.tensors, Params(), options_.hints));
+    WAYPOINT_ASSIGN_OR_RETURN(const int64_t copies, KvCopies(files, shards, kv));
+    WAYPOINT_ASSIGN_OR_RETURN(ReferenceModel model,
+                              ResolveReferenceModel(shards.tensors, kv.stored / copies, Params(), options_.hints));
+    WAYPOINT_RETURN_IF_ERROR(ReportReplicas(files, shards));
+
+    WAYPOINT_ASSIGN_OR_RETURN(std::vector<ConvertedTensor> merged, MergeShards(files.manifest(), shards, copies));
+    WAYPOINT_ASSIGN_OR_RETURN(auto whole, ConvertedSource::Create(std::move(checkpoint_.files), std::move(merged)));
+    // Cut differently, equal parts are no equal tensors.
+    const bool shared = checkpoint_.shared_output && shards.embedding_dim == 0;
+    WAYPOINT_ASSIGN_OR_RETURN(const bool tied, IsTied(*whole, shared));
+    model.config.set_tied_embedding_weight(tied);
+    WAYPOINT_ASSIGN_OR_RETURN(const LlamaFacts facts, FactsOf(model.config));
+    WAYPOINT_ASSIGN_OR_RETURN(const Manifest parameters, ParameterManifest(model.config, DType::kF32));
+    WAYPOINT_ASSIGN_OR_RETURN(ImportPlan plan,
+                              PlanImport(InterleavedWeightRules(names_, facts), parameters, whole->manifest()));
+    const DType weights = plan.tensors[0].expression->dtype();
+
+    OpenedCheckpoint opened;
+    opened.metadata.mutable_model_config()->PackFrom(model.config);
+    auto& configs = *opened.metadata.mutable_external_configs();
+    configs[kLayoutKey] = LayoutText({checkpoint_.set.count(), shards.embedding_dim});
+    WAYPOINT_ASSIGN_OR_RETURN(configs["config.json"], HuggingFaceConfig(model, weights));
+    if (options_.hints.architecture == nullptr) {
+      notes_.push_back(
+          absl::StrCat("assumed ", model.max_positions,
+                       " positions, for a Hugging Face config only: params.json does not say; --model settles it"));
+    }
+    for (std::vector<std::string>* notes : {&notes_, &model.notes, &plan.notes}) {
+      opened.notes.insert(opened.notes.end(), notes->begin(), notes->end());
+    }
+    WAYPOINT_ASSIGN_OR_RETURN(opened.tensors, ConvertedSource::Create(std::move(whole), std::move(plan.tensors)));
+    return opened;
+  }
+
+ private:
+  // Null when there is nothing to believe.
+  const ReferenceParams* Params() const { return checkpoint_.params.has_value() ? &*checkpoint_.params : nullptr; }
+
+  absl::StatusOr<int64_t> KvCopies(TensorSource& files, const ShardedTensors& shards, const StoredKvHeads& kv) {
+    if (kv.copies == 1) {
+      return int64_t{1};
+    }
+    WAYPOINT_ASSIGN_OR_RETURN(const int64_t found, CountKvCopies(files, shards));
+    if (kv.copies > 1 && found % kv.copies != 0) {
+      return MakeError(ErrorKind::kConfig,
+                       absl::StrCat("each of ", kv.stored / kv.copies, " heads of keys and values should be stored ",
+                                    kv.copies, " times, but neighbouring files hold different ones"));
+    }
+    const int64_t copies = kv.copies > 1 ? kv.copies : found;
+    if (copies > 1) {
+      notes_.push_back(absl::StrCat("the ", kv.stored, " heads of keys and values are ", copies, " copies of each of ",
+                                    kv.stored / copies, ": kept one of each"));
+    }
+    return copies;
+  }
+
+  absl::Status ReportReplicas(TensorSource& files, const ShardedTensors& shards) {
+    WAYPOINT_ASSIGN_OR_RETURN(const ReplicaDeviation deviation,
+                              CompareReplicas(files, shards, options_.replica_tolerance));
+    if (deviation.tensors > 0) {
+      notes_.push_back(absl::StrCat(deviation.tensors, " tensors that every file holds differ between files, by ",
+                                    deviation.largest, " at most (\"", deviation.tensor, "\"): took those of ",
+                                    checkpoint_.set.files[0].name));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<bool> IsTied(TensorSource& whole, bool one_storage) {
+    const int64_t output = whole.manifest().Find(names_.output);
+    const int64_t embedding = whole.manifest().Find(names_.embedding);
+    if (output < 0) {
+      if (options_.tied != true) {
+        return MakeError(ErrorKind::kMissing,
+                         absl::StrCat("there is no tensor \"", names_.output,
+                                      "\"; --tied yes takes the embedding for it, if that is meant"));
+      }
+      notes_.push_back(absl::StrCat("there is no tensor \"", names_.output, "\": took the embedding for it"));
+      return true;
+    }
+    if (options_.tied == false) {
+      return false;
+    }
+    bool equal = one_storage;
+    if (!equal) {
+      WAYPOINT_ASSIGN_OR_RETURN(equal, TensorsAreEqual(whole, output, embedding));
+    }
+    if (!equal && options_.tied == true) {
+      return MakeError(ErrorKind::kConfig, absl::StrCat("--tied yes, but \"", names_.output, "\" and \"",
+                                                        names_.embedding, "\" hold different values"));
+    }
+    const LlamaArchitecture* architecture = options_.hints.architecture;
+    if (architecture != nullptr && architecture->tied != equal) {
+      notes_.push_back(equal ? absl::StrCat("the output head is the embedding, ", architecture->name, " has its own")
+                             : absl::StrCat("the output head is not the embedding, as ", architecture->name,
+                                            " has it: kept as a head of its own"));
+    }
+    return equal;
+  }
+
+  // What transformers' conversion script writes beside the model's own keys.
+  static absl::StatusOr<std::string> HuggingFaceConfig(const ReferenceModel& model, DType weights) {
+    ExportConfigOptions export_options;
+    export_options.max_position_embeddings = model.max_positions;
+    export_options.weights_dtype = weights;
+    WAYPOINT_ASSIGN_OR_RETURN(Json config, ExportLlamaConfig(model.config, nullptr, export_options));
+    if (model.config.vocab_size() == 32000) {
+      config["bos_token_id"] = 1;
+      config["eos_token_id"] = 2;
+    } else if (model.config.vocab_size() == 128256) {
+      config["bos_token_id"] = 128000;
+      config["eos_token_id"] = 128001;
+    }
+    return DumpJson(config);
+  }
+
+  const ReferenceOptions& options_;
+  ShardedCheckpoint checkpoint_;
+  const LlamaNames& names_;
+  std::vector<std::string> notes_;
+};
+
+}  // namespace
+
+bool ShareStorage(const TorchContents& file, absl::string_view a, absl::string_view b) {
+  const auto find = [&file](absl::string_view name) {
+    return std::find_if(file.tensors.begin(), file.tensors.end(),
+                        [name](const TorchTensor& tensor) { return tensor.name == name; });
+  };
+  const auto left = find(a);
+  const auto right = find(b);
+  return left != file.tensors.end() && right != file.tensors.end() && left->storage == right->storage &&
+         left->offset == right->offset && left->strides == right->strides && left->shape == right->shape &&
+         left->dtype == right->dtype;
+}
+
+absl::StatusOr<OpenedCheckpoint> ImportShards(ShardedCheckpoint checkpoint, const ReferenceOptions& options) {
+  return Importer(std::move(checkpoint), options).Import();
+}
+
+}  // namespace waypoint::models
