@@ -126,14 +126,18 @@ absl::StatusOr<TransferStats> WriteCheckpoint(FileSystem& fs, const std::string&
   WAYPOINT_RETURN_IF_ERROR(ranks.Agree("plan", writer.status(), timeout));
   const auto stats = (*writer)->Write(options.transfer);
   WAYPOINT_RETURN_IF_ERROR(ranks.Agree("tensors", stats.status(), timeout));
-  WAYPOINT_RETURN_IF_ERROR(ranks.Agree("manifest", (*writer)->Finish(), timeout));
+  absl::Status sealed = (*writer)->Finish();
+  if (options.before_publish) {
+    // Every rank looks at what rank 0 has sealed.
+    WAYPOINT_RETURN_IF_ERROR(ranks.Agree("manifest", sealed, timeout));
+    sealed = options.before_publish(path);
+  }
+  if (first && sealed.ok()) {
+    sealed = staged->Sync();
+  }
   // All that takes long or may fail comes before: a rank that gives up while rank 0 still publishes does so within one
   // rename.
-  absl::Status ready = options.before_publish ? options.before_publish(path) : absl::OkStatus();
-  if (first && ready.ok()) {
-    ready = staged->Sync();
-  }
-  WAYPOINT_RETURN_IF_ERROR(ranks.Agree("seal", ready, timeout));
+  WAYPOINT_RETURN_IF_ERROR(ranks.Agree("seal", sealed, timeout));
   const absl::Status published = first ? staged->Publish() : absl::OkStatus();
   WAYPOINT_RETURN_IF_ERROR(ranks.Agree("publication", published, timeout));
   return *stats;

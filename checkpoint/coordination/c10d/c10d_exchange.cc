@@ -40,7 +40,9 @@ absl::StatusOr<std::unique_ptr<C10dExchange>> C10dExchange::Create(C10dCoordinat
   const std::string mine = coordinator.rank() == 0 ? absl::StrCat(groups++) : "";
   WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> names, coordinator.AllGather("exchange", mine, timeout));
   const auto connect = [&]() -> absl::Status {
-    WAYPOINT_ASSIGN_OR_RETURN(const auto store, ConnectC10dStore(coordinator.options()));
+    C10dOptions options = coordinator.options();
+    options.rank_0_serves = false;  // it does already, for the coordinator
+    WAYPOINT_ASSIGN_OR_RETURN(const auto store, ConnectC10dStore(options));
     const std::string name = absl::StrCat("waypoint/", coordinator.options().name, "/exchange/", names[0], "/");
     try {
       group->gloo =

@@ -15,8 +15,8 @@ namespace waypoint {
 
 class C10dExchange : public Exchange {
  public:
-  // `coordinator` is borrowed.  E_RANK on all ranks when one of them cannot connect within `timeout`.
-  // The network interface: as NewGlooGroup.
+  // `coordinator` is borrowed, and outlives this on every rank, since its store is used.  E_RANK on all ranks when one
+  // of them cannot connect within `timeout`. The network interface: as NewGlooGroup.
   static absl::StatusOr<std::unique_ptr<C10dExchange>> Create(C10dCoordinator& coordinator, absl::Duration timeout);
   ~C10dExchange() override;
 

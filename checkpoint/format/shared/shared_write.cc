@@ -265,7 +265,7 @@ absl::StatusOr<TransferStats> SharedWrite::Write(ConvertedSource& source, Safete
 }
 
 absl::Status SharedWrite::Seal(const std::function<absl::Status()>& seal) {
-  return ranks_.Agree("seal", ranks_.rank() == 0 ? seal() : absl::OkStatus(), timeout_);
+  return ranks_.rank() == 0 ? seal() : absl::OkStatus();
 }
 
 }  // namespace waypoint

@@ -39,7 +39,7 @@ class SharedWrite {
   // is sent and received, half for blocks.
   absl::StatusOr<TransferStats> Write(ConvertedSource& source, SafetensorsSink& sink, const TransferOptions& options);
 
-  // Runs `seal` on rank 0, after Write; all ranks get its outcome.
+  // Runs `seal` on rank 0, after Write; the others hear of its outcome before the checkpoint is published.
   absl::Status Seal(const std::function<absl::Status()>& seal);
 
  private:

@@ -112,7 +112,7 @@ TEST(JobAgreementTest, OnlyTheRenameComesAfterAllAgreed) {
   const std::unique_ptr<MemorySource> state = SmallState(7);
   MemoryFileSystem disk;
   FaultFileSystem rank0(disk);
-  bool told = false;
+  std::atomic<bool> told{false};
   std::vector<NotingCoordinator::Meeting> meetings;
 
   const auto statuses = RunJob(2, [&](std::unique_ptr<Coordinator> coordinator) {
@@ -155,7 +155,10 @@ TEST(JobAgreementTest, ARefusalBeforePublishReachesAll) {
     WriteOptions write;
     write.format = "distributed";
     write.save = DistributedOptions(*coordinator).save;
-    write.before_publish = [](const std::string&) { return MakeError(ErrorKind::kVerify, "not today"); };
+    const int rank = coordinator->rank();
+    write.before_publish = [rank](const std::string&) {
+      return rank == 0 ? MakeError(ErrorKind::kVerify, "not today") : absl::OkStatus();
+    };
     return WriteCheckpoint(fs, "/c", write, MetadataOf(1), mine, {}).status();
   });
 

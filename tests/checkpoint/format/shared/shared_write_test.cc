@@ -90,6 +90,17 @@ DirectoryContents SavedByMany(const Model& model, const WriteOptions& options, L
   return contents;
 }
 
+// A fixture's Hugging Face directory: a copy, since a test sees its data as links, which lead out of the directory.
+std::string CopyFixture(const TempDirectory& directory, const std::string& fixture) {
+  directory.MakeDirectory("original");
+  const std::string source = absl::StrCat("tests/testdata/fixtures/", fixture, "/hf/");
+  for (const char* name : {"config.json", "generation_config.json", "model.safetensors"}) {
+    directory.Write(absl::StrCat("original/", name),
+                    ReadSmallFile(PosixFileSystem(), source + name, 1 << 26, "test_bytes").value());
+  }
+  return directory.Path("original");
+}
+
 using Case = std::tuple<NamedLayout, int>;
 
 std::string CaseName(const ::testing::TestParamInfo<Case>& info) {
@@ -120,17 +131,10 @@ TEST_P(SharedWriteTest, NativeFilesAreThoseOfOneRank) {
 TEST_P(SharedWriteTest, LlamaFilesAreThoseOfOneRank) {
   for (const std::string fixture : {"llama31_v5_bf16", "llama32_tied_bf16", "llama2_fp32"}) {
     SCOPED_TRACE(fixture);
-    // A copy, since a test sees its data as links, which lead out of the directory.
     const TempDirectory directory;
-    directory.MakeDirectory("original");
-    const std::string source = absl::StrCat("tests/testdata/fixtures/", fixture, "/hf/");
-    for (const char* name : {"config.json", "generation_config.json", "model.safetensors"}) {
-      directory.Write(absl::StrCat("original/", name),
-                      ReadSmallFile(PosixFileSystem(), source + name, 1 << 26, "test_bytes").value());
-    }
-    ASSERT_OK_AND_ASSIGN(CheckpointFormat * format, DetectFormat(PosixFileSystem(), directory.Path("original")));
-    ASSERT_OK_AND_ASSIGN(const OpenedCheckpoint opened,
-                         format->Open(PosixFileSystem(), directory.Path("original"), {}));
+    const std::string original = CopyFixture(directory, fixture);
+    ASSERT_OK_AND_ASSIGN(CheckpointFormat * format, DetectFormat(PosixFileSystem(), original));
+    ASSERT_OK_AND_ASSIGN(const OpenedCheckpoint opened, format->Open(PosixFileSystem(), original, {}));
     WriteOptions options = Options("llama");
     options.save.max_shard_bytes = 60'000;
     if (fixture == "llama2_fp32") {
@@ -158,6 +162,26 @@ TEST(SharedWriteErrorTest, WithoutAnExchangePartsOfTensorsAreRefusedByAll) {
   });
 
   EXPECT_THAT(statuses, Each(IsKind(ErrorKind::kRequest, HasSubstr("no exchange"))));
+  EXPECT_THAT(disk.List("/").value(), ::testing::IsEmpty());
+}
+
+TEST(SharedWriteErrorTest, OtherFilesThanSafetensorsAreRefusedByAll) {
+  const TempDirectory directory;
+  const std::string original = CopyFixture(directory, "llama2_fp32");
+  ASSERT_OK_AND_ASSIGN(CheckpointFormat * format, DetectFormat(PosixFileSystem(), original));
+  ASSERT_OK_AND_ASSIGN(const OpenedCheckpoint opened, format->Open(PosixFileSystem(), original, {}));
+  MemoryFileSystem disk;
+  SharedJob job(NewThreadCoordinators(2));
+
+  const auto statuses = job.Run([&](int rank) {
+    RankSource mine(*opened.tensors, Rows, rank, 2);
+    WriteOptions options = Options("llama");
+    options.save = job.Options(rank);
+    options.save.format_options["weights"] = "bin";
+    return WriteCheckpoint(disk, "/out", options, opened.metadata, mine, {}).status();
+  });
+
+  EXPECT_THAT(statuses, Each(IsKind(ErrorKind::kUnsupported, HasSubstr("safetensors files only"))));
   EXPECT_THAT(disk.List("/").value(), ::testing::IsEmpty());
 }
 
