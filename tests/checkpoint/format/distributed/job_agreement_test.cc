@@ -1,5 +1,7 @@
 // What the ranks of a job tell each other about a save, so that none of them saves something else than the others.
 
+#include <atomic>
+
 #include "absl/strings/str_cat.h"
 #include "checkpoint/checkpointer/checkpointer.h"
 #include "checkpoint/storage/fault_file_system.h"
