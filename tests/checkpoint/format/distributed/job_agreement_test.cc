@@ -148,25 +148,29 @@ TEST(JobAgreementTest, OnlyTheRenameComesAfterAllAgreed) {
   EXPECT_THAT(between, ElementsAre(FileCall::kRename, FileCall::kSyncDirectory));
 }
 
-TEST(JobAgreementTest, ARefusalBeforePublishReachesAll) {
-  const std::unique_ptr<MemorySource> state = SmallState(7);
-  MemoryFileSystem fs;
+TEST(JobAgreementTest, ARefusalBeforePublishOfAnyRankReachesAll) {
+  for (const int refusing : {0, 1}) {
+    const std::unique_ptr<MemorySource> state = SmallState(7);
+    MemoryFileSystem fs;
 
-  const auto statuses = RunJob(2, [&](std::unique_ptr<Coordinator> coordinator) {
-    RankSource mine(*state, Rows, coordinator->rank(), 2);
-    WriteOptions write;
-    write.format = "distributed";
-    write.save = DistributedOptions(*coordinator).save;
-    const int rank = coordinator->rank();
-    write.before_publish = [rank](const std::string&) {
-      return rank == 0 ? MakeError(ErrorKind::kVerify, "not today") : absl::OkStatus();
-    };
-    return WriteCheckpoint(fs, "/c", write, MetadataOf(1), mine, {}).status();
-  });
+    const auto statuses = RunJob(2, [&](std::unique_ptr<Coordinator> coordinator) {
+      const int rank = coordinator->rank();
+      RankSource mine(*state, Rows, rank, 2);
+      WriteOptions write;
+      write.format = "distributed";
+      write.save = DistributedOptions(*coordinator).save;
+      write.before_publish = [&, rank](const std::string& staged) {
+        // Every rank sees the sealed checkpoint.
+        EXPECT_TRUE(Exists(fs, JoinPath(staged, "distributed.pb")).value());
+        return rank == refusing ? MakeError(ErrorKind::kVerify, "not today") : absl::OkStatus();
+      };
+      return WriteCheckpoint(fs, "/c", write, MetadataOf(1), mine, {}).status();
+    });
 
-  EXPECT_THAT(statuses, ElementsAre(IsKind(ErrorKind::kVerify, HasSubstr("not today")),
-                                    IsKind(ErrorKind::kRank, HasSubstr("not today"))));
-  EXPECT_FALSE(Exists(fs, "/c").value());
+    EXPECT_THAT(statuses[refusing], IsKind(ErrorKind::kVerify, HasSubstr("not today")));
+    EXPECT_THAT(statuses[1 - refusing], IsKind(ErrorKind::kRank, HasSubstr("not today")));
+    EXPECT_FALSE(Exists(fs, "/c").value());
+  }
 }
 
 }  // namespace
