@@ -19,6 +19,13 @@ class C10dMessages : public MessageStore {
       : store_(std::move(store)),
         prefix_(absl::StrCat("waypoint/", options.name, "/")),
         server_(absl::StrCat(options.host, ":", options.port)) {}
+  // The store's server reads each message to its end: a rank that is stopped in the middle of one keeps it, and a
+  // destructor that waits for it, for as long as that rank lives.  The process ends; the server may end with it.
+  ~C10dMessages() override {
+    if (silent_) {
+      store_.release();
+    }
+  }
 
   absl::Status Set(const std::string& key, const std::string& bytes) override {
     return Ask<int>([&] { return store_->set(prefix_ + key, ToBytes(bytes)), 0; }).status();
@@ -46,12 +53,16 @@ class C10dMessages : public MessageStore {
     try {
       return call();
     } catch (const std::exception& e) {
+      silent_ = true;
       return MakeError(ErrorKind::kRank, absl::StrCat("rank 0, which serves the store at ", server_,
-                                                      ", does not answer: ", FirstLine(e.what())));
+                                                      ", does not answer, it or a rank that is stopped in the middle "
+                                                      "of a message to it: ",
+                                                      FirstLine(e.what())));
     }
   }
 
-  const c10::intrusive_ptr<c10d::TCPStore> store_;
+  c10::intrusive_ptr<c10d::TCPStore> store_;
+  bool silent_ = false;
   const std::string prefix_;
   const std::string server_;
 };
