@@ -4,8 +4,8 @@
 // goes on.
 //
 // The job's directory is a small tmpfs of the test's own where the kernel lets it mount one; elsewhere the disk is
-// never full.  RUNS=500 bazel-bin/tests/checkpoint/format/distributed/kill_ranks_test runs it longer; SEED repeats a
-// run.
+// never full.  RUNS=250 bazel-bin/tests/checkpoint/format/distributed/kill_ranks_test runs each format longer, as for
+// kill_ranks_500.log; SEED repeats a run.
 
 #include <fcntl.h>
 #include <sched.h>
@@ -272,7 +272,7 @@ TEST_P(KillRanksTest, NothingPublishedIsLostAndSurvivorsNameTheRank) {
         EXPECT_THAT(error, HasSubstr(own ? "E_NO_SPACE" : "rank "));
       } else if (rank == victim) {
         EXPECT_THAT(error, HasSubstr("injected EIO"));
-      } else if (event == kStop && absl::StrContains(error, "stopped in the middle of a message")) {
+      } else if (event == kStop && victim != 0 && absl::StrContains(error, "stopped in the middle of a message")) {
         // c10d's store reads one message at a time, so that nobody can ask which rank it is.
         ++unnamed;
       } else {
