@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
@@ -19,13 +20,6 @@ class C10dMessages : public MessageStore {
       : store_(std::move(store)),
         prefix_(absl::StrCat("waypoint/", options.name, "/")),
         server_(absl::StrCat(options.host, ":", options.port)) {}
-  // The store's server reads each message to its end: a rank that is stopped in the middle of one keeps it, and a
-  // destructor that waits for it, for as long as that rank lives.  The process ends; the server may end with it.
-  ~C10dMessages() override {
-    if (silent_) {
-      store_.release();
-    }
-  }
 
   absl::Status Set(const std::string& key, const std::string& bytes) override {
     return Ask<int>([&] { return store_->set(prefix_ + key, ToBytes(bytes)), 0; }).status();
@@ -53,33 +47,65 @@ class C10dMessages : public MessageStore {
     try {
       return call();
     } catch (const std::exception& e) {
-      silent_ = true;
       return MakeError(ErrorKind::kRank, absl::StrCat("rank 0, which serves the store at ", server_,
-                                                      ", does not answer, it or a rank that is stopped in the middle "
-                                                      "of a message to it: ",
+                                                      ", does not answer, or has cut this "
+                                                      "rank off since it was stopped: ",
                                                       FirstLine(e.what())));
     }
   }
 
-  c10::intrusive_ptr<c10d::TCPStore> store_;
-  bool silent_ = false;
+  const c10::intrusive_ptr<c10d::TCPStore> store_;
   const std::string prefix_;
   const std::string server_;
 };
+
+// A store of another process only says where rank 0 serves ours, whose stalls are limited: as options with which every
+// rank finds that one.  `agent` has been reached; `served` is to be kept by rank 0.
+absl::StatusOr<C10dOptions> MeetAt(c10d::TCPStore& agent, const C10dOptions& options,
+                                   c10::intrusive_ptr<c10d::TCPStore>* served) {
+  C10dOptions ours = options;
+  ours.rank_0_serves = true;
+  ours.port = 0;
+  const std::string key = absl::StrCat("waypoint/", options.name, "/port");
+  if (options.rank == 0) {
+    WAYPOINT_ASSIGN_OR_RETURN(*served, ConnectC10dStore(ours));
+    ours.port = (*served)->getPort();
+  }
+  try {
+    if (options.rank == 0) {
+      agent.set(key, ToBytes(absl::StrCat(ours.port)));
+    } else if (!absl::SimpleAtoi(ToText(agent.get(key)), &ours.port)) {
+      return MakeError(ErrorKind::kRank, absl::StrCat("the store at ", options.host, ":", options.port,
+                                                      " has no port under \"", key, "\""));
+    }
+  } catch (const std::exception& e) {
+    return MakeError(ErrorKind::kRank,
+                     absl::StrCat("rank ", options.rank, " cannot learn from the store at ", options.host, ":",
+                                  options.port, " where rank 0 serves: ", FirstLine(e.what())));
+  }
+  return ours;
+}
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<C10dCoordinator>> C10dCoordinator::Create(const C10dOptions& options) {
   C10dOptions found = options;
   WAYPOINT_ASSIGN_OR_RETURN(auto store, ConnectC10dStore(options));
+  if (!options.rank_0_serves) {
+    c10::intrusive_ptr<c10d::TCPStore> served;
+    WAYPOINT_ASSIGN_OR_RETURN(found, MeetAt(*store, options, &served));
+    if (served == nullptr) {
+      WAYPOINT_ASSIGN_OR_RETURN(served, ConnectC10dStore(found));
+    }
+    store = std::move(served);
+  }
   found.port = store->getPort();
   return std::unique_ptr<C10dCoordinator>(
       new C10dCoordinator(found, std::make_unique<C10dMessages>(std::move(store), found)));
 }
 
 C10dCoordinator::C10dCoordinator(const C10dOptions& options, std::unique_ptr<MessageStore> store)
-    : StoreCoordinator(std::move(store), options.rank, options.world_size, options.linger,
-                       options.rank == 0 && options.rank_0_serves),
+    : StoreCoordinator(std::move(store), options.rank, options.world_size, options.linger, options.rank == 0),
       options_(options) {}
 
 C10dCoordinator::~C10dCoordinator() = default;

@@ -17,12 +17,15 @@ struct C10dOptions {
   std::string host = "127.0.0.1";
   // 0, on rank 0: any free one; see C10dCoordinator::port().
   int port = 0;
-  // False: another process serves the store already (torchrun's agent).
+  // False: another process serves a store there already (torchrun's agent).  It is only asked where rank 0 serves ours.
   bool rank_0_serves = true;
   // Tells coordinators of one job, and attempts of one job, apart.
   std::string name = "checkpoint";
   // To reach the store, and for each single answer of it.
   absl::Duration connect_timeout = absl::Minutes(5);
+  // How long the store waits for the rest of a message that has begun to arrive, or to be taken.  A rank that is
+  // stopped there keeps all others waiting as long, and is then cut off.
+  absl::Duration stall_timeout = absl::Seconds(3);
   // How long rank 0 serves on for ranks that have not left.
   absl::Duration linger = absl::Seconds(5);
 };

@@ -1,7 +1,12 @@
 #include "checkpoint/coordination/c10d/c10d_store.h"
 
-#include <cstdlib>
+#include <netinet/in.h>
+#include <sys/socket.h>
 
+#include <cstdlib>
+#include <filesystem>
+
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
@@ -14,6 +19,37 @@ namespace {
 bool IsTrue(const char* name) {
   const char* text = std::getenv(name);
   return text != nullptr && (absl::string_view(text) == "True" || absl::string_view(text) == "1");
+}
+
+// The port at this end of a socket; -1 for what is none.
+int LocalPort(int file) {
+  sockaddr_storage address = {};
+  socklen_t length = sizeof(address);
+  if (getsockname(file, reinterpret_cast<sockaddr*>(&address), &length) != 0) {
+    return -1;
+  }
+  switch (address.ss_family) {
+    case AF_INET:
+      return ntohs(reinterpret_cast<const sockaddr_in&>(address).sin_port);
+    case AF_INET6:
+      return ntohs(reinterpret_cast<const sockaddr_in6&>(address).sin6_port);
+    default:
+      return -1;
+  }
+}
+
+// Of the server at `port`, which c10d keeps to itself: found among the files of this process.  Connections inherit the
+// limits of the socket that listens; those that were there before are found by the same port.
+void LimitStalls(int port, absl::Duration limit) {
+  const timeval wait = absl::ToTimeval(limit);
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd", ignored)) {
+    int file = -1;
+    if (absl::SimpleAtoi(entry.path().filename().string(), &file) && LocalPort(file) == port) {
+      setsockopt(file, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof(wait));
+      setsockopt(file, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof(wait));
+    }
+  }
 }
 
 }  // namespace
@@ -60,6 +96,9 @@ absl::StatusOr<c10::intrusive_ptr<c10d::TCPStore>> ConnectC10dStore(const C10dOp
     const std::string hello = absl::StrCat("waypoint/", options.name, "/hello");
     store->set(hello, std::vector<uint8_t>{'+'});
     store->get(hello);
+    if (store_options.isServer) {
+      LimitStalls(store->getPort(), options.stall_timeout);
+    }
     return store;
   } catch (const std::exception& e) {
     return MakeError(ErrorKind::kRank, absl::StrCat("rank ", options.rank, " cannot reach the store at ", options.host,

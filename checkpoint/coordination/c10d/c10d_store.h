@@ -13,6 +13,9 @@ namespace waypoint {
 
 // A connection of its own: calls on one do not wait for calls on another.  E_REQUEST for a rank outside of the job or
 // an impossible port, E_RANK when the store cannot be reached.
+//
+// Before libtorch 2.4 the store's server reads each message to its end before it looks at another, without a deadline
+// of its own.  What is served from here cuts off a connection on which nothing moves for `stall_timeout`.
 absl::StatusOr<c10::intrusive_ptr<c10d::TCPStore>> ConnectC10dStore(const C10dOptions& options);
 
 // The first line of what c10d threw; the rest is a stack.

@@ -1,5 +1,7 @@
 #include "checkpoint/coordination/c10d/c10d_coordinator.h"
 
+#include <netinet/in.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -139,6 +141,73 @@ TEST(C10dProcessTest, AServingRankThatIsStoppedIsAnErrorThatNamesItInTime) {
   EXPECT_THAT(BarrierAfterRank0Got(SIGSTOP), IsKind(ErrorKind::kRank, HasSubstr("rank 0")));
 
   EXPECT_LT(absl::Now() - start, absl::Seconds(20));
+}
+
+// A connection that has sent the first byte of a message and sends no more, as that of a rank that is stopped there.
+class HalfAMessage {
+ public:
+  explicit HalfAMessage(int port) : socket_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    sockaddr_in address = {};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(static_cast<uint16_t>(port));
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    EXPECT_EQ(connect(socket_, reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
+    EXPECT_EQ(send(socket_, "\0", 1, 0), 1);
+  }
+  ~HalfAMessage() { close(socket_); }
+
+ private:
+  const int socket_;
+};
+
+// Without a limit the store's server reads that message for ever, and nobody else can speak.
+TEST(C10dCoordinatorTest, ARankThatStopsInTheMiddleOfAMessageIsCutOff) {
+  C10dOptions options;
+  options.world_size = 2;
+  options.connect_timeout = absl::Seconds(20);
+  options.stall_timeout = absl::Milliseconds(200);
+  ASSERT_OK_AND_ASSIGN(const auto serving, C10dCoordinator::Create(options));
+  options.rank = 1;
+  options.port = serving->port();
+  ASSERT_OK_AND_ASSIGN(const auto other, C10dCoordinator::Create(options));
+  const HalfAMessage stopped(serving->port());
+  const absl::Time start = absl::Now();
+
+  absl::Status met;
+  std::thread rank([&] { met = other->Barrier("meet", absl::Seconds(20)); });
+  EXPECT_OK(serving->Barrier("meet", absl::Seconds(20)));
+  rank.join();
+
+  EXPECT_OK(met);
+  EXPECT_LT(absl::Now() - start, absl::Seconds(10));
+}
+
+// As torchrun's agent does.
+TEST(C10dCoordinatorTest, AStoreThatAnotherProcessServesSaysWhereRank0Serves) {
+  C10dOptions agent;
+  ASSERT_OK_AND_ASSIGN(const auto agents, C10dCoordinator::Create(agent));
+  C10dOptions options;
+  options.world_size = 2;
+  options.name = "job";
+  options.port = agents->port();
+  options.rank_0_serves = false;
+
+  std::vector<absl::Status> met(2);
+  std::vector<std::thread> ranks;
+  for (int rank = 0; rank < 2; ++rank) {
+    ranks.emplace_back([&, rank] {
+      C10dOptions mine = options;
+      mine.rank = rank;
+      const auto coordinator = C10dCoordinator::Create(mine);
+      met[rank] = coordinator.ok() ? (*coordinator)->Barrier("meet", absl::Seconds(20)) : coordinator.status();
+      EXPECT_NE((*coordinator)->port(), agents->port());
+    });
+  }
+  for (std::thread& rank : ranks) {
+    rank.join();
+  }
+
+  EXPECT_THAT(met, ::testing::Each(IsOk()));
 }
 
 }  // namespace
