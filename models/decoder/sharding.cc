@@ -1,5 +1,6 @@
 #include "models/decoder/sharding.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -151,7 +152,14 @@ IndexRange VocabularyOf(const DecoderConfig& config, const DecoderPart& part) {
 }
 
 IndexRange LayersOf(const DecoderConfig& config, const DecoderPart& part) {
-  return PartOf(config.decoder().num_blocks(), part.stage, part.stages);
+  const int64_t each = config.decoder().num_blocks() / part.stages;
+  const int64_t more = config.decoder().num_blocks() % part.stages;
+  // The last stage, with the head, is the last to get one more; the first, with the embeddings, the last but one.
+  const int64_t first_with_more = more + 1 < part.stages ? 1 : 0;
+  const auto begin = [&](int64_t stage) {
+    return each * stage + std::clamp<int64_t>(stage - first_with_more, 0, more);
+  };
+  return {begin(part.stage), begin(part.stage + 1)};
 }
 
 absl::Status CheckPart(const DecoderConfig& config, const DecoderPart& part) {

@@ -21,6 +21,7 @@
 #include "checkpoint/format/held_tensors.h"
 #include "checkpoint/plan/read_plan.h"
 #include "checkpoint/plan/save_plan.h"
+#include "models/decoder/sharding.h"
 
 namespace waypoint {
 namespace {
@@ -44,8 +45,13 @@ std::vector<Parameter> StageParameters(int stage) {
   if (stage == 0) {
     parameters.push_back({"embedding.weight", {kVocabulary, kHidden}, 0});
   }
-  for (int64_t layer = kLayers * stage / kPipelineParallel; layer < kLayers * (stage + 1) / kPipelineParallel;
-       ++layer) {
+  models::DecoderConfig config;
+  config.mutable_decoder()->set_num_blocks(kLayers);
+  models::DecoderPart part;
+  part.stage = stage;
+  part.stages = kPipelineParallel;
+  const models::IndexRange layers = models::LayersOf(config, part);
+  for (int64_t layer = layers.begin; layer < layers.end; ++layer) {
     const std::string prefix = absl::StrCat("decoder.", layer, ".");
     parameters.push_back({prefix + "norm_1.weight", {kHidden}});
     parameters.push_back({prefix + "mixer.query.weight", {kHidden, kHidden}, 0});

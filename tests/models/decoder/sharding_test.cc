@@ -155,6 +155,32 @@ TEST(ShardingTest, StagesTakeRunsOfLayersAndTiedEmbeddingsStandAtBothEnds) {
   EXPECT_EQ(last.back().name, "head.final_norm.weight");
 }
 
+// Numbers of layers by stage.
+std::vector<int64_t> LayersByStage(int64_t layers, int stages) {
+  DecoderConfig config;
+  config.mutable_decoder()->set_num_blocks(layers);
+  std::vector<int64_t> sizes;
+  int64_t end = 0;
+  for (int stage = 0; stage < stages; ++stage) {
+    const IndexRange range = LayersOf(config, {0, 1, stage, stages});
+    EXPECT_EQ(range.begin, end);
+    end = range.end;
+    sizes.push_back(range.size());
+  }
+  EXPECT_EQ(end, layers);
+  return sizes;
+}
+
+// What the ends hold besides layers must not come on top of more layers.
+TEST(ShardingTest, StagesInTheMiddleTakeTheLayersThatDoNotDivide) {
+  EXPECT_THAT(LayersByStage(126, 16), ElementsAre(7, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 7));
+  EXPECT_THAT(LayersByStage(9, 4), ElementsAre(2, 3, 2, 2));
+  EXPECT_THAT(LayersByStage(11, 4), ElementsAre(3, 3, 3, 2));
+  EXPECT_THAT(LayersByStage(12, 4), ElementsAre(3, 3, 3, 3));
+  EXPECT_THAT(LayersByStage(5, 2), ElementsAre(3, 2));
+  EXPECT_THAT(LayersByStage(3, 1), ElementsAre(3));
+}
+
 TEST(ShardingTest, WhatDoesNotDivideIsNamedAllTogether) {
   DecoderConfig config = TinyConfig();  // 4 heads, 2 groups, 24 channels
 
