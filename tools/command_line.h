@@ -66,9 +66,15 @@ std::string ProgressLine(absl::string_view label, int64_t bytes_done, int64_t by
 // Whether a person is looking at stderr.
 bool StderrIsTerminal();
 
-// SIGINT and SIGTERM set a flag instead of killing the process; a second one kills as usual.
+// SIGINT, SIGTERM and SIGHUP (unless it is ignored, as under nohup) set a flag instead of killing the process; a second
+// one kills as usual.
 void CatchInterrupts();
 bool Interrupted();
+
+// What a program that reads and writes checkpoints asks of the system, once, before it starts threads: as many open
+// files as it may have, since a checkpoint is as many files as its writer liked; and an error of the write that goes
+// beyond RLIMIT_FSIZE, in place of SIGXFSZ, which kills.
+void PrepareProcess();
 
 }  // namespace waypoint
 

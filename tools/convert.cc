@@ -7,6 +7,7 @@
 
 int main(int argc, char** argv) {
   waypoint::ReturnFreedBlocks();
+  waypoint::PrepareProcess();
   waypoint::CatchInterrupts();
   return waypoint::ConvertMain(argc, argv,
                                {waypoint::PosixFileSystem(), std::cout, std::cerr, waypoint::StderrIsTerminal(),

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "checkpoint/base/digest.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/coordination/file_coordinator.h"
@@ -18,10 +19,11 @@ constexpr absl::Duration kMaxJoinTimeout = absl::Minutes(5);
 
 // Processes that were told different things must not meet.
 std::string JobId(const ConvertRequest& request) {
-  const std::string identity = absl::StrCat(JobIdentityFromEnvironment(), request.source, "\n", request.target, "\n",
-                                            request.from, "\n", request.to, "\n", static_cast<int>(request.dtype), "\n",
-                                            request.max_shard_bytes, "\n", static_cast<int>(request.verify), "\n",
-                                            request.keep_optimizer, request.overwrite, request.carry_unknown);
+  const std::string identity = absl::StrCat(
+      JobIdentityFromEnvironment(), request.source, "\n", request.target, "\n", request.from, "\n", request.to, "\n",
+      static_cast<int>(request.dtype), "\n", request.max_shard_bytes, "\n", static_cast<int>(request.verify), "\n",
+      request.keep_optimizer, request.overwrite, request.carry_unknown, "\n", request.max_memory_bytes, "\n",
+      request.threads, "\n", absl::StrJoin(request.format_options, "\n", absl::PairFormatter("=")));
   return DigestHex(Xxh3(absl::MakeConstSpan(identity.data(), identity.size())));
 }
 

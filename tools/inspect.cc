@@ -4,6 +4,7 @@
 #include "tools/inspect_command.h"
 
 int main(int argc, char** argv) {
+  waypoint::PrepareProcess();
   waypoint::CatchInterrupts();
   return waypoint::InspectMain(argc, argv,
                                {waypoint::PosixFileSystem(), std::cout, std::cerr, waypoint::StderrIsTerminal()});

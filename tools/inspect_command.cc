@@ -17,6 +17,7 @@
 #include "tools/format_flags.h"
 #include "tools/inspect_report.h"
 #include "tools/inspected_checkpoint.h"
+#include "tools/parse_flags.h"
 
 namespace waypoint {
 namespace {
@@ -117,15 +118,8 @@ ExitCode InspectMain(int argc, const char* const* argv, const InspectEnvironment
   app.add_flag("--json", request.json, "report on stdout as JSON");
   AddFormatFlags(LinkedFormats(), FormatFlags::kLoad, app, &request.format_options);
   app.footer(std::string(ExitCodesHelp()));
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp&) {
-    environment.out << app.help();
-    return kExitOk;
-  } catch (const CLI::ParseError& error) {
-    const bool json = std::find(argv, argv + argc, absl::string_view("--json")) != argv + argc;
-    return ReportError(MakeError(ErrorKind::kRequest, absl::StrCat(error.what(), " (--help lists the flags)")), json,
-                       environment.out, environment.err);
+  if (const auto end = ParseFlags(app, argc, argv, environment.out, environment.err); end.has_value()) {
+    return *end;
   }
   request.path = ResolvePath(request.path);
   if (!request.diff.empty()) {

@@ -11,6 +11,7 @@
 #include "tools/command_line.h"
 #include "tools/exit_codes.h"
 #include "tools/launch_ranks.h"
+#include "tools/parse_flags.h"
 
 namespace waypoint {
 namespace {
@@ -54,10 +55,8 @@ int Main(int argc, char** argv) {
   app.add_option("--program", program, "the program; default: train, beside this one");
   app.add_option("--port", request.port, "where rank 0 serves on 127.0.0.1; default: any free one")
       ->check(CLI::Range(1, 65535));
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? kExitOk : kExitRequest;
+  if (const auto end = ParseFlags(app, argc, argv, std::cout, std::cerr); end.has_value()) {
+    return *end;
   }
   request.command = {program.empty() ? BesideThisProgram("train") : ResolvePath(program)};
   request.command.insert(request.command.end(), arguments.begin(), arguments.end());

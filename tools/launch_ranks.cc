@@ -13,8 +13,10 @@
 #include <cerrno>
 #include <csignal>
 #include <cstdlib>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
@@ -100,7 +102,9 @@ class Stream {
 struct Rank {
   pid_t pid = -1;
   bool running = false;
+  int signal = 0;  // that killed it
   int exit_code = 0;
+  bool overdue = false;  // it had to be killed
 };
 
 // One that the kernel says is free.  Somebody else may take it before rank 0 does, which then says so.
@@ -137,6 +141,11 @@ class Launcher {
     for (const int signal : {SIGINT, SIGTERM, SIGCHLD}) {
       sigaddset(&mask, signal);
     }
+    // Blocked, it would come even where it is ignored, as under nohup.
+    struct sigaction hangup = {};
+    if (sigaction(SIGHUP, nullptr, &hangup) == 0 && hangup.sa_handler != SIG_IGN) {
+      sigaddset(&mask, SIGHUP);
+    }
     pthread_sigmask(SIG_BLOCK, &mask, &old_mask_);
     signals_ = Fd(signalfd(-1, &mask, SFD_CLOEXEC | SFD_NONBLOCK));
     if (signals_.get() < 0) {
@@ -158,9 +167,14 @@ class Launcher {
         Drain();
         break;
       }
-      if (absl::Now() >= kill_at_) {
-        SignalAll(SIGKILL);
-        kill_at_ = absl::InfiniteFuture();
+      if (absl::Now() >= next_signal_at_) {
+        const bool asked = std::exchange(next_signal_, SIGKILL) == SIGKILL;
+        next_signal_at_ = asked ? absl::InfiniteFuture() : absl::Now() + request_.grace;
+        if (asked) {
+          Kill();
+        } else {
+          SignalAll(SIGTERM);
+        }
       }
     }
     return Report();
@@ -243,7 +257,7 @@ class Launcher {
     for (const Stream& stream : streams_) {
       polled.push_back({stream.fd(), POLLIN, 0});  // a negative one is passed over
     }
-    const absl::Duration left = kill_at_ - absl::Now();
+    const absl::Duration left = next_signal_at_ - absl::Now();
     const int timeout_ms = left == absl::InfiniteDuration()
                                ? -1
                                : static_cast<int>(std::max<int64_t>(0, absl::ToInt64Milliseconds(left) + 1));
@@ -272,8 +286,12 @@ class Launcher {
   void ReadSignals() {
     struct signalfd_siginfo info;
     while (read(signals_.get(), &info, sizeof(info)) == sizeof(info)) {
-      if (info.ssi_signo != SIGCHLD) {
-        passed_on_ = true;
+      if (info.ssi_signo == SIGCHLD) {
+        continue;
+      }
+      if (std::exchange(passed_on_, true)) {
+        Kill();
+      } else {
         SignalAll(static_cast<int>(info.ssi_signo));
       }
     }
@@ -287,30 +305,36 @@ class Launcher {
         continue;
       }
       rank.running = false;
-      rank.exit_code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
-      // By a signal that was passed on: noted, or before the rank could note signals.
-      const bool asked = passed_on_ && (rank.exit_code == kExitInterrupted || rank.exit_code == 128 + SIGTERM ||
-                                        rank.exit_code == 128 + SIGINT);
-      stopped_ = stopped_ || asked;
+      rank.signal = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
+      rank.exit_code = rank.signal != 0 ? 128 + rank.signal : WEXITSTATUS(status);
+      // It says so itself, whoever sent the signal; or it was signalled before it could note signals.
+      const bool stopped = (rank.signal == 0 && rank.exit_code == kExitInterrupted) ||
+                           (passed_on_ && (rank.signal == SIGINT || rank.signal == SIGTERM || rank.signal == SIGHUP));
+      stopped_ = stopped_ || stopped;
       // Those that ended by our signals, for another one's failure, have not failed.
-      const bool ours = killed_ || (!failed_.empty() && rank.exit_code == 128 + SIGTERM);
-      if (rank.exit_code != 0 && !asked && !ours) {
+      const bool ours = rank.overdue || (!failed_.empty() && rank.signal == SIGTERM);
+      if (rank.exit_code != 0 && !stopped && !ours) {
         failed_.push_back(static_cast<int>(i));
-        if (kill_at_ == absl::InfiniteFuture()) {
-          kill_at_ = absl::Now() + request_.grace;
-          SignalAll(SIGTERM);
+        if (next_signal_at_ == absl::InfiniteFuture()) {
+          next_signal_at_ = absl::Now() + request_.notice;
         }
       }
     }
   }
 
   void SignalAll(int signal) {
-    killed_ = killed_ || signal == SIGKILL;
     for (const Rank& rank : ranks_) {
       if (rank.running) {
         kill(rank.pid, signal);
       }
     }
+  }
+
+  void Kill() {
+    for (Rank& rank : ranks_) {
+      rank.overdue = rank.overdue || rank.running;
+    }
+    SignalAll(SIGKILL);
   }
 
   LaunchReport Report() const {
@@ -322,16 +346,31 @@ class Launcher {
       // Ranks that only report another one's failure return kExitInternal, and may be quicker.
       const auto cause =
           std::find_if(failed_.begin(), failed_.end(), [&](int i) { return ranks_[i].exit_code != kExitInternal; });
-      const int rank = cause == failed_.end() ? failed_[0] : *cause;
-      const int code = ranks_[rank].exit_code;
-      report.exit_code = code;
-      report.failure = absl::StrCat("rank ", rank,
-                                    code > 128 ? absl::StrCat(" was killed by signal ", code - 128)
-                                               : absl::StrCat(" failed with exit code ", code));
+      const int index = cause == failed_.end() ? failed_[0] : *cause;
+      const Rank& rank = ranks_[index];
+      report.exit_code = rank.exit_code;
+      report.failure = absl::StrCat("rank ", index,
+                                    rank.signal != 0 ? absl::StrCat(" was killed by signal ", rank.signal)
+                                                     : absl::StrCat(" failed with exit code ", rank.exit_code),
+                                    Overdue());
       return report;
     }
-    report.exit_code = stopped_ ? kExitInterrupted : kExitOk;
+    // By the second signal, which nobody waits for.
+    const bool killed = std::any_of(ranks_.begin(), ranks_.end(), [](const Rank& rank) { return rank.overdue; });
+    report.exit_code = stopped_ || killed ? kExitInterrupted : kExitOk;
     return report;
+  }
+
+  std::string Overdue() const {
+    std::vector<int> overdue;
+    for (size_t i = 0; i < ranks_.size(); ++i) {
+      if (ranks_[i].overdue) {
+        overdue.push_back(static_cast<int>(i));
+      }
+    }
+    return overdue.empty()
+               ? ""
+               : absl::StrCat("; rank ", absl::StrJoin(overdue, ", "), " did not end by itself and was killed");
   }
 
   const LaunchRequest& request_;
@@ -343,8 +382,9 @@ class Launcher {
   int port_ = 0;
   bool passed_on_ = false;
   bool stopped_ = false;
-  bool killed_ = false;
-  absl::Time kill_at_ = absl::InfiniteFuture();
+  // What those that run get next after a failure: SIGTERM, then SIGKILL.
+  int next_signal_ = SIGTERM;
+  absl::Time next_signal_at_ = absl::InfiniteFuture();
 };
 
 }  // namespace

@@ -3,9 +3,10 @@
 
 // Starts the ranks of a job on this machine and stays with them until all have ended.  Does not link libtorch.
 //
-// Lines that rank 0 prints come out as they are, those of rank 3 behind "[3] ".  SIGINT and SIGTERM go to all ranks,
-// which are process groups of their own, so that a terminal's Ctrl-C reaches each once.  When one rank fails the
-// others are asked to end (SIGTERM) and, after a while, killed.  Ranks end with this process, however it ends.
+// Lines that rank 0 prints come out as they are, those of rank 3 behind "[3] ".  SIGINT, SIGTERM and SIGHUP go to all
+// ranks, which are process groups of their own, so that a terminal's Ctrl-C reaches each once; a second signal kills
+// them.  When one rank fails the others have a moment to find that out and say so themselves, are then asked to end
+// (SIGTERM) and, after a while, killed.  Ranks end with this process, however it ends.
 // One thread, one call at a time: it blocks signals and waits for all children of the process.
 
 #include <string>
@@ -22,15 +23,18 @@ struct LaunchRequest {
   std::vector<std::string> command;
   // Where rank 0 serves; 0: any free port.
   int port = 0;
-  // From a rank's failure, or SIGTERM after it, to SIGKILL for those that are left.
+  // From a rank's failure to SIGTERM for the others.
+  absl::Duration notice = absl::Seconds(3);
+  // From that to SIGKILL for those that are left.
   absl::Duration grace = absl::Seconds(20);
 };
 
 struct LaunchReport {
-  // 0; or what the failed rank returned, 128 + the signal that killed it; or 130, where a signal was passed on and the
-  // ranks ended by it.
+  // 0; or what the failed rank returned, 128 + the signal that killed it; or 130, where the ranks stopped by a signal,
+  // ours or their own.
   int exit_code = 0;
-  // The rank that failed, and how: "rank 2 was killed by signal 9".  Empty when none did.
+  // The rank that failed, and how: "rank 2 was killed by signal 9".  One that gave no sign and had to be killed after
+  // others had failed is named as well.  Empty when none did.
   std::string failure;
 };
 

@@ -4,6 +4,7 @@
 #include "tools/logits_command.h"
 
 int main(int argc, char** argv) {
+  waypoint::PrepareProcess();
   waypoint::CatchInterrupts();
   return waypoint::LogitsMain(argc, argv, {waypoint::PosixFileSystem(), std::cout, std::cerr});
 }

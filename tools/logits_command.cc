@@ -20,6 +20,7 @@
 #include "nlohmann/json.hpp"
 #include "tools/command_line.h"
 #include "tools/format_flags.h"
+#include "tools/parse_flags.h"
 #include "tools/run_decoder.h"
 
 namespace waypoint {
@@ -162,15 +163,8 @@ ExitCode LogitsMain(int argc, const char* const* argv, const LogitsEnvironment& 
   app.add_flag("--json", request.json, "report on stdout as JSON");
   AddFormatFlags(LinkedFormats(), FormatFlags::kLoad, app, &request.format_options);
   app.footer(std::string(ExitCodesHelp()));
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp&) {
-    environment.out << app.help();
-    return kExitOk;
-  } catch (const CLI::ParseError& error) {
-    const bool json = std::find(argv, argv + argc, absl::string_view("--json")) != argv + argc;
-    return ReportError(MakeError(ErrorKind::kRequest, absl::StrCat(error.what(), " (--help lists the flags)")), json,
-                       environment.out, environment.err);
+  if (const auto end = ParseFlags(app, argc, argv, environment.out, environment.err); end.has_value()) {
+    return *end;
   }
   request.round_to = DTypeFromTorchName(round_to);
   request.directory = ResolvePath(request.directory);

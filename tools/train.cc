@@ -24,6 +24,7 @@
 #include "nlohmann/json.hpp"
 #include "tools/command_line.h"
 #include "tools/exit_codes.h"
+#include "tools/parse_flags.h"
 
 namespace waypoint {
 namespace {
@@ -50,7 +51,8 @@ Values on the command line win over the file, and the file over what a pretraine
   train run.textproto optimizer.lr=3e-5 output=runs/second data.kind=TOKENS_U16
 
 The run writes <output>/checkpoint, <output>/export/<format> and <output>/metrics.jsonl.  Started again, it continues
-from its newest checkpoint.  Ctrl-C or SIGTERM saves after the running step and stops; a second one stops at once.
+from its newest checkpoint.  Ctrl-C or SIGTERM saves after the running step and stops; a second one, a second later or
+more, stops at once.
 
 Many ranks: started by //tools:launch, torchrun or srun (RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT say which rank
 this is), they divide the work by `mesh { tensor: 2 pipeline: 2 zero: OPTIMIZER }`; what is left are data ranks.)";
@@ -165,6 +167,7 @@ absl::Status Train(const TrainRequest& request) {
 }
 
 int Main(int argc, char** argv) {
+  PrepareProcess();
   TrainRequest request;
   CLI::App app(kHelp, "train");
   app.footer(kFooter);
@@ -172,10 +175,8 @@ int Main(int argc, char** argv) {
   app.add_option("OVERRIDES", request.overrides, "key.sub=value, applied in order");
   app.add_flag("--dry-run", request.dry_run, "check config, checkpoint and data, print the merged config, and stop");
   app.add_flag("--json", request.json, "print a summary as JSON to stdout");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? kExitOk : kExitRequest;
+  if (const auto end = ParseFlags(app, argc, argv, std::cout, std::cerr); end.has_value()) {
+    return *end;
   }
   // `bazel run` starts in its own tree; paths in the config are meant from where the user is.
   const char* const directory = std::getenv("BUILD_WORKING_DIRECTORY");

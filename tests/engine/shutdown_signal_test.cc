@@ -20,6 +20,7 @@ class ShutdownSignalTest : public ::testing::Test {
   void TearDown() override {
     std::signal(SIGINT, SIG_DFL);
     std::signal(SIGTERM, SIG_DFL);
+    std::signal(SIGHUP, SIG_DFL);
   }
 };
 
@@ -33,13 +34,50 @@ TEST_F(ShutdownSignalTest, FirstSignalIsNoted) {
   EXPECT_EQ(previous_calls, 0);
 }
 
-TEST_F(ShutdownSignalTest, SecondSignalGoesToThePreviousHandler) {
-  ShutdownSignal shutdown;
+TEST_F(ShutdownSignalTest, ALaterSignalGoesToThePreviousHandler) {
+  ShutdownSignal shutdown(/*echo_seconds=*/0);
 
   std::raise(SIGINT);
   std::raise(SIGTERM);
 
   EXPECT_EQ(shutdown.received(), SIGINT);
+  EXPECT_EQ(previous_calls, 1);
+}
+
+// Ctrl-C under torchrun 1.13: the terminal signals the ranks, and then the agent does.
+TEST_F(ShutdownSignalTest, AnEchoOfTheFirstSignalIsNoSecondOne) {
+  ShutdownSignal shutdown(/*echo_seconds=*/3600);
+
+  std::raise(SIGINT);
+  std::raise(SIGINT);
+  std::raise(SIGTERM);
+
+  EXPECT_EQ(shutdown.received(), SIGINT);
+  EXPECT_EQ(previous_calls, 0);
+}
+
+TEST_F(ShutdownSignalTest, AHangUpIsNotedUnlessItIsIgnored) {
+  {
+    ShutdownSignal shutdown;
+    std::raise(SIGHUP);
+    EXPECT_EQ(shutdown.received(), SIGHUP);
+  }
+  std::signal(SIGHUP, SIG_IGN);
+  ShutdownSignal shutdown;
+
+  std::raise(SIGHUP);
+
+  EXPECT_EQ(shutdown.received(), 0);
+}
+
+TEST_F(ShutdownSignalTest, DestructionAfterASignalRestoresThePreviousHandler) {
+  {
+    ShutdownSignal shutdown;
+    std::raise(SIGINT);
+  }
+
+  std::raise(SIGINT);
+
   EXPECT_EQ(previous_calls, 1);
 }
 

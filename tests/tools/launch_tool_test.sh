@@ -85,6 +85,25 @@ expect 5 2 --program /bin/sh -- -c 'trap "" TERM; sleep 0.5; test "$RANK" = 0 &&
 says "rank 1 failed with exit code 5"
 expect 2 2 -- run.textproto output=refused mesh.tensor=7
 says "divides the 2 ranks"
+# A rank that says that it was stopped is believed, whoever sent the signal.
+expect 130 2 --program /bin/sh -- -c 'exit 130'
+# A rank that is stopped gives no sign: a second signal ends it, too.
+"${launch}" 2 --program /bin/sh -- -c 'echo up; test "$RANK" = 1 && kill -STOP $$; trap "exit 130" TERM; sleep 60 & wait' > out 2> err &
+pid=$!
+while [[ "$(grep -c up out)" != 2 ]]; do
+  sleep 0.1
+done
+sleep 0.3
+kill -TERM "${pid}"
+sleep 0.5
+kill -0 "${pid}" || fail "did not wait for the rank that is stopped"
+kill -TERM "${pid}"
+wait "${pid}"
+code=$?
+[[ "${code}" == 130 ]] || fail "exit code ${code} after two signals"
+# A file that may not grow is an error with a name, not a death.
+(ulimit -f 8; expect 5 1 -- run.textproto output=limited)
+says "E_NO_SPACE"
 
 # Output is whole lines, by rank; the environment is torchrun's.
 expect 0 3 --port 29555 --program /bin/sh -- -c 'echo "$RANK $WORLD_SIZE $LOCAL_WORLD_SIZE $MASTER_ADDR:$MASTER_PORT"; printf end >&2'

@@ -1,0 +1,45 @@
+#include "tools/parse_flags.h"
+
+#include <algorithm>
+#include <string>
+
+#include "CLI/CLI.hpp"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "checkpoint/base/error.h"
+#include "tools/command_line.h"
+
+namespace waypoint {
+namespace {
+
+// CLI11 asks for what is required before it looks at flags that it does not know, which are the likelier mistake.
+std::string Reason(const CLI::App& app, const CLI::ParseError& error) {
+  if (dynamic_cast<const CLI::RequiredError*>(&error) != nullptr) {
+    for (const std::string& argument : app.remaining(/*recurse=*/true)) {
+      if (absl::StartsWith(argument, "-") && argument != "--") {
+        return absl::StrCat("The following argument was not expected: ", argument);
+      }
+    }
+  }
+  return error.what();
+}
+
+}  // namespace
+
+absl::optional<ExitCode> ParseFlags(CLI::App& app, int argc, const char* const* argv, std::ostream& out,
+                                    std::ostream& err) {
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    out << app.help() << std::flush;
+    return kExitOk;
+  } catch (const CLI::ParseError& error) {
+    const bool json = std::find(argv, argv + argc, absl::string_view("--json")) != argv + argc;
+    return ReportError(MakeError(ErrorKind::kRequest, absl::StrCat(Reason(app, error), " (--help lists the flags)")),
+                       json, out, err);
+  }
+  return absl::nullopt;
+}
+
+}  // namespace waypoint
