@@ -7,11 +7,9 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "checkpoint/base/aligned_buffer.h"
 
 namespace waypoint {
-
-// Of x86-64 and of ARM with 4 KiB pages.  Where huge pages are larger, only speed suffers.
-inline constexpr int64_t kHugePageBytes = int64_t{2} << 20;
 
 class HostMemory {
  public:

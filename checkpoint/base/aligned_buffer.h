@@ -2,6 +2,10 @@
 #define CHECKPOINT_BASE_ALIGNED_BUFFER_H_
 
 // Page-aligned memory for O_DIRECT, made once and reused: touching fresh pages is the slow part of a copy.
+//
+// Large buffers are in huge pages where the kernel has them.  A device takes a request as a list of pieces that are
+// contiguous in physical memory, and only so many of them (254 on a virtio disk): small pages make each request 1 MiB
+// and each of its pieces 4 KiB, huge ones 4 MiB in two pieces, which halved the time of direct reads and copies there.
 // AlignedBuffer: move-only, one thread.
 
 #include <cstddef>
@@ -19,18 +23,22 @@ namespace waypoint {
 // Satisfies every block device: logical blocks are 512 or 4,096 bytes.
 inline constexpr int64_t kDirectAlignment = 4096;
 
+// Of x86-64, and of ARM with 4 KiB pages.  Where huge pages are larger, only speed suffers.
+inline constexpr int64_t kHugePageBytes = int64_t{2} << 20;
+
 inline constexpr int64_t AlignDown(int64_t value, int64_t alignment) { return value / alignment * alignment; }
 inline constexpr int64_t AlignUp(int64_t value, int64_t alignment) {
   return AlignDown(value + alignment - 1, alignment);
 }
 
+// Memory for std::free that starts at a page; at a huge page when it has one.  What does not fill a huge page is in small
+// ones, so that no more memory is used than asked for.
+char* AllocatePages(size_t bytes);
+
 class AlignedBuffer {
  public:
   AlignedBuffer() = default;
-  explicit AlignedBuffer(size_t bytes)
-      : data_(static_cast<char*>(
-            std::aligned_alloc(kDirectAlignment, AlignUp(bytes == 0 ? 1 : bytes, kDirectAlignment)))),
-        bytes_(bytes) {}
+  explicit AlignedBuffer(size_t bytes) : data_(AllocatePages(bytes)), bytes_(bytes) {}
   AlignedBuffer(AlignedBuffer&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
   AlignedBuffer& operator=(AlignedBuffer&& other) noexcept {

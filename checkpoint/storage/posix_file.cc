@@ -21,8 +21,8 @@ namespace {
 
 // Below this a direct read is dominated by the device's latency, and the page cache saves the next one.
 constexpr int64_t kSmallReadBytes = 16 << 10;
-// Data whose address does not fit O_DIRECT passes through a buffer of this size, one per thread.
-constexpr int64_t kBounceBytes = 1 << 20;
+// Data whose address does not fit O_DIRECT passes through a buffer of this size, one per thread: one huge page.
+constexpr int64_t kBounceBytes = kHugePageBytes;
 // Incomplete pages kept per file before the oldest one goes through the page cache.
 constexpr size_t kMaxPartialPages = 256;
 

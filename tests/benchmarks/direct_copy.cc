@@ -3,9 +3,11 @@
 //   direct_copy FROM TO [threads]     copy, then fsync of every file and of TO
 //   direct_copy FROM --read [threads] read only
 //
-// Plain system calls on purpose: what it reaches is what the disk gives, whatever the library does.
+// Plain system calls on purpose: what it reaches is what the disk gives, whatever the library does.  Buffers are in huge
+// pages, without which a virtio disk takes requests of 1 MiB in 254 pieces and needs twice as long.
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -24,6 +26,7 @@ namespace {
 
 constexpr int64_t kBlock = int64_t{8} << 20;
 constexpr int64_t kAlignment = 4096;
+constexpr int64_t kHugePage = int64_t{2} << 20;
 
 [[noreturn]] void Fail(const std::string& what) {
   std::perror(what.c_str());
@@ -42,7 +45,8 @@ struct Job {
   std::atomic<size_t> next{0};
 
   void Work() {
-    char* buffer = static_cast<char*>(std::aligned_alloc(kAlignment, kBlock));
+    char* buffer = static_cast<char*>(std::aligned_alloc(kHugePage, kBlock));
+    madvise(buffer, kBlock, MADV_HUGEPAGE);
     for (size_t i = next++; i < blocks.size(); i = next++) {
       const File& file = files[blocks[i].first];
       const int64_t offset = blocks[i].second;

@@ -1,0 +1,22 @@
+#include "checkpoint/base/aligned_buffer.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+
+namespace waypoint {
+
+char* AllocatePages(size_t bytes) {
+  const int64_t rounded = AlignUp(std::max<int64_t>(static_cast<int64_t>(bytes), 1), kDirectAlignment);
+  const int64_t huge = AlignDown(rounded, kHugePageBytes);
+  void* const data = std::aligned_alloc(huge > 0 ? kHugePageBytes : kDirectAlignment, rounded);
+#ifdef MADV_HUGEPAGE
+  if (huge > 0 && data != nullptr) {
+    // Refused only by kernels without huge pages, where small ones serve.
+    madvise(data, huge, MADV_HUGEPAGE);
+  }
+#endif
+  return static_cast<char*>(data);
+}
+
+}  // namespace waypoint
