@@ -277,6 +277,7 @@ absl::StatusOr<Joined> Join(FileSystem& fs, const FileCoordinatorOptions& option
     absl::SleepFor(kPause);
   }
   fs.RemoveFile(JoinPath(options.directory, hello)).IgnoreError();
+  fs.RemoveDirectory(options.directory).IgnoreError();  // unless others wait in it
   return MakeError(ErrorKind::kRank, absl::StrCat("rank 0 did not start the job in \"", options.directory, "\" within ",
                                                   absl::FormatDuration(options.join_timeout),
                                                   "; does it see this file system, and have the same arguments?"));

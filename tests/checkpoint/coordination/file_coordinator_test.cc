@@ -124,6 +124,7 @@ TEST(FileCoordinatorTest, WithoutRank0TheOthersGiveUp) {
   options.join_timeout = absl::Milliseconds(100);
 
   EXPECT_THAT(FileCoordinator::Create(fs, options), IsKind(ErrorKind::kRank, HasSubstr("rank 0 did not start")));
+  EXPECT_THAT(fs.List("/").value(), IsEmpty());
 }
 
 TEST(FileCoordinatorTest, ASecondRank0IsToldThatTheJobRuns) {
