@@ -42,7 +42,8 @@ ParameterShards::ParameterShards(models::DecoderModule& model, ProcessGroups& gr
     }
     updated_.emplace_back(name, part.set_requires_grad(whole.requires_grad()));
   }
-  MakeBuckets();
+  trained_ = MakeBuckets(/*frozen=*/false);
+  frozen_ = MakeBuckets(/*frozen=*/true);
   if (zero_ == MeshConfig::WEIGHTS) {
     for (size_t i = 0; i < updated_.size(); ++i) {
       parameter(i).set_data(at::empty({0}, parameter(i).options()));
@@ -55,19 +56,23 @@ models::IndexRange ParameterShards::RangeOf(size_t index, int data) const {
   return divided() ? models::PartOf(elements, data, groups_.shape().data) : models::IndexRange{0, elements};
 }
 
-void ParameterShards::MakeBuckets() {
-  int64_t elements = kBucketElements;
+std::vector<ParameterShards::Bucket> ParameterShards::MakeBuckets(bool frozen) const {
+  std::vector<Bucket> buckets;
   for (size_t i = 0; i < updated_.size(); ++i) {
-    const int64_t more = NumElements(model_.sharded()[i].local_shape);
-    if (elements + more > kBucketElements) {
-      buckets_.push_back({i, i, 0});
-      elements = 0;
+    if (updated_[i].second.requires_grad() == frozen) {
+      continue;
     }
-    elements += more;
-    buckets_.back().end = i + 1;
+    const int64_t more = NumElements(model_.sharded()[i].local_shape);
+    if (buckets.empty() || buckets.back().elements + more > kBucketElements) {
+      buckets.emplace_back();
+    }
+    Bucket& bucket = buckets.back();
+    bucket.parameters.push_back(i);
+    bucket.elements += more;
     // The first data rank's parts are the largest ones.
-    buckets_.back().part_elements += RangeOf(i, 0).size();
+    bucket.part_elements += RangeOf(i, 0).size();
   }
+  return buckets;
 }
 
 absl::Status ParameterShards::BeginStep() {
@@ -78,17 +83,26 @@ absl::Status ParameterShards::BeginStep() {
   for (size_t i = 0; i < updated_.size(); ++i) {
     parameter(i).set_data(at::empty(Sizes(model_.sharded()[i].local_shape), parameter(i).options()));
   }
-  return GatherWeights();
+  WAYPOINT_RETURN_IF_ERROR(GatherWeights(frozen_));
+  return GatherWeights(trained_);
 }
 
-absl::Status ParameterShards::EndStep() { return zero_ == MeshConfig::OPTIMIZER ? GatherWeights() : absl::OkStatus(); }
+absl::Status ParameterShards::EndStep() {
+  return zero_ == MeshConfig::OPTIMIZER ? GatherWeights(trained_) : absl::OkStatus();
+}
 
-absl::Status ParameterShards::GatherWeights() {
+absl::Status ParameterShards::ShareLoaded() {
+  WAYPOINT_RETURN_IF_ERROR(zero_ == MeshConfig::OPTIMIZER ? GatherWeights(frozen_) : absl::OkStatus());
+  return EndStep();
+}
+
+absl::Status ParameterShards::GatherWeights(const std::vector<Bucket>& buckets) {
   const c10::NoGradGuard no_grad;
-  for (const Bucket& bucket : buckets_) {
-    const at::Tensor mine = at::zeros({bucket.part_elements}, parameter(bucket.begin).options().requires_grad(false));
+  for (const Bucket& bucket : buckets) {
+    const at::Tensor mine =
+        at::zeros({bucket.part_elements}, parameter(bucket.parameters[0]).options().requires_grad(false));
     int64_t at = 0;
-    for (size_t i = bucket.begin; i < bucket.end; ++i) {
+    for (const size_t i : bucket.parameters) {
       const at::Tensor& part = updated_[i].second;
       mine.narrow(0, at, part.numel()).copy_(part.view({-1}));
       at += part.numel();
@@ -96,7 +110,7 @@ absl::Status ParameterShards::GatherWeights() {
     WAYPOINT_ASSIGN_OR_RETURN(const std::vector<at::Tensor> parts, groups_.AllGather(MeshAxis::kData, mine));
     for (int data = 0; data < groups_.shape().data; ++data) {
       at = 0;
-      for (size_t i = bucket.begin; i < bucket.end; ++i) {
+      for (const size_t i : bucket.parameters) {
         const models::IndexRange range = RangeOf(i, data);
         parameter(i).view({-1}).narrow(0, range.begin, range.size()).copy_(parts[data].narrow(0, at, range.size()));
         at += range.size();
@@ -110,7 +124,8 @@ absl::Status ParameterShards::GatherWeights() {
 absl::Status ParameterShards::SumTiedGradients() {
   const int stages = groups_.shape().pipeline;
   const auto found = index_of_.find("embeddings.word_embeddings_weight");
-  if (stages == 1 || !model_.config().tied_embedding_weight() || found == index_of_.end()) {
+  if (stages == 1 || !model_.config().tied_embedding_weight() || found == index_of_.end() ||
+      !parameter(found->second).requires_grad()) {
     return absl::OkStatus();
   }
   const bool first = groups_.here().pipeline == 0;
@@ -131,7 +146,7 @@ absl::Status ParameterShards::SumTiedGradients() {
 
 absl::Status ParameterShards::SumBucket(const Bucket& bucket) {
   std::vector<at::Tensor> gradients;
-  for (size_t i = bucket.begin; i < bucket.end; ++i) {
+  for (const size_t i : bucket.parameters) {
     if (parameter(i).grad().defined()) {
       gradients.push_back(parameter(i).grad().reshape({-1}).to(at::kFloat));
     }
@@ -142,7 +157,7 @@ absl::Status ParameterShards::SumBucket(const Bucket& bucket) {
   const at::Tensor sum = at::cat(gradients);
   WAYPOINT_RETURN_IF_ERROR(groups_.AllReduceSum(MeshAxis::kData, sum));
   int64_t at = 0;
-  for (size_t i = bucket.begin; i < bucket.end; ++i) {
+  for (const size_t i : bucket.parameters) {
     const at::Tensor gradient = parameter(i).grad();
     if (gradient.defined()) {
       gradient.copy_(sum.narrow(0, at, gradient.numel()).view(gradient.sizes()));
@@ -158,7 +173,7 @@ absl::Status ParameterShards::SumBucketToParts(const Bucket& bucket) {
   const at::Tensor values = at::zeros({part * data_ranks}, at::kFloat);
   for (int data = 0; data < data_ranks; ++data) {
     int64_t at = part * data;
-    for (size_t i = bucket.begin; i < bucket.end; ++i) {
+    for (const size_t i : bucket.parameters) {
       const models::IndexRange range = RangeOf(i, data);
       const at::Tensor gradient = parameter(i).grad();
       if (gradient.defined()) {
@@ -169,7 +184,7 @@ absl::Status ParameterShards::SumBucketToParts(const Bucket& bucket) {
   }
   WAYPOINT_ASSIGN_OR_RETURN(const at::Tensor mine, groups_.ReduceScatterSum(MeshAxis::kData, values));
   int64_t at = 0;
-  for (size_t i = bucket.begin; i < bucket.end; ++i) {
+  for (const size_t i : bucket.parameters) {
     const at::Tensor& updated = updated_[i].second;
     if (parameter(i).grad().defined()) {
       updated.mutable_grad() =
@@ -185,7 +200,7 @@ absl::Status ParameterShards::ReduceGradients() {
   const c10::NoGradGuard no_grad;
   WAYPOINT_RETURN_IF_ERROR(SumTiedGradients());
   if (groups_.shape().data > 1) {
-    for (const Bucket& bucket : buckets_) {
+    for (const Bucket& bucket : trained_) {
       WAYPOINT_RETURN_IF_ERROR(divided() ? SumBucketToParts(bucket) : SumBucket(bucket));
     }
   }

@@ -9,6 +9,8 @@
 //   OPTIMIZER   all                     summed, own part          own part; then gathered
 //   WEIGHTS     own part between steps  summed, own part          own part; gathered when a step begins
 //
+// Frozen parameters are divided like the others; nothing of them is summed, updated or gathered after a step.
+//
 // The part of data rank d of D is, of each parameter's elements in row-major order, part d of D: every formula of the
 // optimizer is elementwise, so that the parts together get the same bits as the whole would.
 //
@@ -40,11 +42,11 @@ namespace waypoint::engine {
 class ParameterShards {
  public:
   // `model`'s parameters have their first values.  With WEIGHTS they are taken apart: the model has none outside of a
-  // step.  Both are borrowed.
+  // step.  Those that do not require gradients are frozen.  Both are borrowed.
   ParameterShards(models::DecoderModule& model, ProcessGroups& groups, MeshConfig::Zero zero);
 
   // Names of the model's parameters; leaves whose gradients ReduceGradients sets.  A part of a matrix has two
-  // dimensions as the matrix has, [1, elements].
+  // dimensions as the matrix has, [1, elements].  Frozen ones are there too, without requires_grad.
   const std::vector<std::pair<std::string, at::Tensor>>& updated() const { return updated_; }
 
   absl::Status BeginStep();
@@ -52,8 +54,10 @@ class ParameterShards {
   absl::Status ReduceGradients();
   // Over all ranks, every element of the model once.
   absl::StatusOr<double> SumOfSquaredGradients();
-  // After the update, or after updated() was filled from a checkpoint.
+  // After the update.
   absl::Status EndStep();
+  // After updated() was filled from a checkpoint.
+  absl::Status ShareLoaded();
 
   // The weights as a checkpoint sees them: boxes of global tensors.
   LiveState Weights() const;
@@ -62,10 +66,10 @@ class ParameterShards {
                   LiveState& state) const;
 
  private:
-  // Parameters [begin, end) that are sent together.
+  // Parameters that are sent together: all of them frozen, or none.
   struct Bucket {
-    size_t begin = 0;
-    size_t end = 0;
+    std::vector<size_t> parameters;
+    int64_t elements = 0;
     // Of a data rank's part; shorter ones are padded.
     int64_t part_elements = 0;
   };
@@ -74,20 +78,21 @@ class ParameterShards {
   // The elements of a parameter that data rank `data` updates.
   models::IndexRange RangeOf(size_t index, int data) const;
   bool divided() const { return zero_ != MeshConfig::NONE; }
-  void MakeBuckets();
+  std::vector<Bucket> MakeBuckets(bool frozen) const;
   void AppendBoxes(size_t index, models::IndexRange range, const std::string& name, const at::Tensor& values,
                    LiveState& state) const;
   absl::Status SumTiedGradients();
   absl::Status SumBucket(const Bucket& bucket);
   absl::Status SumBucketToParts(const Bucket& bucket);
-  absl::Status GatherWeights();
+  absl::Status GatherWeights(const std::vector<Bucket>& buckets);
 
   models::DecoderModule& model_;
   ProcessGroups& groups_;
   const MeshConfig::Zero zero_;  // NONE with one data rank
   std::vector<std::pair<std::string, at::Tensor>> updated_;
   std::map<std::string, size_t> index_of_;
-  std::vector<Bucket> buckets_;
+  std::vector<Bucket> trained_;
+  std::vector<Bucket> frozen_;
 };
 
 }  // namespace waypoint::engine

@@ -68,7 +68,10 @@ class Schedule {
     } else {
       const at::Tensor gradient = at::empty(output.sizes(), output.options().requires_grad(false));
       WAYPOINT_RETURN_IF_ERROR(groups_.Recv(MeshAxis::kPipeline, gradient, stage() + 1));
-      output.backward(gradient);
+      // Not where all of the first stage is frozen; the next one does not know and sends what this one lets go.
+      if (output.requires_grad()) {
+        output.backward(gradient);
+      }
     }
     if (model_.part().first_stage()) {
       return absl::OkStatus();

@@ -11,6 +11,7 @@
 #include "checkpoint/base/registry.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/checkpointer/checkpointer.h"
+#include "engine/frozen.h"
 #include "models/decoder/parameters.h"
 #include "models/decoder/sharding.h"
 
@@ -56,8 +57,17 @@ absl::Status Finish(const ConfigLayers& layers, const TrainConfig& base, const J
                                                        "\" (linked: ", absl::StrJoin(formats.Names(), ", "), ")"));
   }
   WAYPOINT_RETURN_IF_ERROR(models::ValidateConfig(start.config.model()));
+  WAYPOINT_RETURN_IF_ERROR(CheckFrozen(start.config));
   const MeshConfig& mesh = start.config.mesh();
   return models::CheckPart(start.config.model(), {0, mesh.tensor(), 0, mesh.pipeline()});
+}
+
+// `stored`: the config under which the optimizer state was saved.
+void NoteFreezing(const TrainConfig& stored, Start& start) {
+  FreezingChange change = CompareFreezing(stored, start.config);
+  const std::vector<std::string> notes = FreezingNotes(change);
+  start.notes.insert(start.notes.end(), notes.begin(), notes.end());
+  start.thawed = std::move(change.thawed);
 }
 
 // What of a run does not continue on another number of ranks as it would have on the same.
@@ -111,6 +121,7 @@ absl::Status Resume(FileSystem& fs, const ConfigLayers& layers, const std::strin
   for (const std::string& difference : CompareConfigs(stored, start.config)) {
     start.notes.push_back(absl::StrCat("differs from the run so far: ", difference));
   }
+  NoteFreezing(stored, start);
   return absl::OkStatus();
 }
 
@@ -146,6 +157,12 @@ absl::Status StartPretrained(FileSystem& fs, const ConfigLayers& layers, Pretrai
   WAYPOINT_RETURN_IF_ERROR(Finish(layers, base, ranks, start));
   for (const std::string& difference : models::CompareArchitecture(model, start.config.model())) {
     start.notes.push_back(absl::StrCat("model differs from pretrained (pretrained != config): ", difference));
+  }
+  if (start.config.pretrained().optimizer_state()) {
+    // Without a config it is another trainer's: its optimizer state must be complete.
+    const bool known = !metadata.training().trainer_config().empty();
+    WAYPOINT_ASSIGN_OR_RETURN(const TrainConfig stored, known ? TrainerConfigOf(metadata) : TrainConfig());
+    NoteFreezing(stored, start);
   }
   return absl::OkStatus();
 }

@@ -42,6 +42,9 @@ struct Start {
   std::string path;
   // Set but for kRandom.
   absl::optional<OpenedCheckpoint> checkpoint;
+  // Parameters without optimizer state in it, because they were frozen when it was saved.  Empty where that is not
+  // read.
+  std::vector<std::string> thawed;
   // Lines for the user.
   std::vector<std::string> notes;
 };

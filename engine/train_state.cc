@@ -14,13 +14,16 @@
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/checkpointer/checkpointer.h"
 #include "engine/catch_torch.h"
+#include "engine/frozen.h"
 #include "xxhash.h"
 
 namespace waypoint::engine {
 namespace {
 
-// Key in TrainingState: in checkpoints, never rename.
+// Keys in TrainingState: in checkpoints, never rename.
 constexpr char kOptimizerStep[] = "step";
+// "begin/decoder.0.norm_1.weight": AdamW::set_begins.
+constexpr char kBeginPrefix[] = "begin/";
 
 constexpr char kMasterSuffix[] = "/master";
 
@@ -77,13 +80,12 @@ class GroupRanks : public models::TensorRanks {
 };
 
 // The optimizer counts its updates itself; a checkpoint without the count cannot continue it.
-absl::StatusOr<int64_t> OptimizerStep(const CheckpointMetadata& metadata) {
-  const auto& scalars = metadata.training().optimizer_scalars();
-  const auto found = scalars.find(kOptimizerStep);
-  if (found == scalars.end() || !(found->second >= 0 && found->second < 9e15)) {
-    return MakeError(
-        ErrorKind::kSchema,
-        absl::StrCat("the checkpoint's training state has no usable optimizer scalar \"", kOptimizerStep, "\""));
+absl::StatusOr<int64_t> OptimizerScalar(const TrainingState& training, const std::string& key, int64_t most) {
+  const auto found = training.optimizer_scalars().find(key);
+  if (found == training.optimizer_scalars().end() ||
+      !(found->second >= 0 && found->second <= static_cast<double>(most))) {
+    return MakeError(ErrorKind::kSchema,
+                     absl::StrCat("the checkpoint's training state has no usable optimizer scalar \"", key, "\""));
   }
   return static_cast<int64_t>(found->second);
 }
@@ -92,8 +94,7 @@ absl::StatusOr<int64_t> OptimizerStep(const CheckpointMetadata& metadata) {
 
 absl::StatusOr<std::unique_ptr<TrainState>> TrainState::Create(const TrainConfig& config, ProcessGroups& groups) {
   auto state = absl::WrapUnique(new TrainState(groups));
-  state->printed_config_ = PrintConfig(config);
-  state->seed_ = config.seed();
+  state->config_ = config;
   models::DecoderPart part;
   part.tensor_index = groups.here().tensor;
   part.tensor_size = groups.shape().tensor;
@@ -106,6 +107,9 @@ absl::StatusOr<std::unique_ptr<TrainState>> TrainState::Create(const TrainConfig
   WAYPOINT_ASSIGN_OR_RETURN(state->model_,
                             models::DecoderModule::Create(config.model(), dtype, part, state->tensor_ranks_.get()));
   state->model_->Initialize(config.seed());
+  for (const auto& [name, parameter] : state->model_->parameters()) {
+    parameter.set_requires_grad(!IsFrozen(config, name));
+  }
   state->shards_ = absl::make_unique<ParameterShards>(*state->model_, groups, config.mesh().zero());
   WAYPOINT_ASSIGN_OR_RETURN(state->optimizer_, AdamW::Create(state->shards_->updated(), OptionsOf(config.optimizer())));
   state->SeedGenerator();
@@ -116,22 +120,24 @@ absl::StatusOr<std::unique_ptr<TrainState>> TrainState::Create(const TrainConfig
 void TrainState::SeedGenerator() {
   const std::string name = absl::StrCat("step ", step, " rank ", groups_.rank());
   const bool first = step == 0 && groups_.rank() == 0;
-  at::manual_seed(first ? seed_ : XXH3_64bits_withSeed(name.data(), name.size(), seed_));
+  const uint64_t seed = config_.seed();
+  at::manual_seed(first ? seed : XXH3_64bits_withSeed(name.data(), name.size(), seed));
 }
 
 LiveState TrainState::Weights() const { return shards_->Weights(); }
 
-void TrainState::AppendOptimizerState(bool masters, LiveState& state) const {
+void TrainState::AppendOptimizerState(bool masters, const std::set<std::string>& without, LiveState& state) const {
   for (const auto& [name, tensor] : optimizer_->State()) {
-    if (masters || !absl::EndsWith(name, kMasterSuffix)) {
-      shards_->AppendLike(ParameterOf(name), name, tensor, state);
+    const std::string parameter = ParameterOf(name);
+    if ((masters || !absl::EndsWith(name, kMasterSuffix)) && without.count(parameter) == 0) {
+      shards_->AppendLike(parameter, name, tensor, state);
     }
   }
 }
 
 LiveState TrainState::Tensors() const {
   LiveState state = Weights();
-  AppendOptimizerState(/*masters=*/true, state);
+  AppendOptimizerState(/*masters=*/true, /*without=*/{}, state);
   return state;
 }
 
@@ -140,8 +146,12 @@ TrainingState TrainState::Describe() const {
   training.set_step(step);
   training.set_data_position(data_position);
   training.set_last_loss(last_loss);
-  training.set_trainer_config(printed_config_);
-  (*training.mutable_optimizer_scalars())[kOptimizerStep] = static_cast<double>(optimizer_->step());
+  training.set_trainer_config(PrintConfig(config_));
+  auto& scalars = *training.mutable_optimizer_scalars();
+  scalars[kOptimizerStep] = static_cast<double>(optimizer_->step());
+  for (const auto& [name, begin] : begins_) {
+    scalars[absl::StrCat(kBeginPrefix, name)] = static_cast<double>(begin);
+  }
   (*training.mutable_rng_states())[GeneratorKey(groups_.rank(), groups_.shape().world_size())] = GeneratorState();
   return training;
 }
@@ -178,18 +188,41 @@ absl::Status TrainState::RestoreGenerator(const TrainingState& training) {
   return SetGeneratorState(generator->second);
 }
 
-absl::Status TrainState::RestoreRun(OpenedCheckpoint& checkpoint) {
-  WAYPOINT_RETURN_IF_ERROR(Fill(checkpoint, Tensors(), /*cast=*/false));
-  const TrainingState& training = checkpoint.metadata.training();
-  WAYPOINT_ASSIGN_OR_RETURN(const int64_t optimizer_step, OptimizerStep(checkpoint.metadata));
+absl::Status TrainState::RestoreOptimizerScalars(const TrainingState& training, const std::set<std::string>& thawed) {
+  constexpr int64_t kMostSteps = int64_t{1} << 53;  // whole numbers of a double
+  WAYPOINT_ASSIGN_OR_RETURN(const int64_t optimizer_step, OptimizerScalar(training, kOptimizerStep, kMostSteps));
   optimizer_->set_step(optimizer_step);
+  for (const auto& scalar : training.optimizer_scalars()) {
+    absl::string_view name = scalar.first;
+    // One that is frozen now has no moments any more, and one of `thawed` new ones.
+    if (absl::ConsumePrefix(&name, kBeginPrefix) && !IsFrozen(config_, name)) {
+      WAYPOINT_ASSIGN_OR_RETURN(begins_[std::string(name)], OptimizerScalar(training, scalar.first, optimizer_step));
+    }
+  }
+  for (const std::string& name : thawed) {
+    begins_[name] = optimizer_step;
+  }
+  optimizer_->set_begins(begins_);
+  return absl::OkStatus();
+}
+
+absl::Status TrainState::RestoreRun(OpenedCheckpoint& checkpoint, const std::set<std::string>& thawed) {
+  LiveState state = Weights();
+  AppendOptimizerState(/*masters=*/true, /*without=*/thawed, state);
+  WAYPOINT_RETURN_IF_ERROR(Fill(checkpoint, state, /*cast=*/false));
+  for (const std::string& name : thawed) {
+    optimizer_->ResetMaster(name);
+  }
+  const TrainingState& training = checkpoint.metadata.training();
+  WAYPOINT_RETURN_IF_ERROR(RestoreOptimizerScalars(training, thawed));
   step = training.step();
   data_position = training.data_position();
   last_loss = training.last_loss();
   return RestoreGenerator(training);
 }
 
-absl::Status TrainState::RestorePretrained(OpenedCheckpoint& checkpoint, const Pretrained& options) {
+absl::Status TrainState::RestorePretrained(OpenedCheckpoint& checkpoint, const Pretrained& options,
+                                           const std::set<std::string>& thawed) {
   if (!options.model_weights()) {
     return absl::OkStatus();
   }
@@ -201,23 +234,23 @@ absl::Status TrainState::RestorePretrained(OpenedCheckpoint& checkpoint, const P
     shards_->AppendLike(name, take_master ? master : name, tensor, state);
   }
   if (options.optimizer_state()) {
-    AppendOptimizerState(/*masters=*/false, state);
-    WAYPOINT_ASSIGN_OR_RETURN(const int64_t optimizer_step, OptimizerStep(checkpoint.metadata));
-    optimizer_->set_step(optimizer_step);
+    AppendOptimizerState(/*masters=*/false, /*without=*/thawed, state);
+    WAYPOINT_RETURN_IF_ERROR(RestoreOptimizerScalars(checkpoint.metadata.training(), thawed));
   }
   WAYPOINT_RETURN_IF_ERROR(Fill(checkpoint, state, /*cast=*/true));
   optimizer_->ResetParameters();
-  return shards_->EndStep();
+  return shards_->ShareLoaded();
 }
 
 absl::Status TrainState::Restore(Start& start) {
+  const std::set<std::string> thawed(start.thawed.begin(), start.thawed.end());
   switch (start.kind) {
     case StartKind::kRandom:
       return absl::OkStatus();
     case StartKind::kPretrained:
-      return RestorePretrained(*start.checkpoint, start.config.pretrained());
+      return RestorePretrained(*start.checkpoint, start.config.pretrained(), thawed);
     case StartKind::kResume:
-      return RestoreRun(*start.checkpoint);
+      return RestoreRun(*start.checkpoint, thawed);
   }
   return absl::InternalError("unknown kind of start");
 }

@@ -10,7 +10,9 @@
 // One thread.
 
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <set>
 #include <string>
 
 #include "absl/status/status.h"
@@ -28,17 +30,20 @@ namespace waypoint::engine {
 
 class TrainState {
  public:
-  // This rank's part of it.  Seeds libtorch's CPU generator.  `config` as ResolveStart left it; `groups` connect the
-  // ranks of its mesh and outlive the state.  Errors: those of DecoderModule::Create.
+  // This rank's part of it, parameters of config.frozen not to be trained.  Seeds libtorch's CPU generator.  `config`
+  // as ResolveStart left it; `groups` connect the ranks of its mesh and outlive the state.  Errors: those of
+  // DecoderModule::Create.
   static absl::StatusOr<std::unique_ptr<TrainState>> Create(const TrainConfig& config, ProcessGroups& groups);
 
   // Fills the state from start.checkpoint, each rank reading its own boxes: everything, bit for bit, for kResume; what
-  // `pretrained` asks for, cast to the run's dtype, for kPretrained; nothing for kRandom.
-  // Errors: those of Restore and ProcessGroups; E_SCHEMA for a random generator's state that is none.
+  // `pretrained` asks for, cast to the run's dtype, for kPretrained; nothing for kRandom.  Parameters of start.thawed
+  // begin with moments of zero and masters as their weights are.
+  // Errors: those of Restore and ProcessGroups; E_SCHEMA for a random generator's state, or for the optimizer's
+  // scalars, that are none.
   absl::Status Restore(Start& start);
 
-  // Parameters by name, and the optimizer's tensors "<parameter>/exp_avg", "/exp_avg_sq", "/master": boxes of them
-  // where this rank has no more.  Shared, not copied.
+  // Parameters by name, and the optimizer's tensors "<parameter>/exp_avg", "/exp_avg_sq", "/master" of those that are
+  // not frozen: boxes of them where this rank has no more.  Shared, not copied.
   LiveState Tensors() const;
   LiveState Weights() const;
 
@@ -56,17 +61,21 @@ class TrainState {
  private:
   explicit TrainState(ProcessGroups& groups) : groups_(groups) {}
 
-  absl::Status RestoreRun(OpenedCheckpoint& checkpoint);
-  absl::Status RestorePretrained(OpenedCheckpoint& checkpoint, const Pretrained& options);
+  absl::Status RestoreRun(OpenedCheckpoint& checkpoint, const std::set<std::string>& thawed);
+  absl::Status RestorePretrained(OpenedCheckpoint& checkpoint, const Pretrained& options,
+                                 const std::set<std::string>& thawed);
+  // The optimizer's own count of steps, and where `thawed` and earlier ones like them began.
+  absl::Status RestoreOptimizerScalars(const TrainingState& training, const std::set<std::string>& thawed);
   absl::Status RestoreGenerator(const TrainingState& training);
   void SeedGenerator();
   // The tensor that updates are made on, by parameter name: the master where there is one, else the parameter.
   NamedTensors UpdatedWeights() const;
-  void AppendOptimizerState(bool masters, LiveState& state) const;
+  void AppendOptimizerState(bool masters, const std::set<std::string>& without, LiveState& state) const;
 
   ProcessGroups& groups_;
-  std::string printed_config_;
-  uint64_t seed_ = 0;
+  TrainConfig config_;
+  // AdamW::set_begins; of all ranks' parameters, because rank 0 says it in the checkpoint.
+  std::map<std::string, int64_t> begins_;
   std::unique_ptr<models::TensorRanks> tensor_ranks_;  // null for one
   std::unique_ptr<models::DecoderModule> model_;
   std::unique_ptr<ParameterShards> shards_;

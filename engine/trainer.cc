@@ -18,6 +18,7 @@
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/tensor/box.h"
 #include "engine/catch_torch.h"
+#include "engine/frozen.h"
 #include "engine/pipeline.h"
 #include "models/decoder/sharding.h"
 #include "optimizer/clip.h"
@@ -299,12 +300,15 @@ absl::StatusOr<TrainReport> Trainer::RunLocked() {
   WAYPOINT_RETURN_IF_ERROR(OpenHistory());
 
   int64_t parameters = 0;
+  int64_t frozen = 0;
   for (const models::ShardedParameter& parameter : models::ShardParameters(config().model(), {})) {
     parameters += NumElements(parameter.shape);
+    frozen += IsFrozen(config(), parameter.name) ? NumElements(parameter.shape) : 0;
   }
   Print(absl::StrCat("start from ", StartKindName(start_.kind), start_.path.empty() ? "" : " ", start_.path,
-                     " at step ", state_->step, ": ", parameters, " parameters in ", config().dtype(), ", ",
-                     data_->tokens(), " tokens of data", Layout()));
+                     " at step ", state_->step, ": ", parameters, " parameters in ", config().dtype(),
+                     frozen > 0 ? absl::StrCat(", ", frozen, " of them frozen") : "", ", ", data_->tokens(),
+                     " tokens of data", Layout()));
   // A run that was killed between its checkpoint and its export of the same step still owes the export.
   if (start_.kind == StartKind::kResume && saver_->ExportDue(state_->step)) {
     WAYPOINT_ASSIGN_OR_RETURN(const bool exported, saver_->HasExport(state_->step));

@@ -71,6 +71,22 @@ void AdamW::ResetMasters() {
   }
 }
 
+void AdamW::ResetMaster(const std::string& parameter) {
+  const c10::NoGradGuard no_grad;
+  for (const ParameterState& state : states_) {
+    if (state.name == parameter && state.master.defined()) {
+      state.master.copy_(state.parameter);
+    }
+  }
+}
+
+void AdamW::set_begins(const std::map<std::string, int64_t>& begins) {
+  for (ParameterState& state : states_) {
+    const auto begin = begins.find(state.name);
+    state.begin = begin == begins.end() ? 0 : begin->second;
+  }
+}
+
 void AdamW::ResetParameters() {
   const c10::NoGradGuard no_grad;
   for (const ParameterState& state : states_) {
@@ -106,8 +122,9 @@ absl::Status AdamW::Step(double learning_rate) {
 void AdamW::Update(const ParameterState& state, double learning_rate) const {
   const at::Tensor weights = state.master.defined() ? state.master : state.parameter;
   const at::Tensor gradient = state.parameter.grad().to(at::kFloat);
-  const double correction1 = 1 - std::pow(options_.beta1, static_cast<double>(step_));
-  const double correction2 = 1 - std::pow(options_.beta2, static_cast<double>(step_));
+  const double updates = static_cast<double>(step_ - state.begin);
+  const double correction1 = 1 - std::pow(options_.beta1, updates);
+  const double correction2 = 1 - std::pow(options_.beta2, updates);
 
   if (state.decay && options_.weight_decay != 0) {
     weights.mul_(1 - learning_rate * options_.weight_decay);

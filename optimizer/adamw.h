@@ -9,13 +9,15 @@
 //   optimizer->ZeroGradients();
 //
 // State of a parameter "p", float32, of the parameter's shape: "p/exp_avg", "p/exp_avg_sq" and, where p is bfloat16 or
-// float16, "p/master": the weights that are updated, of which p is the rounded copy.  One scalar: step().
+// float16, "p/master": the weights that are updated, of which p is the rounded copy.  Scalars: step(), and where
+// the parameters that are trained from a later step on began.
 //
 // Every formula is elementwise, so a parameter may be any box of a larger tensor, with the state of that box.  The
 // same gradients give the same bits.  Parameters and their state share storage with those given and returned.
 // One thread.
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -52,15 +54,22 @@ class AdamW {
 
   // Masters from parameters: after weights were loaded without optimizer state.
   void ResetMasters();
+  // Of one parameter; nothing for one that has no master.
+  void ResetMaster(const std::string& parameter);
   // Parameters from masters, with the rounding of Step: after optimizer state was loaded without weights.
   void ResetParameters();
 
   // All state tensors, parameter by parameter, to be saved or filled in place.
   NamedTensors State() const;
 
-  // Updates done; what bias correction counts by.
+  // Updates done.
   int64_t step() const { return step_; }
   void set_step(int64_t step) { step_ = step; }
+  // What step() was before the first update of each parameter that was not trained from the beginning; others: 0.
+  // Bias correction counts a parameter's own updates, step() - begin, as torch.optim.AdamW's step of each parameter
+  // does: moments that begin at zero at step 1000 would otherwise be taken for the average of 1000 gradients, and the
+  // first updates be (1 - beta1) / sqrt(1 - beta2) times too large or small.  Names that are not here are passed over.
+  void set_begins(const std::map<std::string, int64_t>& begins);
 
  private:
   struct ParameterState {
@@ -70,6 +79,7 @@ class AdamW {
     at::Tensor exp_avg_sq;
     at::Tensor master;  // undefined for float32
     bool decay = false;
+    int64_t begin = 0;
   };
 
   explicit AdamW(const AdamWOptions& options) : options_(options) {}

@@ -1,9 +1,9 @@
-// A job of many ranks that stops and resumes, on the same mesh and on any other.
+// Jobs of many ranks that begin with a checkpoint: another program's, another job's, one that was written beside later
+// steps.  resume_matrix_test has meshes and formats.
 
 #include <filesystem>
 #include <fstream>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "checkpoint/checkpointer/checkpointer.h"
 #include "gmock/gmock.h"
@@ -16,127 +16,8 @@
 namespace waypoint::engine {
 namespace {
 
-using ::testing::Contains;
 using ::testing::Each;
 using ::testing::HasSubstr;
-using ::testing::Not;
-
-JobOptions StopAfter(int64_t steps) {
-  JobOptions options;
-  options.stop_after = steps;
-  return options;
-}
-
-class SameLayoutTest : public ::testing::TestWithParam<Layout> {};
-
-TEST_P(SameLayoutTest, SixStepsEqualThreeAResumeAndThree) {
-  const std::string directory = FreshDirectory(absl::StrCat("same_", GetParam().name));
-  const std::string data = TextFile(directory);
-  const std::string layout = GetParam().config;
-  const int ranks = GetParam().ranks;
-
-  const JobRun whole = RunJob(ranks, {JobConfig(directory + "/whole", data, 6), layout});
-  const std::string halves = JobConfig(directory + "/halves", data, 6);
-  const JobRun first = RunJob(ranks, {halves, layout}, StopAfter(3));
-  const JobRun second = RunJob(ranks, {halves, layout});
-
-  for (const JobRun* run : {&whole, &first, &second}) {
-    ASSERT_THAT(run->statuses, Each(IsOk()));
-    EXPECT_EQ(run->problem, "");
-  }
-  EXPECT_EQ(DifferenceOf(second.start, first.end), "");
-  EXPECT_EQ(DifferenceOf(second.end, whole.end), "");
-  EXPECT_EQ(second.losses, std::vector<double>(whole.losses.begin() + 3, whole.losses.end()));
-  EXPECT_THAT(second.lines, Not(Contains(HasSubstr("note:"))));
-}
-
-INSTANTIATE_TEST_SUITE_P(Layouts, SameLayoutTest, ::testing::ValuesIn(kSomeLayouts),
-                         [](const auto& info) { return std::string(info.param.name); });
-
-// Formats whose files all ranks write together.
-TEST_P(SameLayoutTest, NativeCheckpointsHoldTheWholeStateAndExportsItsWeights) {
-  const std::string directory = FreshDirectory(absl::StrCat("native_", GetParam().name));
-  const std::string config = JobConfig(directory + "/run", TextFile(directory), 2);
-  const std::string more = "checkpoint { format: \"native\" } export { format: \"llama\" }";
-
-  const JobRun first = RunJob(GetParam().ranks, {config, GetParam().config, more});
-  ASSERT_THAT(first.statuses, Each(IsOk()));
-  const JobRun second = RunJob(1, {config, more});
-  const JobRun third = RunJob(1, {JobConfig(directory + "/from_export", TextFile(directory), 0),
-                                  absl::StrCat("pretrained { path: \"", first.reports[0].exports.at(0), "\" }")});
-
-  for (const JobRun* run : {&first, &second, &third}) {
-    ASSERT_THAT(run->statuses, Each(IsOk()));
-    EXPECT_EQ(run->problem, "");
-  }
-  EXPECT_EQ(second.reports[0].first_step, 2);
-  EXPECT_EQ(DifferenceOf(second.start, first.end), "");
-  for (const auto& [name, tensor] : third.start) {
-    // The optimizer begins anew.
-    if (!absl::StrContains(name, '/')) {
-      EXPECT_TRUE(tensor.equal(first.end.at(name))) << name;
-    }
-  }
-}
-
-// What one layout saved, in each format, continued by every other one.
-class OtherLayoutTest : public ::testing::TestWithParam<Layout> {};
-
-TEST_P(OtherLayoutTest, EveryLayoutLoadsTheSameBitsAndTrainsOn) {
-  const std::string directory = FreshDirectory(absl::StrCat("other_", GetParam().name));
-  const std::string data = TextFile(directory);
-  const std::string layout = GetParam().config;
-  const JobRun whole = RunJob(GetParam().ranks, {JobConfig(directory + "/whole", data, 5), layout});
-  ASSERT_THAT(whole.statuses, Each(IsOk()));
-  const JobRun first = RunJob(GetParam().ranks, {JobConfig(directory + "/first", data, 5), layout}, StopAfter(3));
-  ASSERT_THAT(first.statuses, Each(IsOk()));
-  const std::string saved = first.reports[0].checkpoints[0];
-  ASSERT_OK_AND_ASSIGN(CheckpointFormat * format, DetectFormat(PosixFileSystem(), saved));
-  EXPECT_EQ(format->name(), GetParam().ranks == 1 ? "native" : "distributed");
-  ASSERT_OK_AND_ASSIGN(const OpenedCheckpoint opened, format->Open(PosixFileSystem(), saved, {}));
-  EXPECT_EQ(SavedGenerators(opened.metadata.training()), GetParam().ranks);
-
-  for (const Layout& other : kSomeLayouts) {
-    SCOPED_TRACE(absl::StrCat(GetParam().name, " to ", other.name));
-    const std::string output = absl::StrCat(directory, "/", other.name);
-    ASSERT_OK(MakeDirectories(PosixFileSystem(), output + "/checkpoint"));
-    std::filesystem::copy(saved, output + "/checkpoint/step-00000003", std::filesystem::copy_options::recursive);
-
-    const JobRun second = RunJob(other.ranks, {JobConfig(output, data, 5), other.config});
-
-    ASSERT_THAT(second.statuses, Each(IsOk()));
-    EXPECT_EQ(second.problem, "");
-    EXPECT_EQ(second.reports[0].first_step, 3);
-    EXPECT_EQ(DifferenceOf(second.start, first.end), "");
-    ASSERT_EQ(second.losses.size(), 2u);
-    for (size_t i = 0; i < 2; ++i) {
-      EXPECT_NEAR(second.losses[i], whole.losses[i + 3], 1e-5);
-    }
-    const auto note = HasSubstr(absl::StrCat("saved by ", GetParam().ranks));
-    if (other.ranks == GetParam().ranks) {
-      EXPECT_THAT(second.lines, Not(Contains(note)));
-    } else {
-      EXPECT_THAT(second.lines, Contains(note));
-    }
-  }
-}
-
-INSTANTIATE_TEST_SUITE_P(Layouts, OtherLayoutTest, ::testing::ValuesIn(kSomeLayouts),
-                         [](const auto& info) { return std::string(info.param.name); });
-
-TEST(OtherTensorRanksTest, FourGoToSixAndThreeToTwo) {
-  for (const auto& [saved, loaded] : {std::pair(4, 6), std::pair(3, 2)}) {
-    const std::string directory = FreshDirectory(absl::StrCat("tensor_", saved));
-    const std::string config = JobConfig(directory + "/run", TextFile(directory), 2);
-    const JobRun first = RunJob(saved, {config, absl::StrCat("mesh { tensor: ", saved, " }")});
-    const JobRun second = RunJob(loaded, {config, absl::StrCat("mesh { tensor: ", loaded, " }")});
-
-    ASSERT_THAT(first.statuses, Each(IsOk()));
-    ASSERT_THAT(second.statuses, Each(IsOk()));
-    EXPECT_EQ(second.reports[0].first_step, 2);
-    EXPECT_EQ(DifferenceOf(second.start, first.end), "");
-  }
-}
 
 class PretrainedLayoutTest : public ::testing::TestWithParam<Layout> {
  protected:

@@ -120,6 +120,41 @@ TEST(AdamWTest, ContinuesFromSavedStateBitForBit) {
   EXPECT_TRUE(at::equal(after->State()[2].second, uninterrupted->State()[2].second));
 }
 
+// Its moments are zero, whatever the others have done before: counted by their steps, the first updates would be wrong.
+TEST(AdamWTest, AParameterThatBeginsLaterIsCorrectedByItsOwnUpdates) {
+  const NamedTensors alone = {{"late", Parameter(Matrix().to(at::kBFloat16))}};
+  const auto alone_optimizer = Make(alone, GoldenOptions());
+  Steps(*alone_optimizer, alone, 0, 5);
+
+  const NamedTensors both = {{"late", Parameter(Matrix().to(at::kBFloat16))}, {"early", Parameter(Vector())}};
+  const auto optimizer = Make(both, GoldenOptions());
+  optimizer->set_step(1000);
+  optimizer->set_begins({{"late", 1000}, {"of another rank", 3}});
+  Steps(*optimizer, both, 0, 5);
+
+  EXPECT_EQ(optimizer->step(), 1005);
+  EXPECT_TRUE(at::equal(both[0].second, alone[0].second));
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(optimizer->State()[i].first, alone_optimizer->State()[i].first);
+    EXPECT_TRUE(at::equal(optimizer->State()[i].second, alone_optimizer->State()[i].second));
+  }
+}
+
+TEST(AdamWTest, OneMasterIsResetAlone) {
+  const NamedTensors parameters = {{"a", Parameter(Matrix().to(at::kBFloat16))},
+                                   {"b", Parameter(Matrix().to(at::kBFloat16))}};
+  const auto optimizer = Make(parameters);
+  for (const auto& [name, parameter] : parameters) {
+    parameter.detach().fill_(3);
+  }
+
+  optimizer->ResetMaster("b");
+  optimizer->ResetMaster("of another rank");
+
+  EXPECT_TRUE(at::equal(optimizer->State()[2].second, Matrix()));
+  EXPECT_TRUE(at::equal(optimizer->State()[5].second, at::full({2, 3}, 3.0f)));
+}
+
 TEST(AdamWTest, PartsOfAParameterAreUpdatedAsTheWhole) {
   const NamedTensors whole = {{"m", Parameter(Matrix())}};
   const auto whole_optimizer = Make(whole);
