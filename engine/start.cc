@@ -11,6 +11,9 @@
 #include "checkpoint/base/registry.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/checkpointer/checkpointer.h"
+#include "checkpoint/format/saved_state.h"
+#include "checkpoint/tensor/manifest.h"
+#include "models/decoder/decoder_module.h"
 #include "models/decoder/parameters.h"
 #include "models/decoder/sharding.h"
 
@@ -55,7 +58,8 @@ absl::Status Finish(const ConfigLayers& layers, const TrainConfig& base, const J
     return MakeError(ErrorKind::kRequest, absl::StrCat("export.format: no format \"", start.config.export_().format(),
                                                        "\" (linked: ", absl::StrJoin(formats.Names(), ", "), ")"));
   }
-  WAYPOINT_RETURN_IF_ERROR(models::ValidateConfig(start.config.model()));
+  // What the module would leave out of a step is refused, not approximated.
+  WAYPOINT_RETURN_IF_ERROR(Annotate(models::DecoderModule::CheckTrainable(start.config.model()), "`model`"));
   const MeshConfig& mesh = start.config.mesh();
   return models::CheckPart(start.config.model(), {0, mesh.tensor(), 0, mesh.pipeline()});
 }
@@ -114,6 +118,32 @@ absl::Status Resume(FileSystem& fs, const ConfigLayers& layers, const std::strin
   return absl::OkStatus();
 }
 
+// Weights that no parameter of the model takes: dropped silently, the run would train another model than its user
+// thinks.  Names decide, on the whole manifest, so that all ranks come to one answer; shapes are the restore's
+// business.
+absl::Status CheckAllTaken(const Manifest& stored, const models::DecoderConfig& model,
+                           const std::vector<std::string>& differences) {
+  constexpr size_t kSpelledOut = 10;
+  WAYPOINT_ASSIGN_OR_RETURN(const Manifest parameters, models::ParameterManifest(model, DType::kF32));
+  std::vector<std::string> left;
+  for (const TensorMeta& tensor : stored.tensors()) {
+    if (!IsOptimizerState(tensor.name) && parameters.Find(tensor.name) < 0) {
+      left.push_back(absl::StrCat("\"", tensor.name, "\""));
+    }
+  }
+  if (left.empty()) {
+    return absl::OkStatus();
+  }
+  const size_t shown = std::min(left.size(), kSpelledOut);
+  return MakeError(
+      ErrorKind::kExtra,
+      absl::StrCat("the model takes ", stored.size() - static_cast<int64_t>(left.size()), " of its ", stored.size(),
+                   " tensors and has no place for ", absl::StrJoin(left.begin(), left.begin() + shown, ", "),
+                   left.size() > shown ? absl::StrCat(" and ", left.size() - shown, " more") : "",
+                   "; set `model` so that it takes them all", differences.empty() ? "" : " (pretrained != config):\n  ",
+                   absl::StrJoin(differences, "\n  ")));
+}
+
 absl::Status StartPretrained(FileSystem& fs, const ConfigLayers& layers, Pretrained options, const JobRanks& ranks,
                              Start& start) {
   start.kind = StartKind::kPretrained;
@@ -144,7 +174,11 @@ absl::Status StartPretrained(FileSystem& fs, const ConfigLayers& layers, Pretrai
     *base.mutable_model() = model;
   }
   WAYPOINT_RETURN_IF_ERROR(Finish(layers, base, ranks, start));
-  for (const std::string& difference : models::CompareArchitecture(model, start.config.model())) {
+  const std::vector<std::string> differences = models::CompareArchitecture(model, start.config.model());
+  if (start.config.pretrained().model_weights()) {
+    WAYPOINT_RETURN_IF_ERROR(CheckAllTaken(start.checkpoint->tensors->manifest(), start.config.model(), differences));
+  }
+  for (const std::string& difference : differences) {
     start.notes.push_back(absl::StrCat("model differs from pretrained (pretrained != config): ", difference));
   }
   return absl::OkStatus();

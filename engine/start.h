@@ -11,11 +11,13 @@
 //    is a note.  `pretrained` is not looked at, so that it may be gone by then.  A checkpoint that lies under the name
 //    of another step is refused (E_AMBIGUOUS).
 // 2. Else `pretrained.path`: a run from step 0 with those weights; what of its config is the base says `load_config`.
-//    An architecture that then differs is a note: names and shapes decide when the weights are read.
+//    An architecture that then differs is a note, but weights that the model does not take are refused (E_EXTRA), by
+//    name on every rank; shapes are checked when the weights are read.
 // 3. Else random weights of `model`.
 //
 // Reads small files only: tensors stay on disk until Trainer restores them.  Errors: E_REQUEST for the config, E_CONFIG
-// for the model, and those of CheckpointFormat::Open with the path.  Thread-compatible.
+// for the model, E_UNSUPPORTED for what of it DecoderModule cannot train (CheckTrainable), and those of
+// CheckpointFormat::Open with the path.  Thread-compatible.
 
 #include <string>
 #include <vector>

@@ -16,6 +16,7 @@
 namespace waypoint::engine {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 std::string Llama(const std::string& directory) {
@@ -102,6 +103,30 @@ TEST_F(PretrainedTest, AnotherShapeIsRefusedByTensor) {
   EXPECT_THAT(RunTraining({bare_, From(""), "model { decoder { fixed { mlp { dense { intermediate_size: 32 } } } } }"},
                           Quiet()),
               IsKind(ErrorKind::kShape, HasSubstr("layer_1.weight")));
+}
+
+// Each of them was trained without what the source has more, and said nothing.
+TEST_F(PretrainedTest, WeightsThatTheModelDoesNotTakeAreRefusedTogether) {
+  EXPECT_THAT(StartOf({bare_, From(""), "model { tied_embedding_weight: true }"}),
+              IsKind(ErrorKind::kExtra, AllOf(HasSubstr("no place for \"head.output_weights\""),
+                                              HasSubstr("tied_embedding_weight: false != true"))));
+  EXPECT_THAT(StartOf({bare_, From(""), "model { decoder { num_blocks: 1 } }"}),
+              IsKind(ErrorKind::kExtra,
+                     AllOf(HasSubstr("\"decoder.1.mixer.query.weight\""), HasSubstr("\"decoder.1.norm_2.weight\""))));
+  // Without weights there is nothing to drop.
+  EXPECT_OK(StartOf({bare_, From("model_weights: false"), "model { decoder { num_blocks: 1 } }"}).status());
+}
+
+TEST_F(PretrainedTest, WhatTheModuleCannotTrainIsRefusedByName) {
+  const std::string dropout = "model { decoder { fixed { mixer { attention { dropout: 0.5 } } } } }";
+  const auto refused =
+      IsKind(ErrorKind::kUnsupported, HasSubstr("cannot train 1 part of the config: decoder.fixed.mixer.attention."
+                                                "dropout is 0.5"));
+
+  EXPECT_THAT(StartOf({bare_, From(""), dropout}), refused);
+  EXPECT_THAT(StartOf({bare_, TinyModel(), dropout}), refused);
+  // Of the run itself, continued with it.
+  EXPECT_THAT(StartOf({TinyConfig(directory_ + "/source", data_, 3), dropout}), refused);
 }
 
 TEST_F(PretrainedTest, WeightsComeAlongAndTheStepDoesNot) {
@@ -204,8 +229,8 @@ TEST(ReferenceTest, ARunStartsFromMetasFilesAndExportsSuch) {
   // Which starts another run, with the same weights.
   ASSERT_OK_AND_ASSIGN(
       const FinishedRun again,
-      RunTraining({config, "steps: 0", absl::StrCat("output: \"", directory, "/again\" pretrained { path: \"", exported,
-                                                    "\" }")},
+      RunTraining({config, "steps: 0",
+                   absl::StrCat("output: \"", directory, "/again\" pretrained { path: \"", exported, "\" }")},
                   Quiet()));
   EXPECT_EQ(DifferenceOf(again.trainer->state().Weights(), run.trainer->state().Weights()), "");
   // Options of the format are checked before the first step.
