@@ -17,7 +17,10 @@ namespace waypoint::engine {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::Each;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 std::string Llama(const std::string& directory) {
   const std::string copy = JoinPath(directory, "llama");
@@ -209,6 +212,33 @@ TEST_P(ExportTest, ExportsAreCompleteDirectories) {
           << entry.name;
     }
   }
+}
+
+// The newest export alone was to stay; with a key that nothing declares all of them did.  Its config said bfloat16 of
+// float32 weights.
+TEST(ExportedConfigTest, SaysTheTypeOfItsWeightsAndLetsOldExportsGo) {
+  const std::string directory = FreshDirectory("exported_config");
+  const std::string llama = JoinPath(directory, "llama");
+  CopyDirectory("tests/testdata/fixtures/llama3_bf16_sharded/hf", PosixFileSystem(), llama);
+  auto wanted = nlohmann::json::parse(Contents(llama + "/config.json"));
+  wanted["glorp"] = 1;
+  std::ofstream(llama + "/config.json") << wanted;
+  TrainerOptions options;
+  std::vector<std::string> lines;
+  options.print = [&lines](const std::string& line) { lines.push_back(line); };
+
+  ASSERT_OK_AND_ASSIGN(
+      const FinishedRun run,
+      RunTraining(
+          {absl::StrCat("steps: 3 output: \"", directory, "/run\" threads: 1 data { path: \"", TextFile(directory),
+                        "\" kind: BYTES sequence_length: 12 batch_size: 1 } pretrained { ", "path: \"", llama,
+                        "\" carry_unknown: true } ", "export { format: \"llama\" interval: 1 keep: 1 }")},
+          options));
+
+  EXPECT_THAT(DirectoriesIn(directory + "/run/export/llama"), ElementsAre("step-00000003"));
+  EXPECT_THAT(lines, Each(Not(HasSubstr("cannot be opened"))));
+  wanted["torch_dtype"] = "float32";
+  EXPECT_EQ(nlohmann::json::parse(Contents(run.report.exports.back() + "/config.json")), wanted);
 }
 
 TEST(ReferenceTest, ARunStartsFromMetasFilesAndExportsSuch) {
