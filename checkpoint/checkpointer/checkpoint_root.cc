@@ -54,7 +54,10 @@ std::string FirstMeeting(const CheckpointMetadata& metadata) {
 // file's size, so that one that lost a file is no save to count on.
 absl::StatusOr<absl::optional<double>> ReadMetric(FileSystem& fs, const std::string& path, const std::string& metric) {
   WAYPOINT_ASSIGN_OR_RETURN(CheckpointFormat * format, DetectFormat(fs, path));
-  WAYPOINT_ASSIGN_OR_RETURN(const OpenedCheckpoint opened, format->Open(fs, path, {}));
+  LoadOptions load;
+  // Exports carry what the run accepted when it began.
+  load.carry_unknown = true;
+  WAYPOINT_ASSIGN_OR_RETURN(const OpenedCheckpoint opened, format->Open(fs, path, load));
   const auto& metrics = opened.metadata.training().metrics();
   const auto found = metrics.find(metric);
   return found == metrics.end() ? absl::optional<double>() : absl::optional<double>(found->second);
