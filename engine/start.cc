@@ -7,6 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/registry.h"
 #include "checkpoint/base/status_macros.h"
@@ -160,7 +161,7 @@ absl::Status StartPretrained(FileSystem& fs, const ConfigLayers& layers, Pretrai
   load.carry_unknown = options.carry_unknown();
   load.format_options = {options.format_options().begin(), options.format_options().end()};
   WAYPOINT_ASSIGN_OR_RETURN(start.checkpoint, format->Open(fs, options.path(), load));
-  start.notes = start.checkpoint->notes;
+  start.notes.insert(start.notes.end(), start.checkpoint->notes.begin(), start.checkpoint->notes.end());
   const CheckpointMetadata& metadata = start.checkpoint->metadata;
   WAYPOINT_ASSIGN_OR_RETURN(const models::DecoderConfig model, ModelOf(metadata));
 
@@ -184,8 +185,9 @@ absl::Status StartPretrained(FileSystem& fs, const ConfigLayers& layers, Pretrai
   return absl::OkStatus();
 }
 
-// Rank 0's newest checkpoint; empty when there is none.
-absl::StatusOr<std::string> LatestOf(FileSystem& fs, const std::string& directory, const JobRanks& ranks) {
+// The names of rank 0's two newest checkpoints, the newest first; fewer when there are not so many.
+absl::StatusOr<std::vector<std::string>> NewestOf(FileSystem& fs, const std::string& directory, const JobRanks& ranks,
+                                                  std::vector<std::string>* notes) {
   LocalCoordinator alone;
   Coordinator& coordinator = ranks.coordinator == nullptr ? alone : *ranks.coordinator;
   const auto find = [&]() -> absl::StatusOr<std::string> {
@@ -193,12 +195,16 @@ absl::StatusOr<std::string> LatestOf(FileSystem& fs, const std::string& director
       return std::string();
     }
     CheckpointRoot root(fs, directory);
-    WAYPOINT_ASSIGN_OR_RETURN(const absl::optional<CheckpointRef> latest, root.Latest());
-    return latest.has_value() ? latest->path : std::string();
+    WAYPOINT_ASSIGN_OR_RETURN(const std::vector<CheckpointRef> found, root.List(notes));
+    std::vector<std::string> names;
+    for (auto ref = found.rbegin(); ref != found.rend() && names.size() < 2; ++ref) {
+      names.push_back(BaseName(ref->path));
+    }
+    return absl::StrJoin(names, "/");
   };
-  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> paths,
+  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> names,
                             coordinator.AllGatherIfOk("newest checkpoint", find(), kLatestTimeout));
-  return paths[0];
+  return absl::StrSplit(names[0], '/', absl::SkipEmpty());
 }
 
 }  // namespace
@@ -233,16 +239,31 @@ int SavedGenerators(const TrainingState& training) {
   return saved;
 }
 
+absl::Status AdviseOnDamage(const absl::Status& status, const Start& start) {
+  const bool damaged = absl::IsDataLoss(status) || GetErrorKind(status) == ErrorKind::kMissing;
+  if (!damaged || start.kind != StartKind::kResume) {
+    return status;
+  }
+  return MakeError(
+      GetErrorKind(status),
+      absl::StrCat(status.message(), "; if it cannot be repaired, move \"", start.path, "\" away to ",
+                   start.previous.empty() ? "begin anew: it is the only one"
+                                          : absl::StrCat("continue from the one before, \"", start.previous, "\"")));
+}
+
 absl::StatusOr<Start> ResolveStart(FileSystem& fs, const ConfigLayers& layers, const JobRanks& ranks) {
   // What the user says, whatever a checkpoint may add.
   const TrainConfig own = layers.Merged({});
   Start start;
   if (!own.output().empty()) {
-    WAYPOINT_ASSIGN_OR_RETURN(const std::string latest, LatestOf(fs, CheckpointDirectory(own), ranks));
-    if (!latest.empty()) {
+    const std::string directory = CheckpointDirectory(own);
+    WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> newest, NewestOf(fs, directory, ranks, &start.notes));
+    if (!newest.empty()) {
+      const std::string latest = JoinPath(directory, newest[0]);
+      start.previous = newest.size() > 1 ? JoinPath(directory, newest[1]) : "";
       const bool full = own.pretrained().load_config() == Pretrained::FULL;
-      WAYPOINT_RETURN_IF_ERROR(
-          Annotate(Resume(fs, layers, latest, full, ranks, start), absl::StrCat("resume from \"", latest, "\"")));
+      const absl::Status resumed = Resume(fs, layers, latest, full, ranks, start);
+      WAYPOINT_RETURN_IF_ERROR(Annotate(AdviseOnDamage(resumed, start), absl::StrCat("resume from \"", latest, "\"")));
       return start;
     }
   }
