@@ -59,6 +59,7 @@ RunSaver::RunSaver(FileSystem& fs, const Start& start, Coordinator& coordinator,
   if (start.checkpoint.has_value()) {
     carried_.set_external_format(start.checkpoint->metadata.external_format());
     *carried_.mutable_external_configs() = start.checkpoint->metadata.external_configs();
+    carried_.set_external_dtype(start.checkpoint->metadata.external_dtype());
     assets_ = start.checkpoint->assets;
   }
   if (carried_.external_format().empty()) {

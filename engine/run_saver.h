@@ -92,7 +92,7 @@ class RunSaver {
   Exchange* const exchange_;
   const TrainConfig config_;
   const std::string resumed_;   // the run's checkpoint that the job began with; empty: none
-  CheckpointMetadata carried_;  // external_format, external_configs
+  CheckpointMetadata carried_;  // external_format, external_configs, external_dtype
   std::vector<Asset> assets_;
   std::vector<AsyncSaveReport> saved_;
   CheckpointRoot root_;

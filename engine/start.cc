@@ -7,11 +7,15 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/registry.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/checkpointer/checkpointer.h"
+#include "checkpoint/format/saved_state.h"
+#include "checkpoint/tensor/manifest.h"
 #include "engine/frozen.h"
+#include "models/decoder/decoder_module.h"
 #include "models/decoder/parameters.h"
 #include "models/decoder/sharding.h"
 
@@ -56,7 +60,8 @@ absl::Status Finish(const ConfigLayers& layers, const TrainConfig& base, const J
     return MakeError(ErrorKind::kRequest, absl::StrCat("export.format: no format \"", start.config.export_().format(),
                                                        "\" (linked: ", absl::StrJoin(formats.Names(), ", "), ")"));
   }
-  WAYPOINT_RETURN_IF_ERROR(models::ValidateConfig(start.config.model()));
+  // What the module would leave out of a step is refused, not approximated.
+  WAYPOINT_RETURN_IF_ERROR(Annotate(models::DecoderModule::CheckTrainable(start.config.model()), "`model`"));
   WAYPOINT_RETURN_IF_ERROR(CheckFrozen(start.config));
   const MeshConfig& mesh = start.config.mesh();
   return models::CheckPart(start.config.model(), {0, mesh.tensor(), 0, mesh.pipeline()});
@@ -125,6 +130,32 @@ absl::Status Resume(FileSystem& fs, const ConfigLayers& layers, const std::strin
   return absl::OkStatus();
 }
 
+// Weights that no parameter of the model takes: dropped silently, the run would train another model than its user
+// thinks.  Names decide, on the whole manifest, so that all ranks come to one answer; shapes are the restore's
+// business.
+absl::Status CheckAllTaken(const Manifest& stored, const models::DecoderConfig& model,
+                           const std::vector<std::string>& differences) {
+  constexpr size_t kSpelledOut = 10;
+  WAYPOINT_ASSIGN_OR_RETURN(const Manifest parameters, models::ParameterManifest(model, DType::kF32));
+  std::vector<std::string> left;
+  for (const TensorMeta& tensor : stored.tensors()) {
+    if (!IsOptimizerState(tensor.name) && parameters.Find(tensor.name) < 0) {
+      left.push_back(absl::StrCat("\"", tensor.name, "\""));
+    }
+  }
+  if (left.empty()) {
+    return absl::OkStatus();
+  }
+  const size_t shown = std::min(left.size(), kSpelledOut);
+  return MakeError(
+      ErrorKind::kExtra,
+      absl::StrCat("the model takes ", stored.size() - static_cast<int64_t>(left.size()), " of its ", stored.size(),
+                   " tensors and has no place for ", absl::StrJoin(left.begin(), left.begin() + shown, ", "),
+                   left.size() > shown ? absl::StrCat(" and ", left.size() - shown, " more") : "",
+                   "; set `model` so that it takes them all", differences.empty() ? "" : " (pretrained != config):\n  ",
+                   absl::StrJoin(differences, "\n  ")));
+}
+
 absl::Status StartPretrained(FileSystem& fs, const ConfigLayers& layers, Pretrained options, const JobRanks& ranks,
                              Start& start) {
   start.kind = StartKind::kPretrained;
@@ -141,7 +172,7 @@ absl::Status StartPretrained(FileSystem& fs, const ConfigLayers& layers, Pretrai
   load.carry_unknown = options.carry_unknown();
   load.format_options = {options.format_options().begin(), options.format_options().end()};
   WAYPOINT_ASSIGN_OR_RETURN(start.checkpoint, format->Open(fs, options.path(), load));
-  start.notes = start.checkpoint->notes;
+  start.notes.insert(start.notes.end(), start.checkpoint->notes.begin(), start.checkpoint->notes.end());
   const CheckpointMetadata& metadata = start.checkpoint->metadata;
   WAYPOINT_ASSIGN_OR_RETURN(const models::DecoderConfig model, ModelOf(metadata));
 
@@ -155,7 +186,11 @@ absl::Status StartPretrained(FileSystem& fs, const ConfigLayers& layers, Pretrai
     *base.mutable_model() = model;
   }
   WAYPOINT_RETURN_IF_ERROR(Finish(layers, base, ranks, start));
-  for (const std::string& difference : models::CompareArchitecture(model, start.config.model())) {
+  const std::vector<std::string> differences = models::CompareArchitecture(model, start.config.model());
+  if (start.config.pretrained().model_weights()) {
+    WAYPOINT_RETURN_IF_ERROR(CheckAllTaken(start.checkpoint->tensors->manifest(), start.config.model(), differences));
+  }
+  for (const std::string& difference : differences) {
     start.notes.push_back(absl::StrCat("model differs from pretrained (pretrained != config): ", difference));
   }
   if (start.config.pretrained().optimizer_state()) {
@@ -167,8 +202,9 @@ absl::Status StartPretrained(FileSystem& fs, const ConfigLayers& layers, Pretrai
   return absl::OkStatus();
 }
 
-// Rank 0's newest checkpoint; empty when there is none.
-absl::StatusOr<std::string> LatestOf(FileSystem& fs, const std::string& directory, const JobRanks& ranks) {
+// The names of rank 0's two newest checkpoints, the newest first; fewer when there are not so many.
+absl::StatusOr<std::vector<std::string>> NewestOf(FileSystem& fs, const std::string& directory, const JobRanks& ranks,
+                                                  std::vector<std::string>* notes) {
   LocalCoordinator alone;
   Coordinator& coordinator = ranks.coordinator == nullptr ? alone : *ranks.coordinator;
   const auto find = [&]() -> absl::StatusOr<std::string> {
@@ -176,12 +212,16 @@ absl::StatusOr<std::string> LatestOf(FileSystem& fs, const std::string& director
       return std::string();
     }
     CheckpointRoot root(fs, directory);
-    WAYPOINT_ASSIGN_OR_RETURN(const absl::optional<CheckpointRef> latest, root.Latest());
-    return latest.has_value() ? latest->path : std::string();
+    WAYPOINT_ASSIGN_OR_RETURN(const std::vector<CheckpointRef> found, root.List(notes));
+    std::vector<std::string> names;
+    for (auto ref = found.rbegin(); ref != found.rend() && names.size() < 2; ++ref) {
+      names.push_back(BaseName(ref->path));
+    }
+    return absl::StrJoin(names, "/");
   };
-  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> paths,
+  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> names,
                             coordinator.AllGatherIfOk("newest checkpoint", find(), kLatestTimeout));
-  return paths[0];
+  return absl::StrSplit(names[0], '/', absl::SkipEmpty());
 }
 
 }  // namespace
@@ -216,16 +256,31 @@ int SavedGenerators(const TrainingState& training) {
   return saved;
 }
 
+absl::Status AdviseOnDamage(const absl::Status& status, const Start& start) {
+  const bool damaged = absl::IsDataLoss(status) || GetErrorKind(status) == ErrorKind::kMissing;
+  if (!damaged || start.kind != StartKind::kResume) {
+    return status;
+  }
+  return MakeError(
+      GetErrorKind(status),
+      absl::StrCat(status.message(), "; if it cannot be repaired, move \"", start.path, "\" away to ",
+                   start.previous.empty() ? "begin anew: it is the only one"
+                                          : absl::StrCat("continue from the one before, \"", start.previous, "\"")));
+}
+
 absl::StatusOr<Start> ResolveStart(FileSystem& fs, const ConfigLayers& layers, const JobRanks& ranks) {
   // What the user says, whatever a checkpoint may add.
   const TrainConfig own = layers.Merged({});
   Start start;
   if (!own.output().empty()) {
-    WAYPOINT_ASSIGN_OR_RETURN(const std::string latest, LatestOf(fs, CheckpointDirectory(own), ranks));
-    if (!latest.empty()) {
+    const std::string directory = CheckpointDirectory(own);
+    WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> newest, NewestOf(fs, directory, ranks, &start.notes));
+    if (!newest.empty()) {
+      const std::string latest = JoinPath(directory, newest[0]);
+      start.previous = newest.size() > 1 ? JoinPath(directory, newest[1]) : "";
       const bool full = own.pretrained().load_config() == Pretrained::FULL;
-      WAYPOINT_RETURN_IF_ERROR(
-          Annotate(Resume(fs, layers, latest, full, ranks, start), absl::StrCat("resume from \"", latest, "\"")));
+      const absl::Status resumed = Resume(fs, layers, latest, full, ranks, start);
+      WAYPOINT_RETURN_IF_ERROR(Annotate(AdviseOnDamage(resumed, start), absl::StrCat("resume from \"", latest, "\"")));
       return start;
     }
   }

@@ -9,13 +9,16 @@
 // of `model`; a
 //    config that asks for another architecture or dtype is refused (E_CONFIG, naming the fields), any other difference
 //    is a note.  `pretrained` is not looked at, so that it may be gone by then.  A checkpoint that lies under the name
-//    of another step is refused (E_AMBIGUOUS).
+//    of another step is refused (E_AMBIGUOUS).  One whose seal was cut short is passed over with a note; a damaged one is
+//    an error that says what to move away.
 // 2. Else `pretrained.path`: a run from step 0 with those weights; what of its config is the base says `load_config`.
-//    An architecture that then differs is a note: names and shapes decide when the weights are read.
+//    An architecture that then differs is a note, but weights that the model does not take are refused (E_EXTRA), by
+//    name on every rank; shapes are checked when the weights are read.
 // 3. Else random weights of `model`.
 //
 // Reads small files only: tensors stay on disk until Trainer restores them.  Errors: E_REQUEST for the config, E_CONFIG
-// for the model, and those of CheckpointFormat::Open with the path.  Thread-compatible.
+// for the model, E_UNSUPPORTED for what of it DecoderModule cannot train (CheckTrainable), and those of
+// CheckpointFormat::Open with the path.  Thread-compatible.
 
 #include <string>
 #include <vector>
@@ -45,6 +48,8 @@ struct Start {
   // Parameters without optimizer state in it, because they were frozen when it was saved.  Empty where that is not
   // read.
   std::vector<std::string> thawed;
+  // The run's checkpoint before that; empty where there is none.
+  std::string previous;
   // Lines for the user.
   std::vector<std::string> notes;
 };
@@ -60,6 +65,9 @@ struct JobRanks {
 };
 
 absl::StatusOr<Start> ResolveStart(FileSystem& fs, const ConfigLayers& layers, const JobRanks& ranks = {});
+
+// Adds to what says that the checkpoint of kResume is damaged (E_CHECKSUM, a file that is missing, ...) how to go on.
+absl::Status AdviseOnDamage(const absl::Status& status, const Start& start);
 
 // Random generators in a checkpoint's training state: one rank's is "torch_cpu", that of one of many "torch_cpu/3".  In
 // checkpoints, never rename.

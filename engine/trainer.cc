@@ -106,7 +106,8 @@ absl::Status Trainer::Build() {
   WAYPOINT_ASSIGN_OR_RETURN(groups_, ProcessGroups::Create(options_.rendezvous, shape, group_options));
   WAYPOINT_RETURN_IF_ERROR(CatchTorch("initial state", [&]() -> absl::Status {
     WAYPOINT_ASSIGN_OR_RETURN(state_, TrainState::Create(config, *groups_));
-    return Annotate(state_->Restore(start_), absl::StrCat(StartKindName(start_.kind), " from \"", start_.path, "\""));
+    return Annotate(AdviseOnDamage(state_->Restore(start_), start_),
+                    absl::StrCat(StartKindName(start_.kind), " from \"", start_.path, "\""));
   }));
   saver_ = absl::make_unique<RunSaver>(*options_.fs, start_, *options_.coordinator, options_.exchange);
   WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> notes, saver_->Prepare(*state_));

@@ -165,6 +165,8 @@ class Conversion {
     options.optimizer_state = optimizer_state;
     options.load = load_;
     options.source_format_options = load_.format_options;
+    // What is in the output's config was in the source's, which was accepted: now, or when it became native.
+    options.load.carry_unknown = true;
     // What the target was written with and takes when it is read too.
     options.load.format_options = SelectFormatOptions(
         *to_, SelectFormatOptions(*to_, request_.format_options, FormatUse::kSave), FormatUse::kLoad);

@@ -20,7 +20,6 @@
 #include "checkpoint/coordination/c10d/c10d_exchange.h"
 #include "engine/shutdown_signal.h"
 #include "engine/trainer.h"
-#include "models/decoder/decoder_module.h"
 #include "nlohmann/json.hpp"
 #include "tools/command_line.h"
 #include "tools/exit_codes.h"
@@ -97,7 +96,6 @@ absl::Status DryRun(const engine::ConfigLayers& layers, const TrainRequest& requ
                     const engine::TrainerOptions& options) {
   const engine::JobRanks ranks = {options.coordinator, options.ranks_on_this_host};
   WAYPOINT_ASSIGN_OR_RETURN(const engine::Start start, engine::ResolveStart(PosixFileSystem(), layers, ranks));
-  WAYPOINT_RETURN_IF_ERROR(models::DecoderModule::CheckComputable(start.config.model()));
   WAYPOINT_RETURN_IF_ERROR(engine::TokenFile::Open(start.config.data(), start.config.model().vocab_size()).status());
   if (options.rendezvous.rank != 0) {
     return absl::OkStatus();

@@ -54,7 +54,10 @@ std::string FirstMeeting(const CheckpointMetadata& metadata) {
 // file's size, so that one that lost a file is no save to count on.
 absl::StatusOr<absl::optional<double>> ReadMetric(FileSystem& fs, const std::string& path, const std::string& metric) {
   WAYPOINT_ASSIGN_OR_RETURN(CheckpointFormat * format, DetectFormat(fs, path));
-  WAYPOINT_ASSIGN_OR_RETURN(const OpenedCheckpoint opened, format->Open(fs, path, {}));
+  LoadOptions load;
+  // Exports carry what the run accepted when it began.
+  load.carry_unknown = true;
+  WAYPOINT_ASSIGN_OR_RETURN(const OpenedCheckpoint opened, format->Open(fs, path, load));
   const auto& metrics = opened.metadata.training().metrics();
   const auto found = metrics.find(metric);
   return found == metrics.end() ? absl::optional<double>() : absl::optional<double>(found->second);
@@ -81,7 +84,7 @@ absl::optional<CheckpointRef> CheckpointRefOf(const std::string& path) {
   return ParseDirectoryName(BaseName(path), &ref) ? ref : absl::optional<CheckpointRef>();
 }
 
-absl::StatusOr<std::vector<CheckpointRef>> CheckpointRoot::List() {
+absl::StatusOr<std::vector<CheckpointRef>> CheckpointRoot::List(std::vector<std::string>* warnings) {
   std::vector<CheckpointRef> found;
   WAYPOINT_ASSIGN_OR_RETURN(const bool exists, Exists(fs_, path_));
   if (!exists) {
@@ -97,11 +100,14 @@ absl::StatusOr<std::vector<CheckpointRef>> CheckpointRoot::List() {
     // Only whole directories are ever published; the probe keeps out what somebody else put there.
     bool any_fits = false;
     absl::Status unread;
+    absl::Status unsealed;
     for (const std::string& name : Registry<CheckpointFormat>::Global().Names()) {
       const auto fits = Registry<CheckpointFormat>::Global().Find(name)->Probe(fs_, ref.path);
       any_fits = any_fits || (fits.ok() && *fits);
       if (IsReadFailure(fits.status())) {
         unread.Update(fits.status());
+      } else if (GetErrorKind(fits.status()) == ErrorKind::kTruncated) {
+        unsealed.Update(fits.status());
       }
     }
     if (any_fits) {
@@ -109,6 +115,9 @@ absl::StatusOr<std::vector<CheckpointRef>> CheckpointRoot::List() {
     } else {
       // Passed over, it would make an older checkpoint the newest.
       WAYPOINT_RETURN_IF_ERROR(Annotate(unread, absl::StrCat("\"", ref.path, "\" may be a checkpoint")));
+      if (!unsealed.ok() && warnings != nullptr) {
+        warnings->push_back(absl::StrCat("\"", ref.path, "\" is not sealed and does not count: ", unsealed.message()));
+      }
     }
   }
   std::sort(found.begin(), found.end(), [](const CheckpointRef& a, const CheckpointRef& b) {
@@ -117,8 +126,8 @@ absl::StatusOr<std::vector<CheckpointRef>> CheckpointRoot::List() {
   return found;
 }
 
-absl::StatusOr<absl::optional<CheckpointRef>> CheckpointRoot::Latest() {
-  WAYPOINT_ASSIGN_OR_RETURN(std::vector<CheckpointRef> found, List());
+absl::StatusOr<absl::optional<CheckpointRef>> CheckpointRoot::Latest(std::vector<std::string>* warnings) {
+  WAYPOINT_ASSIGN_OR_RETURN(std::vector<CheckpointRef> found, List(warnings));
   if (found.empty()) {
     return absl::optional<CheckpointRef>();
   }

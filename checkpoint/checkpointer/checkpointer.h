@@ -80,11 +80,13 @@ class CheckpointRoot {
   static absl::Status GiveUp(const CheckpointerOptions& options, const CheckpointMetadata& metadata,
                              const absl::Status& why);
 
-  // Complete (sealed, probed) ones in ascending order; anything else in the directory is ignored.  E_IO when one cannot
-  // be probed: nobody knows then which is the newest.
-  absl::StatusOr<std::vector<CheckpointRef>> List();
+  // Complete (sealed, probed) ones in ascending order; anything else in the directory is ignored.  Checkpoints whose
+  // seal was cut short, which no crash of ours leaves but a broken disk or copy may, are ignored too, each with a line
+  // in `warnings`, if that is not null.  A damaged one counts: opening it tells.
+  // E_IO when one cannot be probed: nobody knows then which is the newest.
+  absl::StatusOr<std::vector<CheckpointRef>> List(std::vector<std::string>* warnings = nullptr);
   // The newest; empty when there is none.
-  absl::StatusOr<absl::optional<CheckpointRef>> Latest();
+  absl::StatusOr<absl::optional<CheckpointRef>> Latest(std::vector<std::string>* warnings = nullptr);
 
  private:
   absl::StatusOr<std::unique_ptr<FileLock>> Lock();

@@ -1,10 +1,13 @@
 #include "checkpoint/format/sealed_frame.h"
 
+#include <algorithm>
 #include <cstring>
+#include <memory>
 
 #include "absl/strings/str_cat.h"
 #include "checkpoint/base/digest.h"
 #include "checkpoint/base/error.h"
+#include "checkpoint/base/status_macros.h"
 #include "google/protobuf/io/coded_stream.h"
 #include "google/protobuf/io/zero_copy_stream_impl_lite.h"
 
@@ -84,6 +87,27 @@ absl::StatusOr<SealedBody> OpenFrame(absl::string_view bytes, absl::string_view 
   }
   sealed.body = frame.substr(kFrameBytes);
   return sealed;
+}
+
+absl::StatusOr<bool> ProbeFrame(FileSystem& fs, const std::string& path) {
+  WAYPOINT_ASSIGN_OR_RETURN(const bool exists, Exists(fs, path));
+  if (!exists) {
+    return false;
+  }
+  WAYPOINT_ASSIGN_OR_RETURN(const std::unique_ptr<ReadableFile> file, fs.OpenForRead(path, OpenOptions()));
+  const auto file_bytes = static_cast<uint64_t>(file->size_bytes());
+  std::string head(std::min<uint64_t>(file_bytes, kFrameBytes), '\0');
+  WAYPOINT_RETURN_IF_ERROR(file->Read(0, absl::MakeSpan(&head[0], head.size())));
+  const absl::string_view magic = absl::string_view(kMagic).substr(0, head.size());
+  if (head.substr(0, magic.size()) != magic) {
+    return true;  // whatever it is, it was not cut short
+  }
+  constexpr uint64_t kAroundBody = kFrameBytes + kDigestBytes;
+  if (file_bytes < kAroundBody || ReadLittle<uint64_t>(head, 16) > file_bytes - kAroundBody) {
+    return MakeError(ErrorKind::kTruncated,
+                     absl::StrCat("\"", path, "\" has only ", file_bytes, " bytes; the writer did not finish"));
+  }
+  return true;
 }
 
 }  // namespace waypoint

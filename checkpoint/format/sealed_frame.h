@@ -18,6 +18,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "checkpoint/storage/file_system.h"
 #include "google/protobuf/message_lite.h"
 
 namespace waypoint {
@@ -34,6 +35,12 @@ struct SealedBody {
 
 // Errors: E_HEADER, E_UNSUPPORTED (another version), E_TRUNCATED, E_TRAILING, E_CHECKSUM; messages name `path`.
 absl::StatusOr<SealedBody> OpenFrame(absl::string_view bytes, absl::string_view path, uint32_t version);
+
+// For CheckpointFormat::Probe: is there a manifest at `path`?  Reads the frame's first bytes only; a body that was
+// damaged is there.
+// Errors: E_TRUNCATED for a file that is shorter than its frame says, whose writer did not finish; those of the file
+// system.
+absl::StatusOr<bool> ProbeFrame(FileSystem& fs, const std::string& path);
 
 }  // namespace waypoint
 

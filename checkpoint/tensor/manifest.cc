@@ -1,6 +1,7 @@
 #include "checkpoint/tensor/manifest.h"
 
 #include <algorithm>
+#include <map>
 #include <utility>
 
 #include "absl/hash/hash.h"
@@ -57,6 +58,16 @@ int64_t Manifest::total_bytes() const {
     }
   }
   return total;
+}
+
+DType MainDType(const std::vector<TensorMeta>& tensors) {
+  std::map<DType, int64_t> bytes;
+  for (const TensorMeta& tensor : tensors) {
+    bytes[tensor.dtype] += tensor.num_bytes();
+  }
+  const auto main =
+      std::max_element(bytes.begin(), bytes.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+  return main == bytes.end() ? DType::kInvalid : main->first;
 }
 
 }  // namespace waypoint

@@ -52,6 +52,9 @@ class Manifest {
   std::vector<int64_t> slots_;
 };
 
+// The element type of most of their bytes, the lower number of two that have as many; kInvalid of no tensors.
+DType MainDType(const std::vector<TensorMeta>& tensors);
+
 }  // namespace waypoint
 
 #endif  // CHECKPOINT_TENSOR_MANIFEST_H_

@@ -16,7 +16,11 @@
 namespace waypoint::engine {
 namespace {
 
+using ::testing::AllOf;
+using ::testing::Each;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 std::string Llama(const std::string& directory) {
   const std::string copy = JoinPath(directory, "llama");
@@ -104,6 +108,30 @@ TEST_F(PretrainedTest, AnotherShapeIsRefusedByTensor) {
               IsKind(ErrorKind::kShape, HasSubstr("layer_1.weight")));
 }
 
+// Each of them was trained without what the source has more, and said nothing.
+TEST_F(PretrainedTest, WeightsThatTheModelDoesNotTakeAreRefusedTogether) {
+  EXPECT_THAT(StartOf({bare_, From(""), "model { tied_embedding_weight: true }"}),
+              IsKind(ErrorKind::kExtra, AllOf(HasSubstr("no place for \"head.output_weights\""),
+                                              HasSubstr("tied_embedding_weight: false != true"))));
+  EXPECT_THAT(StartOf({bare_, From(""), "model { decoder { num_blocks: 1 } }"}),
+              IsKind(ErrorKind::kExtra,
+                     AllOf(HasSubstr("\"decoder.1.mixer.query.weight\""), HasSubstr("\"decoder.1.norm_2.weight\""))));
+  // Without weights there is nothing to drop.
+  EXPECT_OK(StartOf({bare_, From("model_weights: false"), "model { decoder { num_blocks: 1 } }"}).status());
+}
+
+TEST_F(PretrainedTest, WhatTheModuleCannotTrainIsRefusedByName) {
+  const std::string dropout = "model { decoder { fixed { mixer { attention { dropout: 0.5 } } } } }";
+  const auto refused =
+      IsKind(ErrorKind::kUnsupported, HasSubstr("cannot train 1 part of the config: decoder.fixed.mixer.attention."
+                                                "dropout is 0.5"));
+
+  EXPECT_THAT(StartOf({bare_, From(""), dropout}), refused);
+  EXPECT_THAT(StartOf({bare_, TinyModel(), dropout}), refused);
+  // Of the run itself, continued with it.
+  EXPECT_THAT(StartOf({TinyConfig(directory_ + "/source", data_, 3), dropout}), refused);
+}
+
 TEST_F(PretrainedTest, WeightsComeAlongAndTheStepDoesNot) {
   ASSERT_OK_AND_ASSIGN(const FinishedRun run, RunTraining({bare_, From("")}, Quiet()));
 
@@ -186,6 +214,33 @@ TEST_P(ExportTest, ExportsAreCompleteDirectories) {
   }
 }
 
+// The newest export alone was to stay; with a key that nothing declares all of them did.  Its config said bfloat16 of
+// float32 weights.
+TEST(ExportedConfigTest, SaysTheTypeOfItsWeightsAndLetsOldExportsGo) {
+  const std::string directory = FreshDirectory("exported_config");
+  const std::string llama = JoinPath(directory, "llama");
+  CopyDirectory("tests/testdata/fixtures/llama3_bf16_sharded/hf", PosixFileSystem(), llama);
+  auto wanted = nlohmann::json::parse(Contents(llama + "/config.json"));
+  wanted["glorp"] = 1;
+  std::ofstream(llama + "/config.json") << wanted;
+  TrainerOptions options;
+  std::vector<std::string> lines;
+  options.print = [&lines](const std::string& line) { lines.push_back(line); };
+
+  ASSERT_OK_AND_ASSIGN(
+      const FinishedRun run,
+      RunTraining(
+          {absl::StrCat("steps: 3 output: \"", directory, "/run\" threads: 1 data { path: \"", TextFile(directory),
+                        "\" kind: BYTES sequence_length: 12 batch_size: 1 } pretrained { ", "path: \"", llama,
+                        "\" carry_unknown: true } ", "export { format: \"llama\" interval: 1 keep: 1 }")},
+          options));
+
+  EXPECT_THAT(DirectoriesIn(directory + "/run/export/llama"), ElementsAre("step-00000003"));
+  EXPECT_THAT(lines, Each(Not(HasSubstr("cannot be opened"))));
+  wanted["torch_dtype"] = "float32";
+  EXPECT_EQ(nlohmann::json::parse(Contents(run.report.exports.back() + "/config.json")), wanted);
+}
+
 TEST(ReferenceTest, ARunStartsFromMetasFilesAndExportsSuch) {
   const std::string directory = FreshDirectory("reference");
   const std::string meta = JoinPath(directory, "meta");
@@ -204,8 +259,8 @@ TEST(ReferenceTest, ARunStartsFromMetasFilesAndExportsSuch) {
   // Which starts another run, with the same weights.
   ASSERT_OK_AND_ASSIGN(
       const FinishedRun again,
-      RunTraining({config, "steps: 0", absl::StrCat("output: \"", directory, "/again\" pretrained { path: \"", exported,
-                                                    "\" }")},
+      RunTraining({config, "steps: 0",
+                   absl::StrCat("output: \"", directory, "/again\" pretrained { path: \"", exported, "\" }")},
                   Quiet()));
   EXPECT_EQ(DifferenceOf(again.trainer->state().Weights(), run.trainer->state().Weights()), "");
   // Options of the format are checked before the first step.

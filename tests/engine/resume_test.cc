@@ -1,5 +1,7 @@
 // A run that stops and resumes is the run that never stopped.
 
+#include <unistd.h>
+
 #include <csignal>
 #include <fstream>
 #include <map>
@@ -19,6 +21,7 @@ namespace waypoint::engine {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
@@ -153,6 +156,55 @@ TEST(ResumeTest, UnsealedCheckpointsDoNotCount) {
 
   ASSERT_OK_AND_ASSIGN(const FinishedRun again, RunTraining({config}, Quiet()));
 
+  EXPECT_EQ(again.report.first_step, 2);
+}
+
+// The rest of the file, as a copy that was broken off leaves it.
+void CutTo(const std::string& path, int64_t bytes) { ASSERT_EQ(truncate(path.c_str(), bytes), 0) << path; }
+
+TEST(ResumeTest, ACheckpointWhoseSealWasCutShortIsPassedOverWithAWarning) {
+  for (const int64_t bytes : {0, 5, 30, 200}) {
+    const std::string directory = FreshDirectory(absl::StrCat("cut_", bytes));
+    const std::string config = TinyConfig(directory + "/run", TextFile(directory), 4);
+    ASSERT_OK(RunTraining({config, "checkpoint { interval: 2 }"}, Quiet()));
+    const std::string newest = directory + "/run/checkpoint/step-00000004";
+    CutTo(newest + "/manifest.pb", bytes);
+    std::vector<std::string> lines;
+    TrainerOptions options;
+    options.print = [&lines](const std::string& line) { lines.push_back(line); };
+
+    ASSERT_OK_AND_ASSIGN(const FinishedRun again, RunTraining({config}, options));
+
+    EXPECT_EQ(again.report.first_step, 2) << bytes;
+    EXPECT_THAT(lines, Contains(AllOf(HasSubstr(newest), HasSubstr("not sealed"))));
+    EXPECT_THAT(again.report.checkpoints, ElementsAre(newest + ".a2"));
+  }
+}
+
+TEST(ResumeTest, ADamagedCheckpointIsAnErrorThatSaysHowToGoOn) {
+  const std::string directory = FreshDirectory("damaged");
+  const std::string config = TinyConfig(directory + "/run", TextFile(directory), 4);
+  ASSERT_OK(RunTraining({config, "checkpoint { interval: 2 }"}, Quiet()));
+  const std::string newest = directory + "/run/checkpoint/step-00000004";
+  const std::string previous = directory + "/run/checkpoint/step-00000002";
+  const auto advice = AllOf(HasSubstr(absl::StrCat("move \"", newest, "\" away")),
+                            HasSubstr(absl::StrCat("the one before, \"", previous, "\"")));
+  const auto flip_last = [&](const std::string& name) {
+    std::fstream file(newest + name, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekg(-1, std::ios::end);
+    const char last = static_cast<char>(file.get());
+    file.seekp(-1, std::ios::end);
+    file.put(static_cast<char>(last ^ 1));
+  };
+
+  // In the weights, and then in the seal, which is whole.
+  flip_last("/model.safetensors");
+  EXPECT_THAT(RunTraining({config}, Quiet()), IsKind(ErrorKind::kChecksum, advice));
+  flip_last("/manifest.pb");
+  EXPECT_THAT(RunTraining({config}, Quiet()), IsKind(ErrorKind::kChecksum, advice));
+
+  ASSERT_OK(PosixFileSystem().Rename(newest, directory + "/moved_away"));
+  ASSERT_OK_AND_ASSIGN(const FinishedRun again, RunTraining({config}, Quiet()));
   EXPECT_EQ(again.report.first_step, 2);
 }
 

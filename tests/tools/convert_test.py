@@ -225,6 +225,37 @@ class ConvertTest(unittest.TestCase):
         config = files.read_json(self.path("cast"), "config.json")
         self.assertEqual(config.get("dtype", config.get("torch_dtype")), "bfloat16")
 
+    def test_the_config_says_the_type_of_the_weights_whenever_they_were_cast(self):
+        for source, dtype in ((os.path.join(files.FIXTURES, "llama3_bf16_sharded", "hf"), "float32"), (FLOAT32, "bfloat16"),
+                              (ONE, "float32")):
+            config = files.read_json(source, "config.json")
+            key = "dtype" if "dtype" in config else "torch_dtype"
+            self.assertNotEqual(config[key], dtype)
+            with self.subTest(source=source):
+                name = "%s.%s" % (os.path.basename(os.path.dirname(source)), dtype)
+                self.convert(source, self.path(name), "--dtype", dtype)
+                self.convert(self.path(name), self.path(name + ".hf"))
+                config[key] = dtype
+                self.assertEqual(files.read_json(self.path(name + ".hf"), "config.json"), config)
+
+    def test_without_a_cast_the_config_keeps_what_it_said(self):
+        source = self.editable_copy(FLOAT32)
+        config = files.read_json(source, "config.json")
+        config["torch_dtype"] = "float16"
+        with open(os.path.join(source, "config.json"), "w", encoding="utf-8") as file:
+            json.dump(config, file)
+        self.convert(source, self.path("native"))
+        self.convert(self.path("native"), self.path("back"))
+
+        self.assertEqual(files.read_json(self.path("back"), "config.json"), config)
+
+    def test_meta_weights_that_were_cast_are_described_as_such(self):
+        source = os.path.join(files.FIXTURES, "meta_llama31_bf16_mp2", "meta")
+        self.convert(source, self.path("native"), "--dtype", "float32")
+        self.convert(self.path("native"), self.path("hf"), "--to", "llama")
+
+        self.assertEqual(files.read_json(self.path("hf"), "config.json")["torch_dtype"], "float32")
+
     def test_files_that_nobody_reads_travel_along(self):
         source = self.editable_copy(ONE)
         with open(os.path.join(source, "chat_template.jinja"), "w", encoding="utf-8") as file:
@@ -246,7 +277,8 @@ class ConvertTest(unittest.TestCase):
 
         error = self.refuse(3, "E_CONFIG", source, self.path("native"))
         self.convert(source, self.path("native"), "--carry-unknown")
-        self.convert(self.path("native"), self.path("back"), "--carry-unknown")
+        # They are part of the native checkpoint now.
+        self.convert(self.path("native"), self.path("back"))
 
         self.assertIn("frobnication", error)
         self.assertIn("glorp", error)

@@ -10,6 +10,7 @@
 #include "checkpoint/format/distributed/records.h"
 #include "checkpoint/format/file_record.h"
 #include "checkpoint/format/format_options.h"
+#include "checkpoint/format/sealed_frame.h"
 
 namespace waypoint {
 namespace {
@@ -51,7 +52,7 @@ class DistributedFormat : public CheckpointFormat {
   bool written_by_many_ranks() const override { return true; }
 
   absl::StatusOr<bool> Probe(FileSystem& fs, const std::string& directory) override {
-    return Exists(fs, JoinPath(directory, kDistributedManifestName));
+    return ProbeFrame(fs, JoinPath(directory, kDistributedManifestName));
   }
 
   absl::StatusOr<OpenedCheckpoint> Open(FileSystem& fs, const std::string& directory,

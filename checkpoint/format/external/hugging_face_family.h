@@ -51,8 +51,8 @@ class HuggingFaceFamily {
   struct ExportOptions {
     // The config.json that the model came from; null for none.
     const Json* original = nullptr;
-    // Element type of the weights that are written; what `torch_dtype` says when it was not said before or when
-    // the weights were cast.
+    // Element type of most weights that are written; what `torch_dtype` says when it was not said before or when the
+    // weights were cast since the original described them.
     DType weights_dtype = DType::kInvalid;
     bool weights_were_cast = false;
   };

@@ -114,6 +114,7 @@ class HuggingFaceFormat : public CheckpointFormat {
       opened.notes.insert(opened.notes.end(), notes->begin(), notes->end());
     }
     WAYPOINT_ASSIGN_OR_RETURN(opened.tensors, ConvertedSource::Create(std::move(source), std::move(plan->tensors)));
+    opened.metadata.set_external_dtype(static_cast<int32_t>(MainDType(opened.tensors->manifest().tensors())));
     return opened;
   }
 

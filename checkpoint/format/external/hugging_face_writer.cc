@@ -56,19 +56,6 @@ std::vector<int64_t> AllOf(const Manifest& manifest) {
   return all;
 }
 
-// The element type of most weights, by bytes.
-DType MainDType(const Manifest& manifest) {
-  std::map<DType, int64_t> bytes;
-  DType main = DType::kInvalid;
-  for (const TensorMeta& tensor : manifest.tensors()) {
-    bytes[tensor.dtype] += tensor.num_bytes();
-    if (main == DType::kInvalid || bytes[tensor.dtype] > bytes[main]) {
-      main = tensor.dtype;
-    }
-  }
-  return main;
-}
-
 }  // namespace
 
 std::vector<FormatOption> HuggingFaceWriterOptions() {
@@ -92,12 +79,16 @@ absl::StatusOr<std::unique_ptr<CheckpointWriter>> HuggingFaceWriter::Create(
   WAYPOINT_ASSIGN_OR_RETURN(const FamilyModel model, family.Describe(metadata.model_config(), copies));
 
   // The state must be the model that its config describes.
+  std::vector<TensorMeta> weights;
   for (const TensorMeta& parameter : model.parameters.tensors()) {
     const int64_t index = state.manifest().Find(parameter.name);
     if (index >= 0 && state.manifest()[index].shape != parameter.shape) {
       return MakeError(ErrorKind::kShape,
                        absl::StrCat("tensor \"", parameter.name, "\" is ", ShapeString(state.manifest()[index].shape),
                                     ", the config wants ", ShapeString(parameter.shape)));
+    }
+    if (index >= 0) {
+      weights.push_back(state.manifest()[index]);
     }
   }
   WAYPOINT_ASSIGN_OR_RETURN(ExportPlan plan, PlanExport(model.rules, state.manifest()));
@@ -130,8 +121,11 @@ absl::StatusOr<std::unique_ptr<CheckpointWriter>> HuggingFaceWriter::Create(
       export_options.original = &original;
     }
   }
-  export_options.weights_dtype = MainDType(manifest);
-  export_options.weights_were_cast = cast;
+  export_options.weights_dtype = MainDType(manifest.tensors());
+  // Here, or before: on the way into the state, or by a trainer.
+  const auto came_as = static_cast<DType>(metadata.external_dtype());
+  const DType native = options.weights_dtype == DType::kInvalid ? MainDType(weights) : options.weights_dtype;
+  export_options.weights_were_cast = cast || (came_as != DType::kInvalid && came_as != native);
   WAYPOINT_ASSIGN_OR_RETURN(const Json config, family.ExportConfig(metadata.model_config(), export_options));
   writer->config_text_ = DumpJson(config);
 

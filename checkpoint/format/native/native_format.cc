@@ -11,6 +11,7 @@
 #include "checkpoint/format/format_options.h"
 #include "checkpoint/format/native/manifest_file.h"
 #include "checkpoint/format/native/native_writer.h"
+#include "checkpoint/format/sealed_frame.h"
 
 namespace waypoint {
 namespace {
@@ -58,7 +59,7 @@ class NativeFormat : public CheckpointFormat {
   bool written_by_many_ranks() const override { return true; }
 
   absl::StatusOr<bool> Probe(FileSystem& fs, const std::string& directory) override {
-    return Exists(fs, JoinPath(directory, kManifestFileName));
+    return ProbeFrame(fs, JoinPath(directory, kManifestFileName));
   }
 
   absl::StatusOr<OpenedCheckpoint> Open(FileSystem& fs, const std::string& directory,

@@ -48,6 +48,7 @@ class Importer {
     auto& configs = *opened.metadata.mutable_external_configs();
     configs[kLayoutKey] = LayoutText({checkpoint_.set.count(), shards.embedding_dim});
     WAYPOINT_ASSIGN_OR_RETURN(configs["config.json"], HuggingFaceConfig(model, weights));
+    opened.metadata.set_external_dtype(static_cast<int32_t>(weights));
     if (options_.hints.architecture == nullptr) {
       notes_.push_back(
           absl::StrCat("assumed ", model.max_positions,

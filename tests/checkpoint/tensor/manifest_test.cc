@@ -28,6 +28,15 @@ TEST(ManifestTest, BoxesThatAreHeldCount) {
   EXPECT_EQ(manifest.total_bytes(), 12);
 }
 
+TEST(ManifestTest, TheMainTypeHasTheMostBytes) {
+  EXPECT_EQ(MainDType({}), DType::kInvalid);
+  EXPECT_EQ(MainDType({{"a", DType::kF32, {2}, {}}, {"b", DType::kBF16, {3}, {}}, {"c", DType::kBF16, {2}, {}}}),
+            DType::kBF16);
+  // In any order.
+  EXPECT_EQ(MainDType({{"a", DType::kF32, {2}, {}}, {"b", DType::kBF16, {4}, {}}}), DType::kBF16);
+  EXPECT_EQ(MainDType({{"b", DType::kBF16, {4}, {}}, {"a", DType::kF32, {2}, {}}}), DType::kBF16);
+}
+
 TEST(ManifestTest, RefusesWhatCannotBe) {
   Manifest manifest;
   ASSERT_OK(manifest.Add({"a", DType::kF32, {2}, {}}));
