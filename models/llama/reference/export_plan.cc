@@ -65,7 +65,7 @@ class Planner {
     WAYPOINT_ASSIGN_OR_RETURN(plan_.facts, FactsOf(config));
     candidates_ = options_.hints.architecture != nullptr
                       ? std::vector<const LlamaArchitecture*>{options_.hints.architecture}
-                      : ArchitecturesOfShape(plan_.facts.shape);
+                      : ArchitecturesLike(plan_.facts.shape);
     consumer_ = options_.consumer.value_or(DefaultConsumer());
     ChooseLayout();
     WAYPOINT_RETURN_IF_ERROR(CheckLayout(plan_.facts.shape, plan_.layout));
@@ -107,8 +107,10 @@ class Planner {
       plan_.layout.files = *options_.model_parallel;
     } else if (came_in_.has_value()) {
       plan_.layout.files = came_in_->files;
-    } else if (!candidates_.empty()) {
-      plan_.layout.files = candidates_[0]->model_parallel;  // the same for all of a shape
+    } else if (!candidates_.empty() &&
+               (options_.hints.architecture != nullptr || candidates_[0]->shape.vocab == plan_.facts.shape.vocab)) {
+      // The same for all of a shape.  A vocabulary with more entries may not divide.
+      plan_.layout.files = candidates_[0]->model_parallel;
     }
     if (plan_.layout.files == 1) {
       return;

@@ -93,7 +93,7 @@ class Resolver {
     facts.shape = {tensors_.dim, tensors_.layers, Heads().value_or(1), kv_heads, tensors_.ffn, tensors_.vocab};
     CheckTensors();
     candidates_ = hints_.architecture != nullptr ? std::vector<const LlamaArchitecture*>{hints_.architecture}
-                                                 : ArchitecturesOfShape(facts.shape);
+                                                 : ArchitecturesLike(facts.shape);
     ReadTheta(&facts);
     ReadEpsilon(&facts);
     ReadScaling(&facts);
@@ -261,7 +261,7 @@ class Resolver {
   int64_t MaxPositions(const LlamaFacts& facts) const {
     int64_t positions = 0;
     for (const LlamaArchitecture* candidate : candidates_) {
-      if ((candidate->scale_factor > 0) == (facts.scale_factor > 0)) {
+      if (candidate->rope_theta == facts.theta && (candidate->scale_factor > 0) == (facts.scale_factor > 0)) {
         positions = std::max(positions, candidate->max_positions);
       }
     }

@@ -135,6 +135,45 @@ TEST(ExportPlanTest, EachConsumerGetsItsKeys) {
   EXPECT_EQ(Plan(facts, {{"consumer", "llama3"}})->params_text,
             R"({"dim": 3072, "n_layers": 28, "n_heads": 24, "n_kv_heads": 8, "vocab_size": 128256, )"
             R"("ffn_dim_multiplier": 1.0, "multiple_of": 256, "norm_eps": 1e-05, "rope_theta": 500000.0, )"
+// A vocabulary with more entries made these look like models that nobody knows: hidden layers that the default
+// multiplier makes with another multiple_of, and a scaling that was refused.
+TEST(FfnParamsTest, AreThoseOfTheReleasedModelWhateverTheVocabulary) {
+  for (const LlamaArchitecture& architecture : LlamaArchitectures()) {
+    LlamaShape shape = architecture.shape;
+    shape.vocab += 8;
+    ASSERT_OK_AND_ASSIGN(const FfnParams params, FindFfnParams(shape));
+    EXPECT_EQ(params.multiplier, architecture.ffn_dim_multiplier) << architecture.name;
+    EXPECT_EQ(params.multiple_of, architecture.multiple_of) << architecture.name;
+  }
+}
+
+TEST(ExportPlanTest, AModelWithMoreTokensIsWrittenAsTheReleasedOne) {
+  LlamaFacts facts = FactsOfArchitecture(Architecture("llama3_2_1b"));
+  facts.shape.vocab = 128264;
+  for (const FormatOptionValues& values : {FormatOptionValues(), FormatOptionValues{{"model", "llama3_2_1b"}}}) {
+    ASSERT_OK_AND_ASSIGN(const ReferenceExport plan, Plan(facts, values));
+    EXPECT_THAT(plan.params_text, AllOf(HasSubstr("\"ffn_dim_multiplier\": 1.5, \"multiple_of\": 256"),
+                                        HasSubstr("\"vocab_size\": 128264")));
+  }
+  facts = FactsOfArchitecture(Architecture("llama2_13b"));
+  facts.shape.vocab = 32001;
+  EXPECT_EQ(Plan(facts)->layout.files, 1) << "2 files do not divide the vocabulary";
+}
+
+TEST(ArchitecturesTest, AreLikeThoseWithTheNextSmallerVocabulary) {
+  LlamaShape shape = Architecture("llama3_70b").shape;
+  shape.vocab += 8;
+  std::vector<std::string> names;
+  for (const LlamaArchitecture* architecture : ArchitecturesLike(shape)) {
+    names.emplace_back(architecture->name);
+  }
+  EXPECT_THAT(names, testing::ElementsAre("llama3_70b", "llama3_1_70b", "llama3_3_70b"));
+  shape.vocab = 32016;
+  EXPECT_EQ(ArchitecturesLike(shape).size(), 1u);
+  shape.vocab = 31999;
+  EXPECT_THAT(ArchitecturesLike(shape), IsEmpty());
+}
+
             R"("use_scaled_rope": true})");
   EXPECT_EQ(Plan(Small(), {{"consumer", "llama2"}, {"params-layout", "nested"}})->params_text,
             R"({"model": {"dim": 64, "multiple_of": 32, "ffn_dim_multiplier": 1.3, "n_heads": 4, "n_kv_heads": 2, )"
