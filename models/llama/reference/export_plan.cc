@@ -71,11 +71,12 @@ class Planner {
     WAYPOINT_RETURN_IF_ERROR(CheckLayout(plan_.facts.shape, plan_.layout));
     const LlamaShape& shape = plan_.facts.shape;
     stored_kv_heads_ = std::max(shape.kv_heads, plan_.layout.files > shape.kv_heads ? plan_.layout.files : 0);
-    if (stored_kv_heads_ != shape.kv_heads) {
+    const int64_t kv_copies = stored_kv_heads_ / shape.kv_heads;
+    if (kv_copies > 1) {
       plan_.notes.push_back(absl::StrCat("each of the ", shape.kv_heads, " heads of keys and values is stored ",
-                                         stored_kv_heads_ / shape.kv_heads, " times, one in each of ",
-                                         plan_.layout.files, " files"));
+                                         kv_copies, " times, one in each of ", plan_.layout.files, " files"));
     }
+    plan_.read_back = {{"tied", plan_.facts.tied ? "yes" : "no"}, {"kv-copies", absl::StrCat(kv_copies)}};
     if (Restore()) {
       if (options_.emit_rope_freqs) {
         WAYPOINT_RETURN_IF_ERROR(CheckRopeFreqs(ConsumerOf(original_->params)));

@@ -86,6 +86,16 @@ class Resolver {
     WAYPOINT_RETURN_IF_ERROR(Status());
     kv.copies = repeated ? kv.stored / wanted : one_per_file && architecture == nullptr ? 0 : 1;
     return kv;
+    if (hints_.kv_copies.has_value()) {
+      const int64_t said = *hints_.kv_copies;
+      if (kv.copies != 0 ? said != kv.copies : kv.stored % said != 0) {
+        return MakeError(ErrorKind::kConfig,
+                         absl::StrCat("kv-copies is ", said, ", but there are ", kv.stored,
+                                      " heads of keys and values in ", tensors_.files, " files, ",
+                                      kv.copies == 0 ? "no multiple" : absl::StrCat("each ", kv.copies, " times")));
+      }
+      kv.copies = said;
+    }
   }
 
   absl::StatusOr<ReferenceModel> Model(int64_t kv_heads) {
