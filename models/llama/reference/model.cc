@@ -85,7 +85,6 @@ class Resolver {
     }
     WAYPOINT_RETURN_IF_ERROR(Status());
     kv.copies = repeated ? kv.stored / wanted : one_per_file && architecture == nullptr ? 0 : 1;
-    return kv;
     if (hints_.kv_copies.has_value()) {
       const int64_t said = *hints_.kv_copies;
       if (kv.copies != 0 ? said != kv.copies : kv.stored % said != 0) {
@@ -96,6 +95,7 @@ class Resolver {
       }
       kv.copies = said;
     }
+    return kv;
   }
 
   absl::StatusOr<ReferenceModel> Model(int64_t kv_heads) {
@@ -201,15 +201,24 @@ class Resolver {
 
   void ReadEpsilon(LlamaFacts* facts) {
     const LlamaArchitecture* architecture = hints_.architecture;
-    if (params_.norm_eps.has_value()) {
+    if (hints_.norm_eps.has_value() && (!params_.norm_eps.has_value() || HasFairseq2Epsilon(params_))) {
+      facts->epsilon = *hints_.norm_eps;
+    } else if (params_.norm_eps.has_value()) {
       facts->epsilon = *params_.norm_eps;
+      if (hints_.norm_eps.has_value() && facts->epsilon != hints_.norm_eps) {
+        Contradiction("norm_eps", absl::StrCat(facts->epsilon, " in params.json"),
+                      absl::StrCat(*hints_.norm_eps, " by the option"));
+      }
       if (architecture != nullptr && facts->epsilon != architecture->norm_eps &&
           facts->epsilon != architecture->other_norm_eps) {
         Contradiction("norm_eps", absl::StrCat(facts->epsilon, " in params.json"),
                       absl::StrCat(architecture->norm_eps, " of ", ModelText(*architecture)));
+      } else if (architecture != nullptr && facts->epsilon != architecture->norm_eps && HasFairseq2Epsilon(params_)) {
+        model_.notes.push_back(
+            absl::StrCat("took norm_eps ", facts->epsilon, " of params.json, which fairseq2 writes for every model; ",
+                         architecture->name, " was released with ", architecture->norm_eps, ": --norm-eps ",
+                         architecture->norm_eps, " for weights that fairseq2 did not train"));
       }
-    } else if (hints_.norm_eps.has_value()) {
-      facts->epsilon = *hints_.norm_eps;
     } else if (architecture != nullptr) {
       facts->epsilon = architecture->norm_eps;
     } else {

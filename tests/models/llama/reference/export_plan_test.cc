@@ -52,20 +52,32 @@ absl::StatusOr<ReferenceExport> Plan(const LlamaFacts& facts, const FormatOption
 
 class Fairseq2Test : public testing::TestWithParam<Fairseq2Literal> {};
 
+// From the model as its own files say it.
 TEST_P(Fairseq2Test, ParamsAreTheSameBytes) {
-  LlamaFacts facts = FactsOfArchitecture(Architecture(GetParam().name));
-  facts.epsilon = 1e-5;  // of all its architectures
-  FormatOptionValues values = {{"consumer", "fairseq2"}, {"model", GetParam().name}};
-  const bool wrong_layers = facts.shape.dim == 5120;
+  const LlamaArchitecture& architecture = Architecture(GetParam().name);
+  FormatOptionValues values = {{"model", GetParam().name}};
+  CheckpointMetadata metadata = MetadataOf(FactsOfArchitecture(architecture));
+  ASSERT_OK_AND_ASSIGN(const ReferenceExport own, PlanReferenceExport(metadata, *ParseReferenceOptions(values)));
+  (*metadata.mutable_external_configs())["params.json"] = own.params_text;
+  (*metadata.mutable_external_configs())[kLayoutKey] = LayoutText(own.layout);
+  values["consumer"] = "fairseq2";
+  const bool wrong_layers = architecture.shape.dim == 5120;
   if (wrong_layers) {
-    ASSERT_OK_AND_ASSIGN(const ReferenceExport right, Plan(facts, values));
+    ASSERT_OK_AND_ASSIGN(const ReferenceExport right, PlanReferenceExport(metadata, *ParseReferenceOptions(values)));
     EXPECT_THAT(right.params_text, HasSubstr("\"n_layers\": 40"));
     values["fairseq2-errors"] = "true";
   }
 
-  ASSERT_OK_AND_ASSIGN(const ReferenceExport plan, Plan(facts, values));
+  ASSERT_OK_AND_ASSIGN(const ReferenceExport plan, PlanReferenceExport(metadata, *ParseReferenceOptions(values)));
 
   EXPECT_EQ(plan.params_text, GetParam().text);
+  if (architecture.norm_eps == 1e-6) {
+    EXPECT_THAT(own.params_text, HasSubstr("\"norm_eps\": 1e-06"));
+    EXPECT_THAT(plan.notes, Contains(AllOf(HasSubstr("norm_eps 1e-05"), HasSubstr("--norm-eps 1e-06"))));
+    EXPECT_EQ(plan.read_back.at("norm-eps"), "1e-06");
+  } else {
+    EXPECT_EQ(plan.read_back.count("norm-eps"), 0u);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Architectures, Fairseq2Test, testing::ValuesIn(kFairseq2Params),
@@ -123,18 +135,6 @@ TEST(FfnParamsTest, AreFoundForAnyHiddenLayerOfSomeParams) {
   }
 }
 
-TEST(ExportPlanTest, EachConsumerGetsItsKeys) {
-  LlamaFacts facts = FactsOfArchitecture(Architecture("7b"));
-  EXPECT_EQ(Plan(facts, {{"consumer", "llama1"}})->params_text,
-            R"({"dim": 4096, "multiple_of": 256, "n_heads": 32, "n_layers": 32, "norm_eps": 1e-06, "vocab_size": -1})");
-  facts = FactsOfArchitecture(Architecture("llama2_70b"));
-  EXPECT_EQ(Plan(facts, {{"consumer", "llama2"}})->params_text,
-            R"({"dim": 8192, "multiple_of": 4096, "ffn_dim_multiplier": 1.3, "n_heads": 64, "n_kv_heads": 8, )"
-            R"("n_layers": 80, "norm_eps": 1e-05, "vocab_size": -1})");
-  facts = FactsOfArchitecture(Architecture("llama3_2_3b"));
-  EXPECT_EQ(Plan(facts, {{"consumer", "llama3"}})->params_text,
-            R"({"dim": 3072, "n_layers": 28, "n_heads": 24, "n_kv_heads": 8, "vocab_size": 128256, )"
-            R"("ffn_dim_multiplier": 1.0, "multiple_of": 256, "norm_eps": 1e-05, "rope_theta": 500000.0, )"
 // A vocabulary with more entries made these look like models that nobody knows: hidden layers that the default
 // multiplier makes with another multiple_of, and a scaling that was refused.
 TEST(FfnParamsTest, AreThoseOfTheReleasedModelWhateverTheVocabulary) {
@@ -174,6 +174,18 @@ TEST(ArchitecturesTest, AreLikeThoseWithTheNextSmallerVocabulary) {
   EXPECT_THAT(ArchitecturesLike(shape), IsEmpty());
 }
 
+TEST(ExportPlanTest, EachConsumerGetsItsKeys) {
+  LlamaFacts facts = FactsOfArchitecture(Architecture("7b"));
+  EXPECT_EQ(Plan(facts, {{"consumer", "llama1"}})->params_text,
+            R"({"dim": 4096, "multiple_of": 256, "n_heads": 32, "n_layers": 32, "norm_eps": 1e-06, "vocab_size": -1})");
+  facts = FactsOfArchitecture(Architecture("llama2_70b"));
+  EXPECT_EQ(Plan(facts, {{"consumer", "llama2"}})->params_text,
+            R"({"dim": 8192, "multiple_of": 4096, "ffn_dim_multiplier": 1.3, "n_heads": 64, "n_kv_heads": 8, )"
+            R"("n_layers": 80, "norm_eps": 1e-05, "vocab_size": -1})");
+  facts = FactsOfArchitecture(Architecture("llama3_2_3b"));
+  EXPECT_EQ(Plan(facts, {{"consumer", "llama3"}})->params_text,
+            R"({"dim": 3072, "n_layers": 28, "n_heads": 24, "n_kv_heads": 8, "vocab_size": 128256, )"
+            R"("ffn_dim_multiplier": 1.0, "multiple_of": 256, "norm_eps": 1e-05, "rope_theta": 500000.0, )"
             R"("use_scaled_rope": true})");
   EXPECT_EQ(Plan(Small(), {{"consumer", "llama2"}, {"params-layout", "nested"}})->params_text,
             R"({"model": {"dim": 64, "multiple_of": 32, "ffn_dim_multiplier": 1.3, "n_heads": 4, "n_kv_heads": 2, )"

@@ -441,6 +441,22 @@ TEST_F(ResolveTest, TheFactorOfTheScalingFollowsFromTheShape) {
   EXPECT_EQ(other.max_positions, 16384);
 }
 
+TEST_F(ResolveTest, AnEpsilonThatFairseq2WroteIsNotTheModels) {
+  const std::string keys = R"({"n_heads": 32, "rope_theta": 10000.0, "norm_eps": 1e-05})";
+  const ReferenceParams nested = Params(absl::StrCat("{\"model\": ", keys, "}"));
+  ReferenceHints hints;
+  hints.norm_eps = 1e-6;
+  ASSERT_OK_AND_ASSIGN(const ReferenceModel model, ResolveReferenceModel(Tensors("7b"), 32, &nested, hints));
+  EXPECT_EQ(FactsOf(model.config)->epsilon, 1e-6);
+  ASSERT_OK_AND_ASSIGN(const ReferenceModel named, ResolveReferenceModel(Tensors("7b"), 32, &nested, Named("7b")));
+  EXPECT_EQ(FactsOf(named.config)->epsilon, 1e-5);
+  EXPECT_THAT(named.notes, Contains(AllOf(HasSubstr("took norm_eps 1e-05"), HasSubstr("--norm-eps 1e-06"))));
+
+  const ReferenceParams flat = Params(keys);
+  EXPECT_THAT(ResolveReferenceModel(Tensors("7b"), 32, &flat, hints),
+              IsKind(ErrorKind::kConfig, HasSubstr("norm_eps is 1e-05 in params.json, 1e-06 by the option")));
+}
+
 TEST_F(ResolveTest, ANameAndParamsMustAgree) {
   const ReferenceParams params =
       Params(R"({"n_heads": 32, "n_kv_heads": 8, "norm_eps": 0.5, "rope_theta": 10000, "use_scaled_rope": false})");
