@@ -28,6 +28,7 @@ struct Plan {
   int64_t tensors = 0;
   int64_t bytes = 0;
   bool optimizer_state = false;
+  FormatOptionValues read_back;
 };
 
 absl::StatusOr<Plan> PlanOutput(FileSystem& fs, CheckpointFormat& format, OpenedCheckpoint& source,
@@ -43,6 +44,7 @@ absl::StatusOr<Plan> PlanOutput(FileSystem& fs, CheckpointFormat& format, Opened
     plan.bytes += asset.size_bytes;
   }
   plan.optimizer_state = save.optimizer_state && format.supports_optimizer_state();
+  plan.read_back = writer->ReadBackOptions();
   return plan;
 }
 
@@ -99,6 +101,7 @@ class Conversion {
     alone.coordinator = nullptr;
     WAYPOINT_ASSIGN_OR_RETURN(Plan plan, PlanOutput(fs, *to_, source_, alone));
     *optimizer_state = plan.optimizer_state;
+    read_back_ = std::move(plan.read_back);
     FillReport(*from, plan);
     if (rank() != 0) {
       return absl::OkStatus();
@@ -167,9 +170,12 @@ class Conversion {
     options.source_format_options = load_.format_options;
     // What is in the output's config was in the source's, which was accepted: now, or when it became native.
     options.load.carry_unknown = true;
-    // What the target was written with and takes when it is read too.
+    // What the target was written with and takes when it is read too, and what its writer knows.
     options.load.format_options = SelectFormatOptions(
         *to_, SelectFormatOptions(*to_, request_.format_options, FormatUse::kSave), FormatUse::kLoad);
+    for (const auto& [name, value] : read_back_) {
+      options.load.format_options[name] = value;
+    }
     options.transfer = TransferWith(progress);
     options.block_bytes = split_.block_bytes;
     options.share = rank();
@@ -194,6 +200,7 @@ class Conversion {
   LoadOptions load_;
   OpenedCheckpoint source_;
   CheckpointFormat* to_ = nullptr;
+  FormatOptionValues read_back_;
   ConvertReport report_;
 };
 

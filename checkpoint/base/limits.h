@@ -54,6 +54,11 @@ struct Limits {
   // times what is stored if that is more.
   int64_t expand_bytes = int64_t{64} << 20;
   int64_t expand_factor = 16;
+  // The same for all tensors, or all compressed records, of one file together: a small file that describes many of them
+  // would keep a reader busy for hours.  More than any file needs for buffers that are expanded, and a factor that lets
+  // many layers share one storage.
+  int64_t expand_file_bytes = int64_t{8} << 30;
+  int64_t expand_file_factor = 64;
   // Tensors and files that one index may name.
   int64_t index_tensors = 2'000'000;
   int64_t shard_files = 100'000;

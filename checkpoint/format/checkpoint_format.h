@@ -127,11 +127,14 @@ class CheckpointWriter {
   }
   // target tensor -> expression over the tensors of the innermost source, one per line in order; for --print-plan.
   virtual std::vector<std::string> PlanLines() const = 0;
-  // After Write: completes and syncs every file, writes what seals the checkpoint last.  Of several ranks, one alone may
-  // fail in it: agree before the checkpoint is published.
+  // After Write: completes and syncs every file, writes what seals the checkpoint last.  Of several ranks, one alone
+  // may fail in it: agree before the checkpoint is published.
   virtual absl::Status Finish() = 0;
   // What was left out on purpose.
   virtual std::vector<std::string> notes() const { return {}; }
+  // Load options of the format that say what its files alone leave to guesses: what was written, read with them, is the
+  // model that was given, whatever values its tensors have.
+  virtual FormatOptionValues ReadBackOptions() const { return {}; }
 };
 
 class CheckpointFormat {

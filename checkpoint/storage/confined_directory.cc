@@ -20,6 +20,18 @@ EntryIterator Find(const std::vector<DirectoryEntry>& entries, absl::string_view
   return it != entries.end() && it->name == name ? it : entries.end();
 }
 
+// Is `directory` a snapshot in the Hub's cache, or a folder of one, and `target` in the blobs of the same model?
+bool IsBlobOfSnapshot(absl::string_view directory, absl::string_view target) {
+  const std::string blobs = DirName(target);
+  for (std::string folder(directory); folder != DirName(folder); folder = DirName(folder)) {
+    const std::string parent = DirName(folder);
+    if (BaseName(parent) == "snapshots" && blobs == JoinPath(DirName(parent), "blobs")) {
+      return true;
+    }
+  }
+  return false;
+}
+
 }  // namespace
 
 absl::StatusOr<ConfinedDirectory> ConfinedDirectory::Open(FileSystem& fs, const std::string& directory) {
@@ -44,9 +56,8 @@ absl::StatusOr<std::string> ConfinedDirectory::Resolve(absl::string_view name) c
   }
 
   WAYPOINT_ASSIGN_OR_RETURN(std::string target, fs_->RealPath(path));
-  const std::string snapshots = DirName(root_);
-  const bool in_blobs = BaseName(snapshots) == "snapshots" && DirName(target) == JoinPath(DirName(snapshots), "blobs");
-  if (!in_blobs && target != root_ && !absl::StartsWith(target, absl::StrCat(root_ == "/" ? "" : root_, "/"))) {
+  if (!IsBlobOfSnapshot(root_, target) && target != root_ &&
+      !absl::StartsWith(target, absl::StrCat(root_ == "/" ? "" : root_, "/"))) {
     return MakeError(ErrorKind::kPath, absl::StrCat(QuotedPath(path), " is a link to ", QuotedPath(target),
                                                     ", outside of the directory; copy the file into it"));
   }

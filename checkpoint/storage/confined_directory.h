@@ -7,9 +7,9 @@
 //   WAYPOINT_ASSIGN_OR_RETURN(const std::string path, files.Resolve("config.json"));
 //
 // Listed once, when opened.  The directory itself may be a link.  A file in it may be a link to a file below the same
-// directory, or, as in the cache of the Hugging Face Hub, from <model>/snapshots/<revision>/ to <model>/blobs/.  All
-// other links are refused, and so is whatever is no regular file.  Thread-compatible: const methods may run
-// concurrently.
+// directory, or, as in the cache of the Hugging Face Hub, from <model>/snapshots/<revision>/ or any folder in it to a
+// file directly in <model>/blobs/.  All other links are refused, and so is whatever is no regular file.
+// Thread-compatible: const methods may run concurrently.
 
 #include <string>
 #include <vector>

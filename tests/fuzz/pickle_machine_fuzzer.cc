@@ -30,6 +30,7 @@ void Try(absl::string_view bytes, const waypoint::PickleOptions& options) {
   // Every step takes a byte and makes one value at most, next to the three constants.
   Require(tree->nodes.size() <= bytes.size() + 3);
   TorchContents contents;
+  contents.file_bytes = int64_t{1} << 40;  // so that storages may be large
   for (const PickleStorage& storage : tree->storages) {
     const absl::StatusOr<int64_t> storage_bytes = StorageBytes(storage);
     if (!storage_bytes.ok()) {

@@ -46,6 +46,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const BytesFile file(absl::string_view(reinterpret_cast<const char*>(data), size));
   Limits limits;
   limits.expand_bytes = 1 << 20;
+  limits.expand_file_bytes = 4 << 20;
   const absl::StatusOr<ZipDirectory> zip = ZipDirectory::Read(file, limits);
   if (!zip.ok()) {
     Require(GetErrorKind(zip.status()) != ErrorKind::kUnknown);

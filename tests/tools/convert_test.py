@@ -126,6 +126,29 @@ class ConvertTest(unittest.TestCase):
                 wanted.pop("rope.freqs")
                 self.assertEqual(files.read_torch(os.path.join(self.path(name + ".meta"), file))[0], wanted)
 
+    def test_values_that_look_tied_or_repeated_verify(self):
+        """The reader of what was written used to take them for what they look like."""
+        source = self.editable_copy(os.path.join(files.FIXTURES, "meta_llama3_bf16", "hf"))
+        path = os.path.join(source, "model.safetensors")
+        tensors, metadata = files.read_safetensors(path)
+        zeros = {name: (dtype, shape, bytes(len(data))) for name, (dtype, shape, data) in tensors.items()}
+        lookalike = dict(tensors, **{"lm_head.weight": tensors["model.embed_tokens.weight"]})
+        for i in range(3):
+            for name in ("k_proj", "v_proj"):
+                name = "model.layers.%d.self_attn.%s.weight" % (i, name)
+                dtype, shape, data = tensors[name]
+                lookalike[name] = (dtype, shape, 2 * data[:len(data) // 2])
+        for values in (lookalike, zeros):
+            files.write_safetensors(path, values, metadata)
+            for to, parts in (("reference", 1), ("reference", 2), ("reference", 4), ("fairseq2", 2)):
+                with self.subTest(to=to, parts=parts, zeros=values is zeros):
+                    written = self.path("written")
+                    self.convert(source, written, "--to", to, "--model-parallel", parts, "--overwrite")
+                    copies = 2 if parts == 4 else 1
+                    self.convert(written, self.path("back"), "--to", "llama", "--tied", "no", "--kv-copies", copies,
+                                 "--overwrite")
+                    self.assertEqual(files.read_directory(self.path("back")), values)
+
     def test_logits_of_a_reference_checkpoint_verify(self):
         source = os.path.join(files.FIXTURES, "meta_llama31_bf16_mp2", "meta")
         report = json.loads(self.convert(source, self.path("hf"), "--to", "llama", "--verify", "logits", "--json"))

@@ -10,6 +10,7 @@
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/json.h"
 #include "checkpoint/base/status_macros.h"
+#include "checkpoint/container/torch_zip/unfolded_bytes.h"
 
 namespace waypoint {
 namespace {
@@ -32,7 +33,7 @@ std::string Shortened(absl::string_view text) {
 class Lister {
  public:
   Lister(const PickleTree& tree, absl::string_view what, const Limits& limits, TorchContents* contents)
-      : tree_(tree), what_(what), limits_(limits), contents_(contents) {}
+      : tree_(tree), what_(what), limits_(limits), contents_(contents), unfolded_(limits, contents->file_bytes) {}
 
   absl::Status Run() {
     if (!tree_.IsDict(tree_.root)) {
@@ -144,7 +145,7 @@ class Lister {
     return absl::OkStatus();
   }
 
-  absl::Status CheckGeometry(const TorchTensor& tensor) const {
+  absl::Status CheckGeometry(const TorchTensor& tensor) {
     const TorchStorage& storage = contents_->storages[tensor.storage];
     const auto outside = [&](absl::string_view problem) {
       return MakeError(ErrorKind::kStorage,
@@ -171,13 +172,7 @@ class Lister {
     if (bytes > 0 ? last >= elements : last > elements) {
       return outside(absl::StrCat("the last element would be number ", last, " of ", elements));
     }
-    int64_t allowed = 0;
-    if (CheckedMul(storage.bytes, limits_.expand_factor, &allowed) && bytes > std::max(allowed, limits_.expand_bytes)) {
-      return MakeError(ErrorKind::kLimit, absl::StrCat("unfolds ", storage.bytes, " bytes of storage to ", bytes,
-                                                       ", over expand_bytes = ", limits_.expand_bytes,
-                                                       " and expand_factor = ", limits_.expand_factor));
-    }
-    return absl::OkStatus();
+    return unfolded_.Add(storage.bytes, bytes);
   }
 
   absl::Status AddValue(PickleRef ref) {
@@ -241,6 +236,7 @@ class Lister {
   const absl::string_view what_;
   const Limits& limits_;
   TorchContents* const contents_;
+  UnfoldedBytes unfolded_;
   std::string name_;  // of the item that is looked at
   absl::flat_hash_set<std::string> names_;
   int64_t visited_ = 0;

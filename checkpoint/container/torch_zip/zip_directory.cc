@@ -11,6 +11,7 @@
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/json.h"
 #include "checkpoint/base/status_macros.h"
+#include "checkpoint/container/torch_zip/unfolded_bytes.h"
 #include "checkpoint/container/torch_zip/zip_end.h"
 #include "checkpoint/container/torch_zip/zip_records.h"
 
@@ -87,7 +88,8 @@ std::string NameProblem(absl::string_view name) {
 
 class ZipDirectoryReader {
  public:
-  ZipDirectoryReader(const ReadableFile& file, const Limits& limits) : file_(file), limits_(limits) {}
+  ZipDirectoryReader(const ReadableFile& file, const Limits& limits)
+      : file_(file), limits_(limits), unfolded_(limits, file.size_bytes()) {}
 
   absl::StatusOr<ZipDirectory> Read() {
     WAYPOINT_ASSIGN_OR_RETURN(end_, ReadZipEnd(file_));
@@ -191,7 +193,7 @@ class ZipDirectoryReader {
     return absl::OkStatus();
   }
 
-  absl::Status CheckMethod(const Central& entry) const {
+  absl::Status CheckMethod(const Central& entry) {
     const uint16_t harmless = kZipFlagDescriptor | kZipFlagUtf8 | kZipFlagEffort;
     if ((entry.flags & ~harmless) != 0) {
       return Error(entry, absl::StrCat("flags ", entry.flags, " ask for encryption or other things that are not read"));
@@ -201,14 +203,8 @@ class ZipDirectoryReader {
         return Error(entry, absl::StrCat("is stored with ", entry.stored_bytes, " bytes, but has ", entry.bytes));
       }
     } else if (entry.method == kZipMethodDeflated) {
-      int64_t allowed = 0;
-      if (CheckedMul(entry.stored_bytes, limits_.expand_factor, &allowed) &&
-          entry.bytes > std::max(allowed, limits_.expand_bytes)) {
-        return MakeError(ErrorKind::kLimit, absl::StrCat(QuotedPath(file_.path()), ": entry ", Quoted(entry.name),
-                                                         " unfolds from ", entry.stored_bytes, " to ", entry.bytes,
-                                                         " bytes, over expand_bytes = ", limits_.expand_bytes,
-                                                         " and expand_factor = ", limits_.expand_factor));
-      }
+      return Annotate(unfolded_.Add(entry.stored_bytes, entry.bytes),
+                      absl::StrCat(QuotedPath(file_.path()), ": entry ", Quoted(entry.name)));
     } else {
       return Error(entry, absl::StrCat("compression method ", entry.method,
                                        " is not read; only stored and deflated entries are"));
@@ -388,6 +384,7 @@ class ZipDirectoryReader {
 
   const ReadableFile& file_;
   const Limits& limits_;
+  UnfoldedBytes unfolded_;
   ZipEnd end_;
   std::unique_ptr<std::string> names_;
   absl::string_view top_;

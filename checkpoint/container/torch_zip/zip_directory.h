@@ -43,7 +43,7 @@ class ZipDirectory {
   static bool Recognises(absl::string_view start);
 
   // Reads the directory and every local header and descriptor, no data.  Errors: E_ZIP, E_LIMIT (zip_entries,
-  // zip_directory_bytes, expand_bytes), E_IO; messages name the entry and the offset.
+  // zip_directory_bytes, expand_bytes, expand_file_bytes), E_IO; messages name the entry and the offset.
   static absl::StatusOr<ZipDirectory> Read(const ReadableFile& file, const Limits& limits);
 
   // In the order of their data; folders left out.

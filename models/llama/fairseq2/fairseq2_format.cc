@@ -20,10 +20,7 @@
 namespace waypoint::models {
 namespace {
 
-// Of every architecture that fairseq2 has, whatever the model was released with.
-constexpr double kEpsilon = 1e-5;
-
-// Those of the reference format that mean something here, and one more.
+// Those of the reference format that mean something here.
 std::vector<FormatOption> Options() {
   std::vector<FormatOption> options;
   for (FormatOption& option : ReferenceFormatOptions()) {
@@ -31,12 +28,6 @@ std::vector<FormatOption> Options() {
       options.push_back(std::move(option));
     }
   }
-  FormatOption epsilon;
-  epsilon.name = "norm-eps";
-  epsilon.value = "E";
-  epsilon.help = "of the norms, where no params.json says it (1e-05, with which fairseq2 computes)";
-  epsilon.on_load = true;
-  options.push_back(std::move(epsilon));
   return options;
 }
 
@@ -137,7 +128,7 @@ class Opener {
   absl::Status ChooseEpsilon(const absl::optional<ReferenceParams>& params) {
     absl::optional<double>& epsilon = reference_.hints.norm_eps;
     if (params.has_value() && params->norm_eps.has_value()) {
-      if (epsilon.has_value() && epsilon != params->norm_eps) {
+      if (epsilon.has_value() && epsilon != params->norm_eps && !HasFairseq2Epsilon(*params)) {
         return MakeError(ErrorKind::kConfig,
                          absl::StrCat("norm-eps is ", *epsilon, ", params.json says ", *params->norm_eps,
                                       "; leave one of them out (--ignore-params)"));
@@ -147,10 +138,10 @@ class Opener {
     if (epsilon.has_value()) {
       return absl::OkStatus();
     }
-    epsilon = kEpsilon;
+    epsilon = kFairseq2Epsilon;
     const LlamaArchitecture* architecture = reference_.hints.architecture;
-    if (architecture != nullptr && architecture->norm_eps != kEpsilon) {
-      notes_.push_back(absl::StrCat("took norm_eps ", kEpsilon, ", with which fairseq2 computes every model; ",
+    if (architecture != nullptr && architecture->norm_eps != kFairseq2Epsilon) {
+      notes_.push_back(absl::StrCat("took norm_eps ", kFairseq2Epsilon, ", with which fairseq2 computes every model; ",
                                     architecture->name, " was released with ", architecture->norm_eps, ": --norm-eps ",
                                     architecture->norm_eps, " for weights that fairseq2 did not train"));
     }
@@ -195,9 +186,9 @@ absl::StatusOr<std::unique_ptr<CheckpointWriter>> Write(FileSystem& fs, const st
   reference.fresh_consumer = ReferenceConsumer::kLlama3;
   WAYPOINT_ASSIGN_OR_RETURN(ReferenceExport plan, PlanReferenceExport(metadata, reference));
   plan.notes.push_back(LoadableAs(plan.facts));
-  if (plan.facts.epsilon != kEpsilon) {
+  if (plan.facts.epsilon != kFairseq2Epsilon) {
     plan.notes.push_back(
-        absl::StrCat("the model has norm_eps ", plan.facts.epsilon, ", fairseq2 computes with ", kEpsilon));
+        absl::StrCat("the model has norm_eps ", plan.facts.epsilon, ", fairseq2 computes with ", kFairseq2Epsilon));
   }
   // As it cuts them itself, and as Meta's code of the same generation does.
   plan.layout.embedding_dim =

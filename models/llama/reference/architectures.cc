@@ -1,5 +1,6 @@
 #include "models/llama/reference/architectures.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "absl/strings/match.h"
@@ -35,8 +36,7 @@ bool Makes(const LlamaShape& shape, double multiplier, int64_t multiple_of, bool
 }
 
 bool IsShape(const LlamaShape& a, const LlamaShape& b) {
-  return a.dim == b.dim && a.layers == b.layers && a.heads == b.heads && a.kv_heads == b.kv_heads && a.ffn == b.ffn &&
-         a.vocab == b.vocab;
+  return a.dim == b.dim && a.layers == b.layers && a.heads == b.heads && a.kv_heads == b.kv_heads && a.ffn == b.ffn;
 }
 
 }  // namespace
@@ -95,11 +95,23 @@ absl::StatusOr<const LlamaArchitecture*> FindLlamaArchitecture(absl::string_view
 std::vector<const LlamaArchitecture*> ArchitecturesOfShape(const LlamaShape& shape) {
   std::vector<const LlamaArchitecture*> found;
   for (const LlamaArchitecture& architecture : LlamaArchitectures()) {
-    if (IsShape(architecture.shape, shape)) {
+    if (IsShape(architecture.shape, shape) && architecture.shape.vocab == shape.vocab) {
       found.push_back(&architecture);
     }
   }
   return found;
+}
+
+std::vector<const LlamaArchitecture*> ArchitecturesLike(const LlamaShape& shape) {
+  // A 70b of Llama 3 with more tokens is like one of Llama 2 as well, but less so.
+  LlamaShape original = shape;
+  original.vocab = 0;
+  for (const LlamaArchitecture& architecture : LlamaArchitectures()) {
+    if (IsShape(architecture.shape, shape) && architecture.shape.vocab <= shape.vocab) {
+      original.vocab = std::max(original.vocab, architecture.shape.vocab);
+    }
+  }
+  return ArchitecturesOfShape(original);
 }
 
 int64_t FfnSize(int64_t dim, double multiplier, int64_t multiple_of) {
@@ -111,9 +123,11 @@ int64_t FfnSize(int64_t dim, double multiplier, int64_t multiple_of) {
 }
 
 absl::StatusOr<FfnParams> FindFfnParams(const LlamaShape& shape) {
-  const std::vector<const LlamaArchitecture*> known = ArchitecturesOfShape(shape);
-  if (!known.empty()) {
-    return FfnParams{known[0]->ffn_dim_multiplier, known[0]->multiple_of};
+  // Whatever else the model changed, for example its vocabulary.
+  for (const LlamaArchitecture& architecture : LlamaArchitectures()) {
+    if (architecture.shape.dim == shape.dim && architecture.shape.ffn == shape.ffn) {
+      return FfnParams{architecture.ffn_dim_multiplier, architecture.multiple_of};
+    }
   }
   std::vector<int64_t> multiples = {256};  // Meta's default first
   for (int64_t multiple = 4096; multiple >= 1; multiple /= 2) {

@@ -56,11 +56,15 @@ absl::StatusOr<const LlamaArchitecture*> FindLlamaArchitecture(absl::string_view
 // Those of exactly this shape, in the order of the table.
 std::vector<const LlamaArchitecture*> ArchitecturesOfShape(const LlamaShape& shape);
 
+// Those that the model is but for entries that may have been added to its vocabulary: of several, those with the
+// largest.
+std::vector<const LlamaArchitecture*> ArchitecturesLike(const LlamaShape& shape);
+
 // Size of the hidden layer of the MLP.  Source: meta-llama/llama, model.py, FeedForward.
 int64_t FfnSize(int64_t dim, double multiplier, int64_t multiple_of);
 
 // A multiplier and a multiple_of that make `ffn` of `dim`, here and in transformers' conversion script, and if possible
-// in fairseq2, which rounds differently: those of a released architecture of that shape, or the roundest.
+// in fairseq2, which rounds differently: those of a released architecture with both sizes, or the roundest.
 struct FfnParams {
   double multiplier = 1.0;
   int64_t multiple_of = 256;

@@ -59,23 +59,24 @@ absl::StatusOr<absl::optional<ReferenceLayout>> LayoutOf(const CheckpointMetadat
 class Planner {
  public:
   Planner(const ReferenceOptions& options, absl::optional<Original> original, absl::optional<ReferenceLayout> came_in)
-      : options_(options), original_(std::move(original)), came_in_(came_in) {}
+      : options_(options), hints_(options.hints), original_(std::move(original)), came_in_(came_in) {}
 
   absl::StatusOr<ReferenceExport> Plan(const DecoderConfig& config) {
     WAYPOINT_ASSIGN_OR_RETURN(plan_.facts, FactsOf(config));
     candidates_ = options_.hints.architecture != nullptr
                       ? std::vector<const LlamaArchitecture*>{options_.hints.architecture}
-                      : ArchitecturesOfShape(plan_.facts.shape);
+                      : ArchitecturesLike(plan_.facts.shape);
     consumer_ = options_.consumer.value_or(DefaultConsumer());
     ChooseLayout();
     WAYPOINT_RETURN_IF_ERROR(CheckLayout(plan_.facts.shape, plan_.layout));
     const LlamaShape& shape = plan_.facts.shape;
     stored_kv_heads_ = std::max(shape.kv_heads, plan_.layout.files > shape.kv_heads ? plan_.layout.files : 0);
-    if (stored_kv_heads_ != shape.kv_heads) {
+    const int64_t kv_copies = stored_kv_heads_ / shape.kv_heads;
+    if (kv_copies > 1) {
       plan_.notes.push_back(absl::StrCat("each of the ", shape.kv_heads, " heads of keys and values is stored ",
-                                         stored_kv_heads_ / shape.kv_heads, " times, one in each of ",
-                                         plan_.layout.files, " files"));
+                                         kv_copies, " times, one in each of ", plan_.layout.files, " files"));
     }
+    plan_.read_back = {{"tied", plan_.facts.tied ? "yes" : "no"}, {"kv-copies", absl::StrCat(kv_copies)}};
     if (Restore()) {
       if (options_.emit_rope_freqs) {
         WAYPOINT_RETURN_IF_ERROR(CheckRopeFreqs(ConsumerOf(original_->params)));
@@ -107,8 +108,10 @@ class Planner {
       plan_.layout.files = *options_.model_parallel;
     } else if (came_in_.has_value()) {
       plan_.layout.files = came_in_->files;
-    } else if (!candidates_.empty()) {
-      plan_.layout.files = candidates_[0]->model_parallel;  // the same for all of a shape
+    } else if (!candidates_.empty() &&
+               (options_.hints.architecture != nullptr || candidates_[0]->shape.vocab == plan_.facts.shape.vocab)) {
+      // The same for all of a shape.  A vocabulary with more entries may not divide.
+      plan_.layout.files = candidates_[0]->model_parallel;
     }
     if (plan_.layout.files == 1) {
       return;
@@ -133,9 +136,8 @@ class Planner {
     tensors.ffn = shape.ffn;
     tensors.files = plan_.layout.files;
     tensors.key_rows = shape.dim / shape.heads * stored_kv_heads_;
-    WAYPOINT_RETURN_IF_ERROR(FindKvHeads(tensors, &params, options_.hints).status());
-    WAYPOINT_ASSIGN_OR_RETURN(ReferenceModel model,
-                              ResolveReferenceModel(tensors, shape.kv_heads, &params, options_.hints));
+    WAYPOINT_RETURN_IF_ERROR(FindKvHeads(tensors, &params, hints_).status());
+    WAYPOINT_ASSIGN_OR_RETURN(ReferenceModel model, ResolveReferenceModel(tensors, shape.kv_heads, &params, hints_));
     model.config.set_tied_embedding_weight(plan_.facts.tied);
     std::string report;
     google::protobuf::util::MessageDifferencer differencer;
@@ -204,12 +206,35 @@ class Planner {
         params.n_layers = candidate->fairseq2_layers;
       }
     }
+    if (consumer_ == ReferenceConsumer::kFairseq2 && params.nested) {
+      TakeFairseq2Epsilon(&params);
+    }
     plan_.params_text = WriteReferenceParams(params, consumer_);
     Limits limits;
     WAYPOINT_ASSIGN_OR_RETURN(const Json written, ParseJson(plan_.params_text, "params.json", limits));
     WAYPOINT_ASSIGN_OR_RETURN(const ReferenceParams again, ReadReferenceParams(written, /*carry_unknown=*/false));
     return Annotate(CheckReadsBack(again),
                     absl::StrCat("params.json for ", ConsumerName(consumer_), ", ", plan_.params_text));
+  }
+
+  // What fairseq2 writes for its architectures.  It reads no params.json, but others do: they must be told.
+  void TakeFairseq2Epsilon(ReferenceParams* params) {
+    const double own = plan_.facts.epsilon;
+    const bool released =
+        std::any_of(candidates_.begin(), candidates_.end(), [own](const LlamaArchitecture* candidate) {
+          return candidate->in_fairseq2 && (own == candidate->norm_eps || own == candidate->other_norm_eps);
+        });
+    if (!released || own == kFairseq2Epsilon) {
+      return;
+    }
+    params->norm_eps = kFairseq2Epsilon;
+    hints_.norm_eps = own;
+    plan_.read_back["norm-eps"] = JsonLine(own);
+    plan_.notes.push_back(absl::StrCat("params.json says norm_eps ", kFairseq2Epsilon,
+                                       ", as fairseq2 writes it for every model; this one has ", own,
+                                       ": whoever takes norm_eps from the file computes a little differently; "
+                                       "--norm-eps ",
+                                       own, " reads it as it is, another --consumer writes it"));
   }
 
   absl::Status CheckConsumer(const ReferenceParams& params) {
@@ -270,6 +295,7 @@ class Planner {
   }
 
   const ReferenceOptions& options_;
+  ReferenceHints hints_;  // with which a reader gets the model again
   absl::optional<Original> original_;
   const absl::optional<ReferenceLayout> came_in_;
   std::vector<const LlamaArchitecture*> candidates_;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "checkpoint/format/checkpoint_format.h"
 #include "checkpoint/format/metadata.pb.h"
 #include "models/llama/reference/options.h"
 #include "models/llama/reference/shards.h"
@@ -23,6 +24,8 @@ std::string LayoutText(const ReferenceLayout& layout);
 struct ReferenceExport {
   LlamaFacts facts;
   ReferenceLayout layout;
+  // CheckpointWriter::ReadBackOptions.
+  FormatOptionValues read_back;
   std::string params_text;
   std::vector<std::string> notes;
 };

@@ -75,10 +75,21 @@ class Importer {
                        absl::StrCat("each of ", kv.stored / kv.copies, " heads of keys and values should be stored ",
                                     kv.copies, " times, but neighbouring files hold different ones"));
     }
-    const int64_t copies = kv.copies > 1 ? kv.copies : found;
+    const bool guessed = kv.copies == 0;
+    if (guessed && found > 1) {
+      WAYPOINT_ASSIGN_OR_RETURN(const bool told, KvHeadsHaveValues(files, shards));
+      if (!told) {
+        notes_.push_back(absl::StrCat("all elements of the ", kv.stored,
+                                      " heads of keys and values are the same, which does not tell whether they are "
+                                      "copies: kept all of them; --kv-copies says it"));
+        return int64_t{1};
+      }
+    }
+    const int64_t copies = guessed ? found : kv.copies;
     if (copies > 1) {
       notes_.push_back(absl::StrCat("the ", kv.stored, " heads of keys and values are ", copies, " copies of each of ",
-                                    kv.stored / copies, ": kept one of each"));
+                                    kv.stored / copies, ": kept one of each",
+                                    guessed ? "; --kv-copies 1 keeps all" : ""));
     }
     return copies;
   }
@@ -114,10 +125,24 @@ class Importer {
       WAYPOINT_ASSIGN_OR_RETURN(equal, TensorsAreEqual(whole, output, embedding));
     }
     if (!equal && options_.tied == true) {
+    const LlamaArchitecture* architecture = options_.hints.architecture;
       return MakeError(ErrorKind::kConfig, absl::StrCat("--tied yes, but \"", names_.output, "\" and \"",
                                                         names_.embedding, "\" hold different values"));
     }
-    const LlamaArchitecture* architecture = options_.hints.architecture;
+      if (equal && !options_.tied.has_value()) {
+        WAYPOINT_ASSIGN_OR_RETURN(const bool untold, HasOneValue(whole, embedding));
+        if (untold) {
+          equal = architecture != nullptr && architecture->tied;
+          notes_.push_back(absl::StrCat(
+              "all elements of the output head and the embedding are the same, which does not tell whether they are "
+              "one: ",
+              equal ? absl::StrCat("kept one, as ", architecture->name, " has it") : "kept both", "; --tied says it"));
+          return equal;
+        }
+      }
+    if (equal && !one_storage && architecture == nullptr && !options_.tied.has_value()) {
+      notes_.push_back("the output head has the values of the embedding: kept one of them; --tied no keeps both");
+    }
     if (architecture != nullptr && architecture->tied != equal) {
       notes_.push_back(equal ? absl::StrCat("the output head is the embedding, ", architecture->name, " has its own")
                              : absl::StrCat("the output head is not the embedding, as ", architecture->name,

@@ -85,6 +85,16 @@ class Resolver {
     }
     WAYPOINT_RETURN_IF_ERROR(Status());
     kv.copies = repeated ? kv.stored / wanted : one_per_file && architecture == nullptr ? 0 : 1;
+    if (hints_.kv_copies.has_value()) {
+      const int64_t said = *hints_.kv_copies;
+      if (kv.copies != 0 ? said != kv.copies : kv.stored % said != 0) {
+        return MakeError(ErrorKind::kConfig,
+                         absl::StrCat("kv-copies is ", said, ", but there are ", kv.stored,
+                                      " heads of keys and values in ", tensors_.files, " files, ",
+                                      kv.copies == 0 ? "no multiple" : absl::StrCat("each ", kv.copies, " times")));
+      }
+      kv.copies = said;
+    }
     return kv;
   }
 
@@ -93,7 +103,7 @@ class Resolver {
     facts.shape = {tensors_.dim, tensors_.layers, Heads().value_or(1), kv_heads, tensors_.ffn, tensors_.vocab};
     CheckTensors();
     candidates_ = hints_.architecture != nullptr ? std::vector<const LlamaArchitecture*>{hints_.architecture}
-                                                 : ArchitecturesOfShape(facts.shape);
+                                                 : ArchitecturesLike(facts.shape);
     ReadTheta(&facts);
     ReadEpsilon(&facts);
     ReadScaling(&facts);
@@ -191,15 +201,24 @@ class Resolver {
 
   void ReadEpsilon(LlamaFacts* facts) {
     const LlamaArchitecture* architecture = hints_.architecture;
-    if (params_.norm_eps.has_value()) {
+    if (hints_.norm_eps.has_value() && (!params_.norm_eps.has_value() || HasFairseq2Epsilon(params_))) {
+      facts->epsilon = *hints_.norm_eps;
+    } else if (params_.norm_eps.has_value()) {
       facts->epsilon = *params_.norm_eps;
+      if (hints_.norm_eps.has_value() && facts->epsilon != hints_.norm_eps) {
+        Contradiction("norm_eps", absl::StrCat(facts->epsilon, " in params.json"),
+                      absl::StrCat(*hints_.norm_eps, " by the option"));
+      }
       if (architecture != nullptr && facts->epsilon != architecture->norm_eps &&
           facts->epsilon != architecture->other_norm_eps) {
         Contradiction("norm_eps", absl::StrCat(facts->epsilon, " in params.json"),
                       absl::StrCat(architecture->norm_eps, " of ", ModelText(*architecture)));
+      } else if (architecture != nullptr && facts->epsilon != architecture->norm_eps && HasFairseq2Epsilon(params_)) {
+        model_.notes.push_back(
+            absl::StrCat("took norm_eps ", facts->epsilon, " of params.json, which fairseq2 writes for every model; ",
+                         architecture->name, " was released with ", architecture->norm_eps, ": --norm-eps ",
+                         architecture->norm_eps, " for weights that fairseq2 did not train"));
       }
-    } else if (hints_.norm_eps.has_value()) {
-      facts->epsilon = *hints_.norm_eps;
     } else if (architecture != nullptr) {
       facts->epsilon = architecture->norm_eps;
     } else {
@@ -261,7 +280,7 @@ class Resolver {
   int64_t MaxPositions(const LlamaFacts& facts) const {
     int64_t positions = 0;
     for (const LlamaArchitecture* candidate : candidates_) {
-      if ((candidate->scale_factor > 0) == (facts.scale_factor > 0)) {
+      if (candidate->rope_theta == facts.theta && (candidate->scale_factor > 0) == (facts.scale_factor > 0)) {
         positions = std::max(positions, candidate->max_positions);
       }
     }

@@ -31,7 +31,9 @@ struct ReferenceTensors {
 struct ReferenceHints {
   const LlamaArchitecture* architecture = nullptr;
   absl::optional<double> rope_factor;
-  // Where params.json does not say it; goes before the name's.
+  // How many neighbouring files hold the same head of keys and values; unset: what the name says, else what they hold.
+  absl::optional<int64_t> kv_copies;
+  // Where params.json does not say it, or is fairseq2's, which says the same of every model; goes before the name's.
   absl::optional<double> norm_eps;
   // Believe the tensors where params.json has the number of layers that fairseq2 wrongly gives the architecture, or
   // where they have it themselves.
@@ -56,7 +58,7 @@ struct ReferenceModel {
 };
 
 // Number of heads, from params.json or the model's name.
-// Errors: E_CONFIG when they disagree, nobody says it, or it does not fit the tensors.
+// Errors: E_CONFIG when they disagree, nobody says it, or it or kv_copies does not fit the tensors.
 absl::StatusOr<StoredKvHeads> FindKvHeads(const ReferenceTensors& tensors, const ReferenceParams* params,
                                           const ReferenceHints& hints);
 

@@ -27,13 +27,8 @@ class Parser {
     WAYPOINT_ASSIGN_OR_RETURN(const absl::optional<double> tolerance, Number("replica-tolerance", 0));
     options.replica_tolerance = tolerance.value_or(options.replica_tolerance);
     WAYPOINT_ASSIGN_OR_RETURN(options.tied, Choice("tied", "yes", "no", "auto"));
-    if (const std::string* text = Find("model-parallel")) {
-      int64_t files = 0;
-      if (!absl::SimpleAtoi(*text, &files) || files < 1) {
-        return Wrong("model-parallel", *text, "a number of files");
-      }
-      options.model_parallel = files;
-    }
+    WAYPOINT_ASSIGN_OR_RETURN(options.hints.kv_copies, Count("kv-copies", "a number of copies, or auto", "auto"));
+    WAYPOINT_ASSIGN_OR_RETURN(options.model_parallel, Count("model-parallel", "a number of files", ""));
     if (const std::string* name = Find("consumer")) {
       WAYPOINT_ASSIGN_OR_RETURN(options.consumer, ParseConsumer(*name));
     }
@@ -69,6 +64,20 @@ class Parser {
     return absl::optional<double>(number);
   }
 
+  // Unset for `automatic`.
+  absl::StatusOr<absl::optional<int64_t>> Count(const char* name, absl::string_view wanted,
+                                                absl::string_view automatic) const {
+    const std::string* text = Find(name);
+    if (text == nullptr || (*text == automatic && !automatic.empty())) {
+      return absl::optional<int64_t>();
+    }
+    int64_t count = 0;
+    if (!absl::SimpleAtoi(*text, &count) || count < 1) {
+      return Wrong(name, *text, wanted);
+    }
+    return absl::optional<int64_t>(count);
+  }
+
   // True, false, or unset for `neither`.
   absl::StatusOr<absl::optional<bool>> Choice(const char* name, absl::string_view yes, absl::string_view no,
                                               absl::string_view neither) const {
@@ -102,10 +111,19 @@ std::vector<FormatOption> ReferenceFormatOptions() {
              true, true),
       Option("rope-factor", "F",
              "of the rotary scaling that use_scaled_rope means, where the model's name does not say it", true, true),
+      Option("norm-eps", "E",
+             "of the norms, where params.json does not say it or is fairseq2's, which has 1e-05 for every model", true,
+             false),
       Option("ignore-params", "", "read nothing from params.json; --model says the rest", true, false),
       Option("replica-tolerance", "T", "by how much norms may differ between the files (0.01)", true, false),
-      Option("tied", "auto|yes|no", "is the output head the embedding? auto: when their bytes are the same", true,
-             false),
+      Option("tied", "auto|yes|no",
+             "is the output head the embedding? auto: when their bytes are the same; say no for a model with a head of "
+             "its own that equals the embedding",
+             true, false),
+      Option("kv-copies", "auto|N",
+             "how many files in a row hold the same head of keys and values; auto: what --model says, else what their "
+             "bytes show; say 1 for a model whose own heads are equal",
+             true, false),
       Option("model-parallel", "N", "files to write; default: as it came, else as the model ships, else 1; fairseq2: 1",
              false, true),
       Option("consumer", "NAME",

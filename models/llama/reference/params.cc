@@ -210,6 +210,10 @@ ReferenceConsumer ConsumerOf(const ReferenceParams& params) {
                                                                                 : ReferenceConsumer::kLlama1;
 }
 
+bool HasFairseq2Epsilon(const ReferenceParams& params) {
+  return params.norm_eps == kFairseq2Epsilon && ConsumerOf(params) == ReferenceConsumer::kFairseq2;
+}
+
 std::string WriteReferenceParams(const ReferenceParams& params, ReferenceConsumer consumer) {
   const bool groups = params.n_kv_heads.has_value() && params.n_kv_heads != params.n_heads;
   const double multiplier = params.ffn_dim_multiplier.value_or(1.0);

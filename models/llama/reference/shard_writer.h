@@ -40,6 +40,7 @@ class ShardWriter : public CheckpointWriter {
   // params.json last: without it nothing takes the directory for a checkpoint.
   absl::Status Finish() override;
   std::vector<std::string> notes() const override { return plan_.notes; }
+  FormatOptionValues ReadBackOptions() const override { return plan_.read_back; }
 
  private:
   ShardWriter(FileSystem& fs, std::string directory, std::vector<Asset> assets, ReferenceExport plan, ShardStyle style)

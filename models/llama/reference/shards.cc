@@ -261,6 +261,22 @@ absl::StatusOr<int64_t> CountKvCopies(TensorSource& files, const ShardedTensors&
   return copies;
 }
 
+absl::StatusOr<bool> KvHeadsHaveValues(TensorSource& files, const ShardedTensors& shards) {
+  for (const std::string& name : shards.names) {
+    if (CutOf(*shards.set.names, name) != ReferenceCut::kHeads) {
+      continue;
+    }
+    for (int64_t file = 0; file < shards.tensors.files; ++file) {
+      WAYPOINT_ASSIGN_OR_RETURN(const bool one_value,
+                                HasOneValue(files, FindIn(files.manifest(), shards.set, file, name)));
+      if (!one_value) {
+        return true;
+      }
+    }
+  }
+  return false;
+}
+
 absl::StatusOr<ReplicaDeviation> CompareReplicas(TensorSource& files, const ShardedTensors& shards, double tolerance) {
   ReplicaDeviation deviation;
   if (shards.tensors.files == 1) {

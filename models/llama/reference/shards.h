@@ -56,6 +56,9 @@ absl::StatusOr<std::vector<ConvertedTensor>> MergeShards(const Manifest& files, 
 // number that holds for every layer, 1 when no neighbours are equal.  Reads what is equal once more, nothing else.
 absl::StatusOr<int64_t> CountKvCopies(TensorSource& files, const ShardedTensors& shards);
 
+// Is there a head of keys or values whose elements differ?  If not, equal heads may be no copies.
+absl::StatusOr<bool> KvHeadsHaveValues(TensorSource& files, const ShardedTensors& shards);
+
 struct ReplicaDeviation {
   double largest = 0;
   std::string tensor;   // where

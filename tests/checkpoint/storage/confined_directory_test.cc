@@ -97,6 +97,35 @@ TEST(ConfinedDirectoryTest, HubCacheLinksLeadToBlobs) {
   }
 }
 
+// Meta's own files are in a folder of the snapshot.
+TEST(ConfinedDirectoryTest, FoldersOfAHubSnapshotLeadToItsBlobs) {
+  const TempDirectory directory;
+  directory.MakeDirectory("blobs");
+  directory.MakeDirectory("m/blobs/deep");
+  directory.MakeDirectory("m/snapshots/abc/original/mp16");
+  directory.MakeDirectory("m/snapshots/blobs");
+  directory.Write("blobs/0123", "x");
+  directory.Write("m/blobs/0123", "x");
+  directory.Write("m/blobs/deep/0123", "x");
+  directory.Write("m/snapshots/blobs/0123", "x");
+  directory.Write("m/snapshots/abc/config.json", "x");
+  directory.Link("../../../blobs/0123", "m/snapshots/abc/original/good");
+  directory.Link("../../../../blobs/0123", "m/snapshots/abc/original/mp16/good");
+  directory.Link("../../../blobs/deep/0123", "m/snapshots/abc/original/deep");
+  directory.Link("../../../../blobs/0123", "m/snapshots/abc/original/outside");
+  directory.Link("../../blobs/0123", "m/snapshots/abc/original/wrong");
+  directory.Link("../config.json", "m/snapshots/abc/original/up");
+
+  const ConfinedDirectory files = Open(directory.Path("m/snapshots/abc/original"));
+
+  EXPECT_EQ(files.Resolve("good").value(), directory.Path("m/blobs/0123"));
+  EXPECT_EQ(Open(directory.Path("m/snapshots/abc/original/mp16")).Resolve("good").value(),
+            directory.Path("m/blobs/0123"));
+  for (const char* name : {"deep", "outside", "wrong", "up"}) {
+    EXPECT_THAT(files.Resolve(name), IsKind(ErrorKind::kPath)) << name;
+  }
+}
+
 TEST(ConfinedDirectoryTest, BlobsCountOnlyBesideSnapshots) {
   const TempDirectory directory;
   directory.MakeDirectory("m/other/abc");

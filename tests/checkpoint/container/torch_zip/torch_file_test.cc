@@ -19,6 +19,7 @@
 namespace waypoint {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
@@ -218,6 +219,32 @@ TEST(TorchFileTest, TensorsLieInTheirStorages) {
   empty.shape = {0};
   empty.strides = {1};
   EXPECT_OK(LoadTensor(empty));
+}
+
+// 96 bytes of storage, each tensor of which may unfold to 64 MiB: a small file would be hashed for hours.
+TEST(TorchFileTest, RepeatedElementsAreLimitedTogether) {
+  const auto list = [](int tensors, int64_t elements, const Limits& limits) {
+    PickledTensor tensor;
+    tensor.shape = {elements};
+    tensor.strides = {0};
+    std::vector<std::pair<std::string, std::string>> items;
+    for (int i = 0; i < tensors; ++i) {
+      items.emplace_back(absl::StrCat("t", i), tensor.ToString());
+    }
+    MemoryFileSystem fs;
+    EXPECT_OK(WriteSmallFile(fs, "/x.pth", TorchBytes(Pickle(PickleDict(items)), {SomeBytes(96)})));
+    return ReadTorchFile(*fs.OpenForRead("/x.pth", OpenOptions()).value(), limits).status();
+  };
+  // 8 GiB in all.
+  EXPECT_OK(list(128, 16 << 20, Limits()));
+  EXPECT_THAT(list(129, 16 << 20, Limits()),
+              IsKind(ErrorKind::kLimit, AllOf(HasSubstr("\"t128\""), HasSubstr("expand_file_bytes"))));
+
+  Limits limits;
+  limits.expand_file_bytes = 0;
+  EXPECT_OK(list(100, 24, limits)) << "the file is larger than a 64th of what its tensors have";
+  limits.expand_file_factor = 0;
+  EXPECT_THAT(list(1, 24, limits), IsKind(ErrorKind::kLimit, HasSubstr("expand_file_factor = 0")));
 }
 
 TEST(TorchFileTest, UntypedStoragesTakeTheTypeOfTheTensor) {

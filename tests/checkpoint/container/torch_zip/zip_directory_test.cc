@@ -15,6 +15,7 @@
 namespace waypoint {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::AnyOf;
 using ::testing::HasSubstr;
 
@@ -231,6 +232,25 @@ TEST_F(ZipDirectoryTest, LimitsAreNamed) {
   ASSERT_OK_AND_ASSIGN(const ZipDirectory zip, Read(ZipBytes(items)));
   EXPECT_THAT(ReadZipEntry(*file_, *zip.Find("data/0"), 99'999, "pickle_bytes"),
               IsKind(ErrorKind::kLimit, HasSubstr("pickle_bytes")));
+}
+
+// Each record may unfold to 1000 bytes, three of them would be over what the file may.
+TEST_F(ZipDirectoryTest, CompressedRecordsAreLimitedTogether) {
+  std::vector<ZipItem> items = Items();
+  for (int i = 1; i <= 3; ++i) {
+    items.push_back({absl::StrCat("a/data/", i), std::string(1000, '\0'), true, false, true});
+  }
+  Limits limits;
+  limits.expand_bytes = 1000;
+  limits.expand_file_bytes = 2999;
+  limits.expand_file_factor = 1;
+  EXPECT_THAT(Read(ZipBytes(items), limits),
+              IsKind(ErrorKind::kLimit, AllOf(HasSubstr("\"a/data/3\""), HasSubstr("expand_file_bytes = 2999"))));
+  limits.expand_file_factor = 64;
+  EXPECT_OK(Read(ZipBytes(items), limits));
+  limits.expand_file_factor = 1;
+  limits.expand_file_bytes = 3000;
+  EXPECT_OK(Read(ZipBytes(items), limits));
 }
 
 TEST_F(ZipDirectoryTest, CompressedDataEndsWhereItSays) {

@@ -73,6 +73,7 @@ class Fairseq2ModelsTest : public testing::Test {
   absl::StatusOr<OpenedCheckpoint> Open(const FormatOptionValues& values) {
     LoadOptions options;
     options.limits.expand_bytes = int64_t{1} << 40;
+    options.limits.expand_file_bytes = int64_t{1} << 40;
     options.format_options = values;
     return NewFairseq2Format()->Open(fs_, "/model", options);
   }

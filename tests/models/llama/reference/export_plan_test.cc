@@ -52,20 +52,32 @@ absl::StatusOr<ReferenceExport> Plan(const LlamaFacts& facts, const FormatOption
 
 class Fairseq2Test : public testing::TestWithParam<Fairseq2Literal> {};
 
+// From the model as its own files say it.
 TEST_P(Fairseq2Test, ParamsAreTheSameBytes) {
-  LlamaFacts facts = FactsOfArchitecture(Architecture(GetParam().name));
-  facts.epsilon = 1e-5;  // of all its architectures
-  FormatOptionValues values = {{"consumer", "fairseq2"}, {"model", GetParam().name}};
-  const bool wrong_layers = facts.shape.dim == 5120;
+  const LlamaArchitecture& architecture = Architecture(GetParam().name);
+  FormatOptionValues values = {{"model", GetParam().name}};
+  CheckpointMetadata metadata = MetadataOf(FactsOfArchitecture(architecture));
+  ASSERT_OK_AND_ASSIGN(const ReferenceExport own, PlanReferenceExport(metadata, *ParseReferenceOptions(values)));
+  (*metadata.mutable_external_configs())["params.json"] = own.params_text;
+  (*metadata.mutable_external_configs())[kLayoutKey] = LayoutText(own.layout);
+  values["consumer"] = "fairseq2";
+  const bool wrong_layers = architecture.shape.dim == 5120;
   if (wrong_layers) {
-    ASSERT_OK_AND_ASSIGN(const ReferenceExport right, Plan(facts, values));
+    ASSERT_OK_AND_ASSIGN(const ReferenceExport right, PlanReferenceExport(metadata, *ParseReferenceOptions(values)));
     EXPECT_THAT(right.params_text, HasSubstr("\"n_layers\": 40"));
     values["fairseq2-errors"] = "true";
   }
 
-  ASSERT_OK_AND_ASSIGN(const ReferenceExport plan, Plan(facts, values));
+  ASSERT_OK_AND_ASSIGN(const ReferenceExport plan, PlanReferenceExport(metadata, *ParseReferenceOptions(values)));
 
   EXPECT_EQ(plan.params_text, GetParam().text);
+  if (architecture.norm_eps == 1e-6) {
+    EXPECT_THAT(own.params_text, HasSubstr("\"norm_eps\": 1e-06"));
+    EXPECT_THAT(plan.notes, Contains(AllOf(HasSubstr("norm_eps 1e-05"), HasSubstr("--norm-eps 1e-06"))));
+    EXPECT_EQ(plan.read_back.at("norm-eps"), "1e-06");
+  } else {
+    EXPECT_EQ(plan.read_back.count("norm-eps"), 0u);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Architectures, Fairseq2Test, testing::ValuesIn(kFairseq2Params),
@@ -121,6 +133,45 @@ TEST(FfnParamsTest, AreFoundForAnyHiddenLayerOfSomeParams) {
     ASSERT_OK(params);
     EXPECT_EQ(FfnSize(shape.dim, params->multiplier, params->multiple_of), shape.ffn) << shape.dim;
   }
+}
+
+// A vocabulary with more entries made these look like models that nobody knows: hidden layers that the default
+// multiplier makes with another multiple_of, and a scaling that was refused.
+TEST(FfnParamsTest, AreThoseOfTheReleasedModelWhateverTheVocabulary) {
+  for (const LlamaArchitecture& architecture : LlamaArchitectures()) {
+    LlamaShape shape = architecture.shape;
+    shape.vocab += 8;
+    ASSERT_OK_AND_ASSIGN(const FfnParams params, FindFfnParams(shape));
+    EXPECT_EQ(params.multiplier, architecture.ffn_dim_multiplier) << architecture.name;
+    EXPECT_EQ(params.multiple_of, architecture.multiple_of) << architecture.name;
+  }
+}
+
+TEST(ExportPlanTest, AModelWithMoreTokensIsWrittenAsTheReleasedOne) {
+  LlamaFacts facts = FactsOfArchitecture(Architecture("llama3_2_1b"));
+  facts.shape.vocab = 128264;
+  for (const FormatOptionValues& values : {FormatOptionValues(), FormatOptionValues{{"model", "llama3_2_1b"}}}) {
+    ASSERT_OK_AND_ASSIGN(const ReferenceExport plan, Plan(facts, values));
+    EXPECT_THAT(plan.params_text, AllOf(HasSubstr("\"ffn_dim_multiplier\": 1.5, \"multiple_of\": 256"),
+                                        HasSubstr("\"vocab_size\": 128264")));
+  }
+  facts = FactsOfArchitecture(Architecture("llama2_13b"));
+  facts.shape.vocab = 32001;
+  EXPECT_EQ(Plan(facts)->layout.files, 1) << "2 files do not divide the vocabulary";
+}
+
+TEST(ArchitecturesTest, AreLikeThoseWithTheNextSmallerVocabulary) {
+  LlamaShape shape = Architecture("llama3_70b").shape;
+  shape.vocab += 8;
+  std::vector<std::string> names;
+  for (const LlamaArchitecture* architecture : ArchitecturesLike(shape)) {
+    names.emplace_back(architecture->name);
+  }
+  EXPECT_THAT(names, testing::ElementsAre("llama3_70b", "llama3_1_70b", "llama3_3_70b"));
+  shape.vocab = 32016;
+  EXPECT_EQ(ArchitecturesLike(shape).size(), 1u);
+  shape.vocab = 31999;
+  EXPECT_THAT(ArchitecturesLike(shape), IsEmpty());
 }
 
 TEST(ExportPlanTest, EachConsumerGetsItsKeys) {

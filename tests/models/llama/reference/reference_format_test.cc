@@ -427,6 +427,34 @@ TEST_F(ResolveTest, TheFactorOfTheScalingFollowsFromTheShape) {
   ReferenceHints hints;
   hints.rope_factor = 4;
   EXPECT_EQ(factor("llama3_2_1b", hints), 4);
+
+  // Also with tokens added, and not with another base.
+  ReferenceTensors more = Tensors("llama3_2_1b");
+  more.vocab = 128264;
+  ASSERT_OK_AND_ASSIGN(const ReferenceModel extended, ResolveReferenceModel(more, 8, &params, {}));
+  EXPECT_EQ(extended.config.decoder().fixed().mixer().attention().rotary().llama3().scale_factor(), 32);
+  EXPECT_EQ(extended.max_positions, 131072);
+  const ReferenceParams code = Params(R"({"n_heads": 32, "norm_eps": 1e-5, "rope_theta": 1000000})");
+  ReferenceTensors code_llama = Tensors("llama2_7b");
+  code_llama.vocab = 32016;
+  ASSERT_OK_AND_ASSIGN(const ReferenceModel other, ResolveReferenceModel(code_llama, 32, &code, {}));
+  EXPECT_EQ(other.max_positions, 16384);
+}
+
+TEST_F(ResolveTest, AnEpsilonThatFairseq2WroteIsNotTheModels) {
+  const std::string keys = R"({"n_heads": 32, "rope_theta": 10000.0, "norm_eps": 1e-05})";
+  const ReferenceParams nested = Params(absl::StrCat("{\"model\": ", keys, "}"));
+  ReferenceHints hints;
+  hints.norm_eps = 1e-6;
+  ASSERT_OK_AND_ASSIGN(const ReferenceModel model, ResolveReferenceModel(Tensors("7b"), 32, &nested, hints));
+  EXPECT_EQ(FactsOf(model.config)->epsilon, 1e-6);
+  ASSERT_OK_AND_ASSIGN(const ReferenceModel named, ResolveReferenceModel(Tensors("7b"), 32, &nested, Named("7b")));
+  EXPECT_EQ(FactsOf(named.config)->epsilon, 1e-5);
+  EXPECT_THAT(named.notes, Contains(AllOf(HasSubstr("took norm_eps 1e-05"), HasSubstr("--norm-eps 1e-06"))));
+
+  const ReferenceParams flat = Params(keys);
+  EXPECT_THAT(ResolveReferenceModel(Tensors("7b"), 32, &flat, hints),
+              IsKind(ErrorKind::kConfig, HasSubstr("norm_eps is 1e-05 in params.json, 1e-06 by the option")));
 }
 
 TEST_F(ResolveTest, ANameAndParamsMustAgree) {
