@@ -34,9 +34,6 @@ absl::StatusOr<TrainConfig> TrainerConfigOf(const CheckpointMetadata& metadata) 
   return ParsePrintedConfig(metadata.training().trainer_config(), "its trainer config");
 }
 
-// For rank 0 to list a directory and the others to hear of it.
-constexpr absl::Duration kLatestTimeout = absl::Minutes(5);
-
 constexpr char kCpuGenerator[] = "torch_cpu";
 
 absl::Status Finish(const ConfigLayers& layers, const TrainConfig& base, const JobRanks& ranks, Start& start) {
@@ -151,19 +148,19 @@ absl::Status StartPretrained(FileSystem& fs, const ConfigLayers& layers, Pretrai
 }
 
 // Rank 0's newest checkpoint; empty when there is none.
-absl::StatusOr<std::string> LatestOf(FileSystem& fs, const std::string& directory, const JobRanks& ranks) {
+absl::StatusOr<std::string> LatestOf(FileSystem& fs, const TrainConfig& config, const JobRanks& ranks) {
   LocalCoordinator alone;
   Coordinator& coordinator = ranks.coordinator == nullptr ? alone : *ranks.coordinator;
   const auto find = [&]() -> absl::StatusOr<std::string> {
     if (coordinator.rank() != 0) {
       return std::string();
     }
-    CheckpointRoot root(fs, directory);
+    CheckpointRoot root(fs, CheckpointDirectory(config));
     WAYPOINT_ASSIGN_OR_RETURN(const absl::optional<CheckpointRef> latest, root.Latest());
     return latest.has_value() ? latest->path : std::string();
   };
   WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> paths,
-                            coordinator.AllGatherIfOk("newest checkpoint", find(), kLatestTimeout));
+                            coordinator.AllGatherIfOk("newest checkpoint", find(), CheckpointTimeout(config)));
   return paths[0];
 }
 
@@ -204,7 +201,7 @@ absl::StatusOr<Start> ResolveStart(FileSystem& fs, const ConfigLayers& layers, c
   const TrainConfig own = layers.Merged({});
   Start start;
   if (!own.output().empty()) {
-    WAYPOINT_ASSIGN_OR_RETURN(const std::string latest, LatestOf(fs, CheckpointDirectory(own), ranks));
+    WAYPOINT_ASSIGN_OR_RETURN(const std::string latest, LatestOf(fs, own, ranks));
     if (!latest.empty()) {
       const bool full = own.pretrained().load_config() == Pretrained::FULL;
       WAYPOINT_RETURN_IF_ERROR(
