@@ -68,7 +68,9 @@ absl::StatusOr<std::unique_ptr<ProcessGroups>> ProcessGroups::Create(const C10dO
   impl->rank = rendezvous.rank;
   impl->shape = shape;
   impl->here = CoordinatesOf(shape, rendezvous.rank);
-  WAYPOINT_ASSIGN_OR_RETURN(const auto store, ConnectC10dStore(rendezvous));
+  C10dOptions meeting = rendezvous;
+  meeting.connect_timeout = options.timeout;
+  WAYPOINT_ASSIGN_OR_RETURN(const auto store, ConnectC10dStore(meeting));
   for (const MeshAxis axis : {MeshAxis::kTensor, MeshAxis::kData, MeshAxis::kPipeline, MeshAxis::kWorld}) {
     Group& group = impl->group(axis);
     group.ranks = RanksAlong(shape, impl->here, axis);

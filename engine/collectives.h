@@ -25,7 +25,7 @@
 namespace waypoint::engine {
 
 struct ProcessGroupOptions {
-  // Of each call: the time by which ranks may differ in reaching it, and it itself.
+  // Of each call, Create included: the time by which ranks may differ in reaching it, and it itself.
   absl::Duration timeout = absl::Minutes(10);
 };
 

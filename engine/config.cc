@@ -15,6 +15,8 @@
 namespace waypoint::engine {
 namespace {
 
+constexpr double kDefaultTimeoutSeconds = 600;
+
 // Collects what is wrong, so that a user sees all of it at once.
 class Problems {
  public:
@@ -119,7 +121,7 @@ void FillMesh(MeshConfig& mesh) {
     mesh.set_micro_batches(mesh.pipeline());
   }
   if (!mesh.has_timeout_seconds()) {
-    mesh.set_timeout_seconds(600);
+    mesh.set_timeout_seconds(kDefaultTimeoutSeconds);
   }
 }
 
@@ -159,6 +161,9 @@ void FillDefaults(TrainConfig& config, int world_size) {
     config.mutable_checkpoint()->set_format(world_size == 1 ? "native" : "distributed");
   }
   FillMesh(*config.mutable_mesh());
+  if (!config.checkpoint().has_timeout_seconds()) {
+    config.mutable_checkpoint()->set_timeout_seconds(config.mesh().timeout_seconds());
+  }
   if (config.has_export_()) {
     FillSchedule(*config.mutable_export_(), 0);
     if (!config.export_().has_dtype()) {
@@ -173,6 +178,8 @@ void CheckSchedule(const Message& schedule, const std::string& name, Problems& p
   problems.Check(schedule.keep() >= 0, name + ".keep", schedule.keep(), "0 (all) or more");
   problems.Check(schedule.keep_every() >= 0, name + ".keep_every", schedule.keep_every(), "0 (none) or more");
 }
+
+bool IsDuration(double seconds) { return std::isfinite(seconds) && seconds > 0; }
 
 bool InRange(double value, double low, double high) { return value >= low && value < high; }
 
@@ -213,8 +220,8 @@ void CheckMesh(const TrainConfig& config, int world_size, Problems& problems) {
   const MeshConfig& mesh = config.mesh();
   problems.Check(MeshConfig::Zero_IsValid(mesh.zero()) && mesh.zero() != MeshConfig::ZERO_UNSPECIFIED, "mesh.zero",
                  static_cast<int>(mesh.zero()), "NONE, OPTIMIZER or WEIGHTS");
-  problems.Check(std::isfinite(mesh.timeout_seconds()) && mesh.timeout_seconds() > 0, "mesh.timeout_seconds",
-                 mesh.timeout_seconds(), "a positive number");
+  problems.Check(IsDuration(mesh.timeout_seconds()), "mesh.timeout_seconds", mesh.timeout_seconds(),
+                 "a positive number");
   const auto shape = MakeMeshShape(world_size, mesh.pipeline(), mesh.tensor());
   problems.Check(shape.ok(), "mesh", absl::StrCat("pipeline ", mesh.pipeline(), " and tensor ", mesh.tensor()),
                  absl::StrCat("numbers whose product divides the ", world_size, " ranks of this job"));
@@ -247,6 +254,8 @@ absl::Status FillAndCheck(TrainConfig& config, int world_size) {
                      CheckpointSchedule::Async_IsValid(config.checkpoint().async()),
                  "checkpoint.async", static_cast<int>(config.checkpoint().async()),
                  "NONE, COPY, LAZY or WRITE_PROTECT");
+  problems.Check(IsDuration(config.checkpoint().timeout_seconds()), "checkpoint.timeout_seconds",
+                 config.checkpoint().timeout_seconds(), "a positive number");
   CheckMesh(config, world_size, problems);
   if (config.has_export_()) {
     CheckSchedule(config.export_(), "export", problems);
@@ -263,6 +272,13 @@ absl::Status FillAndCheck(TrainConfig& config, int world_size) {
                    "pretrained.optimizer_state", "true", "model_weights as well");
   }
   return problems.status();
+}
+
+absl::Duration CheckpointTimeout(const TrainConfig& config) {
+  TrainConfig filled = config;
+  FillDefaults(filled, 1);
+  const double seconds = filled.checkpoint().timeout_seconds();
+  return absl::Seconds(IsDuration(seconds) ? seconds : kDefaultTimeoutSeconds);
 }
 
 std::vector<std::string> CompareConfigs(const TrainConfig& before, const TrainConfig& now) {

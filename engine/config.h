@@ -21,6 +21,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "checkpoint/storage/file_system.h"
 #include "engine/config.pb.h"
 #include "google/protobuf/text_format.h"
@@ -52,6 +53,10 @@ class ConfigLayers {
 // checks every value.  All problems come in one E_REQUEST error.  The model is not looked at: models::ValidateConfig
 // and CheckPart do that.
 absl::Status FillAndCheck(TrainConfig& config, int world_size = 1);
+
+// checkpoint.timeout_seconds or what it is by default; of any config, complete or not, since ranks must also agree that
+// one is wrong.
+absl::Duration CheckpointTimeout(const TrainConfig& config);
 
 std::string PrintConfig(const google::protobuf::Message& config);
 // The other direction; E_SCHEMA.  Unknown fields are errors.

@@ -54,6 +54,7 @@ RunSaver::RunSaver(FileSystem& fs, const Start& start, Coordinator& coordinator,
       coordinator_(coordinator),
       exchange_(exchange),
       config_(start.config),
+      timeout_(CheckpointTimeout(config_)),
       resumed_(start.kind == StartKind::kResume ? start.path : ""),
       root_(fs, CheckpointDirectory(config_)) {
   if (start.checkpoint.has_value()) {
@@ -80,6 +81,7 @@ absl::Status RunSaver::CheckRanks(absl::string_view field, const CheckpointForma
 }
 
 void RunSaver::SetRanks(SaveOptions& options) const {
+  options.coordination_timeout = timeout_;
   if (coordinator_.world_size() > 1) {
     options.coordinator = &coordinator_;
     options.exchange = exchange_;
@@ -128,9 +130,8 @@ absl::StatusOr<CheckpointMetadata> RunSaver::CheckpointMetadataOf(const TrainSta
   CheckpointMetadata metadata = Metadata(state);
   TrainingState generators;
   *generators.mutable_rng_states() = metadata.training().rng_states();
-  WAYPOINT_ASSIGN_OR_RETURN(
-      const std::vector<std::string> all,
-      coordinator_.AllGather("random generators", generators.SerializeAsString(), AgreementTimeout()));
+  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> all,
+                            coordinator_.AllGather("random generators", generators.SerializeAsString(), timeout_));
   for (size_t rank = 1; rank < all.size() && coordinator_.rank() == 0; ++rank) {
     TrainingState other;
     if (!other.ParseFromString(all[rank])) {
@@ -184,12 +185,9 @@ absl::Status RunSaver::Published(AsyncSaveReport report) {
   return absl::OkStatus();
 }
 
-// Beside what a save itself waits for.
-absl::Duration RunSaver::AgreementTimeout() const { return absl::Seconds(config_.mesh().timeout_seconds()); }
-
 absl::Status RunSaver::Hold() {
   const absl::Status held = coordinator_.rank() == 0 ? HoldRoot() : absl::OkStatus();
-  return coordinator_.Agree("lock of the run", held, AgreementTimeout());
+  return coordinator_.Agree("lock of the run", held, timeout_);
 }
 
 absl::Status RunSaver::HoldRoot() {
@@ -291,7 +289,7 @@ absl::StatusOr<bool> RunSaver::HasExport(int64_t step) {
     return std::string(there ? "there" : "");
   };
   WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> answers,
-                            coordinator_.AllGatherIfOk("export of the step", look(), AgreementTimeout()));
+                            coordinator_.AllGatherIfOk("export of the step", look(), timeout_));
   return !answers[0].empty();
 }
 

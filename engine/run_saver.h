@@ -24,6 +24,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "absl/types/optional.h"
 #include "checkpoint/async/async_saver.h"
 #include "checkpoint/async/snapshot_arena.h"
@@ -77,7 +78,6 @@ class RunSaver {
   // With the random generators of all ranks, on rank 0.
   absl::StatusOr<CheckpointMetadata> CheckpointMetadataOf(const TrainState& state);
   CheckpointerOptions Options() const;
-  absl::Duration AgreementTimeout() const;
   // What every save of this job has in common.
   void SetRanks(SaveOptions& options) const;
   absl::Status CheckRanks(absl::string_view field, const CheckpointFormat& format) const;
@@ -91,8 +91,9 @@ class RunSaver {
   Coordinator& coordinator_;
   Exchange* const exchange_;
   const TrainConfig config_;
-  const std::string resumed_;   // the run's checkpoint that the job began with; empty: none
-  CheckpointMetadata carried_;  // external_format, external_configs, external_dtype
+  const absl::Duration timeout_;  // of every wait for other ranks
+  const std::string resumed_;     // the run's checkpoint that the job began with; empty: none
+  CheckpointMetadata carried_;    // external_format, external_configs, external_dtype
   std::vector<Asset> assets_;
   std::vector<AsyncSaveReport> saved_;
   CheckpointRoot root_;

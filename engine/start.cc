@@ -39,9 +39,6 @@ absl::StatusOr<TrainConfig> TrainerConfigOf(const CheckpointMetadata& metadata) 
   return ParsePrintedConfig(metadata.training().trainer_config(), "its trainer config");
 }
 
-// For rank 0 to list a directory and the others to hear of it.
-constexpr absl::Duration kLatestTimeout = absl::Minutes(5);
-
 constexpr char kCpuGenerator[] = "torch_cpu";
 
 absl::Status Finish(const ConfigLayers& layers, const TrainConfig& base, const JobRanks& ranks, Start& start) {
@@ -203,7 +200,7 @@ absl::Status StartPretrained(FileSystem& fs, const ConfigLayers& layers, Pretrai
 }
 
 // The names of rank 0's two newest checkpoints, the newest first; fewer when there are not so many.
-absl::StatusOr<std::vector<std::string>> NewestOf(FileSystem& fs, const std::string& directory, const JobRanks& ranks,
+absl::StatusOr<std::vector<std::string>> NewestOf(FileSystem& fs, const TrainConfig& config, const JobRanks& ranks,
                                                   std::vector<std::string>* notes) {
   LocalCoordinator alone;
   Coordinator& coordinator = ranks.coordinator == nullptr ? alone : *ranks.coordinator;
@@ -211,7 +208,7 @@ absl::StatusOr<std::vector<std::string>> NewestOf(FileSystem& fs, const std::str
     if (coordinator.rank() != 0) {
       return std::string();
     }
-    CheckpointRoot root(fs, directory);
+    CheckpointRoot root(fs, CheckpointDirectory(config));
     WAYPOINT_ASSIGN_OR_RETURN(const std::vector<CheckpointRef> found, root.List(notes));
     std::vector<std::string> names;
     for (auto ref = found.rbegin(); ref != found.rend() && names.size() < 2; ++ref) {
@@ -220,7 +217,7 @@ absl::StatusOr<std::vector<std::string>> NewestOf(FileSystem& fs, const std::str
     return absl::StrJoin(names, "/");
   };
   WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> names,
-                            coordinator.AllGatherIfOk("newest checkpoint", find(), kLatestTimeout));
+                            coordinator.AllGatherIfOk("newest checkpoint", find(), CheckpointTimeout(config)));
   return absl::StrSplit(names[0], '/', absl::SkipEmpty());
 }
 
@@ -274,7 +271,7 @@ absl::StatusOr<Start> ResolveStart(FileSystem& fs, const ConfigLayers& layers, c
   Start start;
   if (!own.output().empty()) {
     const std::string directory = CheckpointDirectory(own);
-    WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> newest, NewestOf(fs, directory, ranks, &start.notes));
+    WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> newest, NewestOf(fs, own, ranks, &start.notes));
     if (!newest.empty()) {
       const std::string latest = JoinPath(directory, newest[0]);
       start.previous = newest.size() > 1 ? JoinPath(directory, newest[1]) : "";

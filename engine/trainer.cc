@@ -9,7 +9,6 @@
 #include "ATen/Functions.h"
 #include "ATen/Parallel.h"
 #include "absl/memory/memory.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
@@ -20,6 +19,7 @@
 #include "engine/catch_torch.h"
 #include "engine/frozen.h"
 #include "engine/pipeline.h"
+#include "engine/share_failure.h"
 #include "models/decoder/sharding.h"
 #include "optimizer/clip.h"
 #include "optimizer/schedule.h"
@@ -27,9 +27,7 @@
 namespace waypoint::engine {
 namespace {
 
-// To read a config and, then, a checkpoint.
-constexpr absl::Duration kStartTimeout = absl::Minutes(30);
-// For ranks to tell why they end.  A dead one does not come: this is how long the others live on for it.
+// For ranks to tell why they end.  A stopped one does not come: this is how long the others live on for it.
 constexpr absl::Duration kLastWordsTimeout = absl::Seconds(10);
 
 CosineSchedule ScheduleOf(const TrainConfig& config) {
@@ -39,16 +37,6 @@ CosineSchedule ScheduleOf(const TrainConfig& config) {
   schedule.total_steps = config.schedule().decay_steps();
   schedule.minimum_ratio = config.schedule().min_ratio();
   return schedule;
-}
-
-// "E_IO: ..." for the other ranks.
-std::string LastWords(const absl::Status& status) {
-  return absl::StrCat(ErrorKindName(GetErrorKind(status)), ": ", status.message());
-}
-
-// A rank's own failure, and not that it missed another one.
-bool IsCause(absl::string_view last_words) {
-  return !last_words.empty() && !absl::StartsWith(last_words, ErrorKindName(ErrorKind::kRank));
 }
 
 int64_t PeakResidentBytes() {
@@ -80,30 +68,45 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const ConfigLayers& lay
   const JobRanks ranks = {options.coordinator, options.ranks_on_this_host};
   absl::StatusOr<Start> start = ResolveStart(*options.fs, layers, ranks);
   if (options.coordinator != nullptr) {
-    WAYPOINT_RETURN_IF_ERROR(options.coordinator->Agree("config", start.status(), kStartTimeout));
+    const absl::Duration timeout = CheckpointTimeout(start.ok() ? start->config : layers.Merged({}));
+    WAYPOINT_RETURN_IF_ERROR(options.coordinator->Agree("config", start.status(), timeout));
   }
   WAYPOINT_RETURN_IF_ERROR(start.status());
   auto trainer = absl::WrapUnique(new Trainer(*std::move(start), options));
+  WAYPOINT_RETURN_IF_ERROR(trainer->Connect());
   const absl::Status built = trainer->Build();
-  if (!built.ok() && trainer->groups_ != nullptr) {
+  const bool gone = !trainer->groups_->failure().ok();
+  if (!built.ok()) {
     trainer->groups_->Close();
   }
-  WAYPOINT_RETURN_IF_ERROR(trainer->options_.coordinator->Agree("start", built, kStartTimeout));
+  WAYPOINT_RETURN_IF_ERROR(
+      ShareFailure(*trainer->options_.coordinator, "start", built, gone, CheckpointTimeout(trainer->config())));
   return trainer;
 }
 
-absl::Status Trainer::Build() {
+absl::Status Trainer::Connect() {
   const TrainConfig& config = start_.config;
   for (const std::string& note : start_.notes) {
     Print(absl::StrCat("note: ", note));
   }
   at::set_num_threads(config.threads());
-  WAYPOINT_ASSIGN_OR_RETURN(data_, TokenFile::Open(config.data(), config.model().vocab_size()));
+  auto data = TokenFile::Open(config.data(), config.model().vocab_size());
+  // First, since ranks that connect wait in vain for one that does not come.
+  WAYPOINT_RETURN_IF_ERROR(options_.coordinator->Agree("data", data.status(), CheckpointTimeout(config)));
+  data_ = *std::move(data);
   WAYPOINT_ASSIGN_OR_RETURN(const MeshShape shape, MakeMeshShape(options_.coordinator->world_size(),
                                                                  config.mesh().pipeline(), config.mesh().tensor()));
   ProcessGroupOptions group_options;
   group_options.timeout = absl::Seconds(config.mesh().timeout_seconds());
-  WAYPOINT_ASSIGN_OR_RETURN(groups_, ProcessGroups::Create(options_.rendezvous, shape, group_options));
+  auto groups = ProcessGroups::Create(options_.rendezvous, shape, group_options);
+  WAYPOINT_RETURN_IF_ERROR(
+      ShareFailure(*options_.coordinator, "process groups", groups.status(), /*gone=*/true, CheckpointTimeout(config)));
+  groups_ = *std::move(groups);
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::Build() {
+  const TrainConfig& config = start_.config;
   WAYPOINT_RETURN_IF_ERROR(CatchTorch("initial state", [&]() -> absl::Status {
     WAYPOINT_ASSIGN_OR_RETURN(state_, TrainState::Create(config, *groups_));
     return Annotate(AdviseOnDamage(state_->Restore(start_), start_),
@@ -239,37 +242,27 @@ absl::Status Trainer::Export(TrainReport& report) {
 absl::StatusOr<TrainReport> Trainer::Run() {
   WAYPOINT_RETURN_IF_ERROR(saver_->Hold());
   absl::StatusOr<TrainReport> report = RunLocked();
+  const bool gone = !groups_->failure().ok();
   if (!report.ok()) {
     // Before anything else: others may be waiting for this rank.
     groups_->Close();
   }
   std::vector<std::string> warnings;
   const absl::Status released = saver_->Release(&warnings);
-  if (!released.ok()) {
+  absl::Status failure = report.status();
+  const bool from_save = !released.ok() && GetErrorKind(failure) == ErrorKind::kRank;
+  if (from_save) {
+    // It is why the others are gone: a save that fails on one rank fails on all, and who learns it first ends.
+    failure = released;
+  } else if (!released.ok()) {
     // Only after another error; without one, all saves were waited for.
     warnings.insert(warnings.begin(), std::string(released.message()));
   }
   PrintWarnings(warnings);
-  if (!report.ok()) {
-    return Explain(report.status());
+  if (!failure.ok()) {
+    return ShareFailure(*options_.coordinator, "last words", failure, gone && !from_save, kLastWordsTimeout);
   }
   return report;
-}
-
-absl::Status Trainer::Explain(const absl::Status& mine) {
-  const auto words = options_.coordinator->AllGather("last words", LastWords(mine), kLastWordsTimeout);
-  if (GetErrorKind(mine) != ErrorKind::kRank) {
-    return mine;
-  }
-  if (!words.ok()) {
-    return MakeError(ErrorKind::kRank, absl::StrCat(mine.message(), "; then: ", words.status().message()));
-  }
-  for (size_t rank = 0; rank < words->size(); ++rank) {
-    if (IsCause((*words)[rank])) {
-      return MakeError(ErrorKind::kRank, absl::StrCat("rank ", rank, " failed: ", (*words)[rank]));
-    }
-  }
-  return mine;
 }
 
 absl::Status Trainer::OpenHistory() {
@@ -281,7 +274,7 @@ absl::Status Trainer::OpenHistory() {
     WAYPOINT_ASSIGN_OR_RETURN(metrics_, MetricsLog::Open(JoinPath(config().output(), "metrics.jsonl"), state_->step));
     return absl::OkStatus();
   };
-  return options_.coordinator->Agree("history", open(), kStartTimeout);
+  return options_.coordinator->Agree("history", open(), CheckpointTimeout(config()));
 }
 
 // ", 6 ranks: ..."; nothing for one.

@@ -86,6 +86,8 @@ class Trainer {
   Trainer(Start start, const TrainerOptions& options);
 
   bool first_rank() const { return options_.coordinator->rank() == 0; }
+  // Opens what a rank may lack, then connects it to the others.
+  absl::Status Connect();
   absl::Status Build();
   void Print(const std::string& line) const;
   void PrintWarnings(const std::vector<std::string>& warnings) const;
@@ -94,8 +96,6 @@ class Trainer {
   absl::Status UpdateWeights(StepMetrics& metrics);
   absl::StatusOr<bool> StopRequested();
   absl::StatusOr<TrainReport> RunLocked();
-  // The error of a rank that waited for others in vain, with what those say for themselves.
-  absl::Status Explain(const absl::Status& mine);
   absl::Status SaveCheckpoint(TrainReport& report, bool wait);
   // Adds what was published meanwhile.
   void CollectSaved(TrainReport& report);

@@ -102,6 +102,8 @@ absl::StatusOr<std::string> StoreCoordinator::Await(int64_t call, const std::str
 absl::StatusOr<std::vector<std::string>> StoreCoordinator::Exchange(const std::string& what, const std::string& bytes,
                                                                     absl::Duration timeout) {
   const int64_t call = calls_++;
+  // A store that keeps silent must not prolong the wait.
+  WAYPOINT_RETURN_IF_ERROR(store_->LimitAnswers(timeout));
   WAYPOINT_RETURN_IF_ERROR(store_->Set(CallKey(call, rank_), absl::StrCat(what, absl::string_view("\0", 1), bytes)));
   WAYPOINT_ASSIGN_OR_RETURN(std::string error, Await(call, what, timeout));
   std::vector<std::string> messages;

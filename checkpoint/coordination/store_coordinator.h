@@ -31,6 +31,8 @@ class MessageStore {
   virtual absl::Status Delete(const std::string& key) = 0;
   // The process of that rank is surely gone.  Asked about ranks that are waited for.
   virtual bool IsDead(int rank) { return false; }
+  // Later answers of the store take about so long at most; one that does not come is an error.
+  virtual absl::Status LimitAnswers(absl::Duration limit) { return absl::OkStatus(); }
 };
 
 class StoreCoordinator : public Coordinator {

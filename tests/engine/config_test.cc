@@ -248,6 +248,22 @@ TEST(PrintConfigTest, PrintedConfigsParseBack) {
   EXPECT_EQ(GetErrorKind(ParsePrintedConfig("nothing: 1", "test").status()), ErrorKind::kSchema);
 }
 
+TEST(CheckpointTimeoutTest, IsTheMeshsUnlessItIsSet) {
+  EXPECT_EQ(CheckpointTimeout(Parsed("mesh { timeout_seconds: 2.5 }")), absl::Seconds(2.5));
+  EXPECT_EQ(CheckpointTimeout(Parsed("mesh { timeout_seconds: 2 } checkpoint { timeout_seconds: 9 }")),
+            absl::Seconds(9));
+  EXPECT_EQ(CheckpointTimeout({}), absl::Seconds(600));
+}
+
+// Ranks must be able to tell each other so.
+TEST(CheckpointTimeoutTest, OfAWrongConfigIsTheDefault) {
+  TrainConfig config =
+      Parsed("steps: 1 output: \"o\" data { path: \"d\" kind: BYTES } checkpoint { timeout_seconds: -1 }");
+
+  EXPECT_EQ(CheckpointTimeout(config), absl::Seconds(600));
+  EXPECT_THAT(std::string(FillAndCheck(config).message()), HasSubstr("checkpoint.timeout_seconds: got -1"));
+}
+
 TEST(CompareConfigsTest, NamesWhatDiffersButForTheModel) {
   const TrainConfig before = Parsed("steps: 1 optimizer { lr: 0.5 } model { hidden_size: 1 }");
   const TrainConfig now = Parsed("steps: 2 optimizer { lr: 0.25 } model { hidden_size: 2 }");

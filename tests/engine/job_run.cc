@@ -114,7 +114,10 @@ JobRun RunJob(int world_size, const std::vector<std::string>& layers, const JobO
       WAYPOINT_RETURN_IF_ERROR(config.AddText(options.config_of_rank(rank), "config"));
     }
     TrainerOptions trainer_options;
-    trainer_options.fs = options.fs;
+    if (options.wrap_coordinator) {
+      mine.coordinator = options.wrap_coordinator(rank, std::move(mine.coordinator));
+    }
+    trainer_options.fs = options.fs_of_rank ? options.fs_of_rank(rank) : options.fs;
     trainer_options.coordinator = mine.coordinator.get();
     trainer_options.exchange = mine.exchange.get();
     trainer_options.rendezvous = mine.rendezvous;

@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,10 @@ struct JobOptions {
   // Which rank is told to stop.
   int stopping_rank = 0;
   FileSystem* fs = &PosixFileSystem();
+  // Instead of `fs`.
+  std::function<FileSystem*(int rank)> fs_of_rank;
+  // What that rank speaks through instead of `base`.
+  std::function<std::unique_ptr<Coordinator>(int rank, std::unique_ptr<Coordinator> base)> wrap_coordinator;
   // One more layer of config, for that rank only.
   std::function<std::string(int rank)> config_of_rank;
   // Called by every rank when its trainer is there, before it runs.  An error ends that rank only.

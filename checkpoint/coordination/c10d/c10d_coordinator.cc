@@ -1,5 +1,6 @@
 #include "checkpoint/coordination/c10d/c10d_coordinator.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -14,12 +15,16 @@ namespace {
 std::vector<uint8_t> ToBytes(absl::string_view text) { return std::vector<uint8_t>(text.begin(), text.end()); }
 std::string ToText(const std::vector<uint8_t>& bytes) { return std::string(bytes.begin(), bytes.end()); }
 
+// What libtorch's milliseconds and the kernel's time values can hold by far.
+constexpr absl::Duration kLongestAnswer = absl::Hours(24 * 7);
+
+std::string KeyPrefix(const C10dOptions& options) { return absl::StrCat("waypoint/", options.name, "/"); }
+std::string DeadKey(int rank) { return absl::StrCat("dead/", rank); }
+
 class C10dMessages : public MessageStore {
  public:
   C10dMessages(c10::intrusive_ptr<c10d::TCPStore> store, const C10dOptions& options)
-      : store_(std::move(store)),
-        prefix_(absl::StrCat("waypoint/", options.name, "/")),
-        server_(absl::StrCat(options.host, ":", options.port)) {}
+      : store_(std::move(store)), options_(options), prefix_(KeyPrefix(options)) {}
 
   absl::Status Set(const std::string& key, const std::string& bytes) override {
     return Ask<int>([&] { return store_->set(prefix_ + key, ToBytes(bytes)), 0; }).status();
@@ -40,6 +45,17 @@ class C10dMessages : public MessageStore {
   absl::Status Delete(const std::string& key) override {
     return Ask<bool>([&] { return store_->deleteKey(prefix_ + key); }).status();
   }
+  bool IsDead(int rank) override { return HasAll({DeadKey(rank)}).value_or(false); }
+  absl::Status LimitAnswers(absl::Duration limit) override {
+    // The server itself may wait as long for a rank that is stopped in the middle of a message.
+    limit = std::min(std::max(limit, 2 * options_.stall_timeout), kLongestAnswer);
+    if (limit == limit_) {
+      return absl::OkStatus();
+    }
+    limit_ = limit;
+    // A wait sets the deadline of every later answer of the server.
+    return Ask<int>([&] { return store_->wait({HelloKey(options_)}, absl::ToChronoMilliseconds(limit)), 0; }).status();
+  }
 
  private:
   template <typename Answer, typename Call>
@@ -47,16 +63,20 @@ class C10dMessages : public MessageStore {
     try {
       return call();
     } catch (const std::exception& e) {
-      return MakeError(ErrorKind::kRank, absl::StrCat("rank 0, which serves the store at ", server_,
-                                                      ", does not answer, or has cut this "
-                                                      "rank off since it was stopped: ",
-                                                      FirstLine(e.what())));
+      return MakeError(
+          ErrorKind::kRank,
+          absl::StrCat("rank ", options_.rank, " has lost the store at ", options_.host, ":", options_.port,
+                       ": rank 0, which serves it, has ended or is stopped, or the network between them "
+                       "is cut, or rank ",
+                       options_.rank, " stood still in the middle of a message for more than ",
+                       absl::FormatDuration(options_.stall_timeout), ": ", FirstLine(e.what())));
     }
   }
 
   const c10::intrusive_ptr<c10d::TCPStore> store_;
+  const C10dOptions options_;
   const std::string prefix_;
-  const std::string server_;
+  absl::Duration limit_ = absl::ZeroDuration();
 };
 
 // A store of another process only says where rank 0 serves ours, whose stalls are limited: as options with which every
@@ -66,7 +86,7 @@ absl::StatusOr<C10dOptions> MeetAt(c10d::TCPStore& agent, const C10dOptions& opt
   C10dOptions ours = options;
   ours.rank_0_serves = true;
   ours.port = 0;
-  const std::string key = absl::StrCat("waypoint/", options.name, "/port");
+  const std::string key = absl::StrCat(KeyPrefix(options), "port");
   if (options.rank == 0) {
     WAYPOINT_ASSIGN_OR_RETURN(*served, ConnectC10dStore(ours));
     ours.port = (*served)->getPort();
@@ -86,6 +106,41 @@ absl::StatusOr<C10dOptions> MeetAt(c10d::TCPStore& agent, const C10dOptions& opt
   return ours;
 }
 
+constexpr char kWatchKey[] = "watch";
+
+// Rank 0 watches the others, and tells in the store, by itself, who is dead.
+absl::StatusOr<std::unique_ptr<RankWatch>> Invite(MessageStore& messages, c10::intrusive_ptr<c10d::TCPStore> store,
+                                                  const C10dOptions& options) {
+  std::unique_ptr<RankWatch> watch;
+  if (options.host_timeout > absl::ZeroDuration()) {
+    const auto tell = [store = std::move(store), prefix = KeyPrefix(options)](int rank) {
+      try {
+        store->set(prefix + DeadKey(rank), {});
+      } catch (const std::exception&) {
+        // Without the store nobody can speak, and all learn that.
+      }
+    };
+    WAYPOINT_ASSIGN_OR_RETURN(watch, RankWatch::Create(options.world_size, options.host_timeout, tell));
+  }
+  WAYPOINT_RETURN_IF_ERROR(messages.Set(kWatchKey, watch == nullptr ? "" : watch->invitation()));
+  return watch;
+}
+
+absl::StatusOr<std::unique_ptr<WatchedRank>> Accept(c10d::TCPStore& store, const C10dOptions& options) {
+  std::string invitation;
+  try {
+    invitation = ToText(store.get(KeyPrefix(options) + kWatchKey));
+  } catch (const std::exception& e) {
+    return MakeError(ErrorKind::kRank,
+                     absl::StrCat("rank ", options.rank, " does not learn from the store at ", options.host, ":",
+                                  options.port, " where rank 0 watches who lives: ", FirstLine(e.what())));
+  }
+  if (invitation.empty()) {
+    return std::unique_ptr<WatchedRank>();
+  }
+  return WatchedRank::Connect(options.host, invitation, options.rank, options.connect_timeout);
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<C10dCoordinator>> C10dCoordinator::Create(const C10dOptions& options) {
@@ -100,14 +155,22 @@ absl::StatusOr<std::unique_ptr<C10dCoordinator>> C10dCoordinator::Create(const C
     store = std::move(served);
   }
   found.port = store->getPort();
-  return std::unique_ptr<C10dCoordinator>(
-      new C10dCoordinator(found, std::make_unique<C10dMessages>(std::move(store), found)));
+  auto messages = std::make_unique<C10dMessages>(store, found);
+  C10dMessages& borrowed = *messages;
+  std::unique_ptr<C10dCoordinator> coordinator(new C10dCoordinator(found, std::move(messages)));
+  if (found.world_size > 1 && found.rank == 0) {
+    WAYPOINT_ASSIGN_OR_RETURN(coordinator->watch_, Invite(borrowed, std::move(store), found));
+  } else if (found.world_size > 1) {
+    WAYPOINT_ASSIGN_OR_RETURN(coordinator->watched_, Accept(*store, found));
+  }
+  return coordinator;
 }
 
 C10dCoordinator::C10dCoordinator(const C10dOptions& options, std::unique_ptr<MessageStore> store)
     : StoreCoordinator(std::move(store), options.rank, options.world_size, options.linger, options.rank == 0),
       options_(options) {}
 
-C10dCoordinator::~C10dCoordinator() = default;
+// Takes leave in the store first: a connection that ends before that is a death.
+C10dCoordinator::~C10dCoordinator() { Leave(); }
 
 }  // namespace waypoint

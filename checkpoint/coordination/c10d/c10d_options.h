@@ -21,11 +21,16 @@ struct C10dOptions {
   bool rank_0_serves = true;
   // Tells coordinators of one job, and attempts of one job, apart.
   std::string name = "checkpoint";
-  // To reach the store, and for each single answer of it.
+  // To reach the store.  Each call of a coordinator then waits for answers of it as long as for other ranks, but never
+  // less than twice stall_timeout.
   absl::Duration connect_timeout = absl::Minutes(5);
   // How long the store waits for the rest of a message that has begun to arrive, or to be taken.  A rank that is
-  // stopped there keeps all others waiting as long, and is then cut off.
-  absl::Duration stall_timeout = absl::Seconds(3);
+  // stopped there keeps all others waiting as long, and is then cut off.  Longer than the pauses that a job must bear:
+  // of a network that sends anew, of a virtual machine that is moved.
+  absl::Duration stall_timeout = absl::Seconds(15);
+  // Rank 0's says for all: a rank whose host does not answer its network for about so long is taken for dead, as is, at
+  // once, one whose process is gone; see rank_watch.h.  0: nobody is watched, and deaths are found out by timeouts.
+  absl::Duration host_timeout = absl::Seconds(30);
   // How long rank 0 serves on for ranks that have not left.
   absl::Duration linger = absl::Seconds(5);
 };

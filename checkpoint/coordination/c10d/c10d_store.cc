@@ -54,6 +54,8 @@ void LimitStalls(int port, absl::Duration limit) {
 
 }  // namespace
 
+std::string HelloKey(const C10dOptions& options) { return absl::StrCat("waypoint/", options.name, "/hello"); }
+
 std::string FirstLine(absl::string_view what) { return std::string(what.substr(0, what.find('\n'))); }
 
 absl::StatusOr<C10dOptions> C10dOptionsFromEnvironment() {
@@ -93,7 +95,7 @@ absl::StatusOr<c10::intrusive_ptr<c10d::TCPStore>> ConnectC10dStore(const C10dOp
   try {
     auto store = c10::make_intrusive<c10d::TCPStore>(options.host, store_options);
     // The first get sets the deadline of every later answer of the server.
-    const std::string hello = absl::StrCat("waypoint/", options.name, "/hello");
+    const std::string hello = HelloKey(options);
     store->set(hello, std::vector<uint8_t>{'+'});
     store->get(hello);
     if (store_options.isServer) {

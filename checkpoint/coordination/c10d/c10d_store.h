@@ -18,6 +18,9 @@ namespace waypoint {
 // of its own.  What is served from here cuts off a connection on which nothing moves for `stall_timeout`.
 absl::StatusOr<c10::intrusive_ptr<c10d::TCPStore>> ConnectC10dStore(const C10dOptions& options);
 
+// A key that is there once ConnectC10dStore has returned.
+std::string HelloKey(const C10dOptions& options);
+
 // The first line of what c10d threw; the rest is a stack.
 std::string FirstLine(absl::string_view what);
 

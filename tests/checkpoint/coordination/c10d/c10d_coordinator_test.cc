@@ -13,6 +13,7 @@
 namespace waypoint {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 std::vector<std::unique_ptr<Coordinator>> NewC10dCoordinators(int world_size) {
@@ -117,7 +118,8 @@ absl::Status BarrierAfterRank0Got(int signal) {
   C10dOptions options;
   options.rank = 1;
   options.world_size = 2;
-  options.connect_timeout = absl::Seconds(2);
+  // An answer is waited for as long as the call says, and not as long as the rendezvous was.
+  options.stall_timeout = absl::Seconds(1);
   EXPECT_EQ(read(pipe_ends[0], &options.port, sizeof(options.port)), static_cast<ssize_t>(sizeof(options.port)));
   auto rank = C10dCoordinator::Create(options);
   EXPECT_OK(rank);
@@ -138,9 +140,72 @@ TEST(C10dProcessTest, TheDeathOfTheServingRankIsAnErrorThatNamesIt) {
 TEST(C10dProcessTest, AServingRankThatIsStoppedIsAnErrorThatNamesItInTime) {
   const absl::Time start = absl::Now();
 
-  EXPECT_THAT(BarrierAfterRank0Got(SIGSTOP), IsKind(ErrorKind::kRank, HasSubstr("rank 0")));
+  EXPECT_THAT(BarrierAfterRank0Got(SIGSTOP), IsKind(ErrorKind::kRank, AllOf(HasSubstr("rank 0"), HasSubstr("rank 1"))));
 
   EXPECT_LT(absl::Now() - start, absl::Seconds(20));
+}
+
+// What rank 0 and 1 get when rank 2, a process of its own, gets `signal` and does not come to a barrier.
+std::vector<absl::Status> BarrierAfterRank2Got(int signal, absl::Duration timeout) {
+  int ports[2];
+  int ready[2];
+  EXPECT_EQ(pipe(ports), 0);
+  EXPECT_EQ(pipe(ready), 0);
+  C10dOptions options;
+  options.world_size = 3;
+  options.linger = absl::ZeroDuration();
+  const pid_t child = fork();
+  if (child == 0) {
+    options.rank = 2;
+    if (read(ports[0], &options.port, sizeof(options.port)) != sizeof(options.port)) {
+      _exit(1);
+    }
+    const auto rank = C10dCoordinator::Create(options);
+    const char there = rank.ok() && (*rank)->Barrier("first", absl::Seconds(20)).ok() ? '+' : '-';
+    if (write(ready[1], &there, 1) != 1) {
+      _exit(1);
+    }
+    absl::SleepFor(absl::Seconds(60));
+    _exit(0);
+  }
+  std::vector<std::unique_ptr<C10dCoordinator>> ranks;
+  for (; options.rank < 2; ++options.rank) {
+    auto rank = C10dCoordinator::Create(options);
+    EXPECT_OK(rank);
+    options.port = (*rank)->port();
+    ranks.push_back(*std::move(rank));
+  }
+  EXPECT_EQ(write(ports[1], &options.port, sizeof(options.port)), static_cast<ssize_t>(sizeof(options.port)));
+  std::vector<absl::Status> met(2);
+  const auto meet = [&](const char* name, absl::Duration limit) {
+    std::thread other([&] { met[1] = ranks[1]->Barrier(name, limit); });
+    met[0] = ranks[0]->Barrier(name, limit);
+    other.join();
+  };
+  meet("first", absl::Seconds(20));
+  EXPECT_THAT(met, ::testing::Each(IsOk()));
+  char there = 0;
+  EXPECT_EQ(read(ready[0], &there, 1), 1);
+  EXPECT_EQ(there, '+');
+  kill(child, signal);
+  meet("second", timeout);
+  kill(child, SIGKILL);
+  waitpid(child, nullptr, 0);
+  for (const int file : {ports[0], ports[1], ready[0], ready[1]}) {
+    close(file);
+  }
+  return met;
+}
+
+// With a timeout that no test lives to see.
+TEST(C10dProcessTest, TheDeathOfAnyRankIsToldToTheOthersBeforeTheTimeout) {
+  EXPECT_THAT(BarrierAfterRank2Got(SIGKILL, absl::Hours(10)),
+              ::testing::Each(IsKind(ErrorKind::kRank, HasSubstr("rank 2 died before barrier \"second\""))));
+}
+
+TEST(C10dProcessTest, AStoppedRankIsNotTakenForDead) {
+  EXPECT_THAT(BarrierAfterRank2Got(SIGSTOP, absl::Seconds(2)),
+              ::testing::Each(IsKind(ErrorKind::kRank, HasSubstr("rank 2 did not come to barrier \"second\""))));
 }
 
 // A connection that has sent the first byte of a message and sends no more, as that of a rank that is stopped there.
@@ -199,8 +264,11 @@ TEST(C10dCoordinatorTest, AStoreThatAnotherProcessServesSaysWhereRank0Serves) {
       C10dOptions mine = options;
       mine.rank = rank;
       const auto coordinator = C10dCoordinator::Create(mine);
-      met[rank] = coordinator.ok() ? (*coordinator)->Barrier("meet", absl::Seconds(20)) : coordinator.status();
-      EXPECT_NE((*coordinator)->port(), agents->port());
+      met[rank] = coordinator.status();
+      if (coordinator.ok()) {
+        met[rank] = (*coordinator)->Barrier("meet", absl::Seconds(20));
+        EXPECT_NE((*coordinator)->port(), agents->port());
+      }
     });
   }
   for (std::thread& rank : ranks) {
