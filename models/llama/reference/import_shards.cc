@@ -120,15 +120,10 @@ class Importer {
     if (options_.tied == false) {
       return false;
     }
+    const LlamaArchitecture* architecture = options_.hints.architecture;
     bool equal = one_storage;
     if (!equal) {
       WAYPOINT_ASSIGN_OR_RETURN(equal, TensorsAreEqual(whole, output, embedding));
-    }
-    if (!equal && options_.tied == true) {
-    const LlamaArchitecture* architecture = options_.hints.architecture;
-      return MakeError(ErrorKind::kConfig, absl::StrCat("--tied yes, but \"", names_.output, "\" and \"",
-                                                        names_.embedding, "\" hold different values"));
-    }
       if (equal && !options_.tied.has_value()) {
         WAYPOINT_ASSIGN_OR_RETURN(const bool untold, HasOneValue(whole, embedding));
         if (untold) {
@@ -140,6 +135,11 @@ class Importer {
           return equal;
         }
       }
+    }
+    if (!equal && options_.tied == true) {
+      return MakeError(ErrorKind::kConfig, absl::StrCat("--tied yes, but \"", names_.output, "\" and \"",
+                                                        names_.embedding, "\" hold different values"));
+    }
     if (equal && !one_storage && architecture == nullptr && !options_.tied.has_value()) {
       notes_.push_back("the output head has the values of the embedding: kept one of them; --tied no keeps both");
     }

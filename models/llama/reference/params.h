@@ -62,12 +62,12 @@ absl::StatusOr<ReferenceConsumer> ParseConsumer(absl::string_view name);
 // Whose file it is, by its keys.
 ReferenceConsumer ConsumerOf(const ReferenceParams& params);
 
-// The file's text, as the consumer's own files look: one line.  `params` holds all that the consumer may need; what it
 // With which fairseq2 computes every model, and which it writes for every model, whatever it was trained with.
 inline constexpr double kFairseq2Epsilon = 1e-5;
 // Is norm_eps that of fairseq2's file, which does not tell the model's own?
 bool HasFairseq2Epsilon(const ReferenceParams& params);
 
+// The file's text, as the consumer's own files look: one line.  `params` holds all that the consumer may need; what it
 // has no key for is left out, so that the caller checks that first.  n_kv_heads and ffn_dim_multiplier are left out
 // where they say nothing, but for Llama 3.
 std::string WriteReferenceParams(const ReferenceParams& params, ReferenceConsumer consumer);
