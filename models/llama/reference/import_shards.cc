@@ -54,6 +54,11 @@ class Importer {
           absl::StrCat("assumed ", model.max_positions,
                        " positions, for a Hugging Face config only: params.json does not say; --model settles it"));
     }
+    if (model.bos_token < 0) {
+      notes_.push_back(
+          "a Hugging Face config gets no bos_token_id and eos_token_id: nothing tells whose tokenizer it is; --model "
+          "settles it");
+    }
     for (std::vector<std::string>* notes : {&notes_, &model.notes, &plan.notes}) {
       opened.notes.insert(opened.notes.end(), notes->begin(), notes->end());
     }
@@ -157,12 +162,9 @@ class Importer {
     export_options.max_position_embeddings = model.max_positions;
     export_options.weights_dtype = weights;
     WAYPOINT_ASSIGN_OR_RETURN(Json config, ExportLlamaConfig(model.config, nullptr, export_options));
-    if (model.config.vocab_size() == 32000) {
-      config["bos_token_id"] = 1;
-      config["eos_token_id"] = 2;
-    } else if (model.config.vocab_size() == 128256) {
-      config["bos_token_id"] = 128000;
-      config["eos_token_id"] = 128001;
+    if (model.bos_token >= 0) {
+      config["bos_token_id"] = model.bos_token;
+      config["eos_token_id"] = model.eos_token;
     }
     return DumpJson(config);
   }

@@ -20,6 +20,7 @@ constexpr double kScaleFactor = 8;
 constexpr double kLowFrequencyFactor = 1;
 constexpr double kHighFrequencyFactor = 4;
 constexpr int64_t kOriginalContext = 8192;
+constexpr int64_t kLlama2Vocabulary = 32000;
 constexpr int64_t kLlama3Vocabulary = 128256;
 constexpr double kTheta = 10000;
 constexpr double kLlama3Theta = 500000;
@@ -110,6 +111,7 @@ class Resolver {
     WAYPOINT_RETURN_IF_ERROR(Status());
     model_.config = ConfigOf(facts);
     model_.max_positions = MaxPositions(facts);
+    ChooseTokens(facts);
     WAYPOINT_RETURN_IF_ERROR(ValidateConfig(model_.config));
     return std::move(model_);
   }
@@ -295,6 +297,19 @@ class Resolver {
       return 8192;
     }
     return facts.theta > kTheta ? 16384 : 4096;
+  }
+
+  // Source: transformers, convert_llama_weights_to_hf.py; Meta's tokenizers.
+  void ChooseTokens(const LlamaFacts& facts) {
+    const LlamaArchitecture* architecture = hints_.architecture;
+    const double theta = architecture != nullptr ? architecture->rope_theta : facts.theta;
+    if (theta == kLlama3Theta || facts.scale_factor > 0 || tensors_.vocab == kLlama3Vocabulary) {
+      model_.bos_token = 128000;
+      model_.eos_token = 128001;
+    } else if (theta == kTheta || tensors_.vocab == kLlama2Vocabulary) {
+      model_.bos_token = 1;
+      model_.eos_token = 2;
+    }
   }
 
   const ReferenceTensors& tensors_;

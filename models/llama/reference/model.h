@@ -53,6 +53,9 @@ struct ReferenceModel {
   DecoderConfig config;
   // Of the released model, or of the generation; params.json does not say it.
   int64_t max_positions = 0;
+  // Tokens of the generation's tokenizer, which begin and end a text; -1: nothing tells the generation.
+  int64_t bos_token = -1;
+  int64_t eos_token = -1;
   // What was assumed.
   std::vector<std::string> notes;
 };

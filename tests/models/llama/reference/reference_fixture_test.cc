@@ -109,6 +109,8 @@ TEST_P(ReferenceFixtureTest, WritesTheTwinsHuggingFaceFiles) {
     }
     EXPECT_EQ(*it, wanted[it.key()]) << it.key();
   }
+  EXPECT_EQ(config.count("bos_token_id"), 1u);
+  EXPECT_EQ(config.count("eos_token_id"), 1u);
 }
 
 TEST_P(ReferenceFixtureTest, ComesBackAsItWas) {

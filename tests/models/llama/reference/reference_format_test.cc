@@ -21,6 +21,7 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::Contains;
+using ::testing::Each;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
@@ -325,6 +326,20 @@ TEST_F(ReferenceFormatTest, WithoutParamsTheModelMustBeNamed) {
   EXPECT_THAT(Open({{"model", "7b"}}), IsKind(ErrorKind::kConfig, HasSubstr("16 is no even multiple")));
 }
 
+TEST_F(ReferenceFormatTest, TokensThatNobodyKnowsAreToldToBeAbsent) {
+  Save({});
+  ASSERT_OK_AND_ASSIGN(const OpenedCheckpoint known, Open());
+  EXPECT_THAT(known.metadata.external_configs().at("config.json"), HasSubstr("\"bos_token_id\""));
+  EXPECT_THAT(known.notes, Each(Not(HasSubstr("bos_token_id"))));
+
+  DecoderConfig config = TinyConfig();
+  AttentionOf(config).mutable_rotary()->set_theta(20000);
+  Save({}, config);
+  ASSERT_OK_AND_ASSIGN(const OpenedCheckpoint unknown, Open());
+  EXPECT_THAT(unknown.metadata.external_configs().at("config.json"), Not(HasSubstr("bos_token_id")));
+  EXPECT_THAT(unknown.notes, Contains(HasSubstr("no bos_token_id and eos_token_id")));
+}
+
 TEST_F(ReferenceFormatTest, AssetsTravelAndAChecklistDoesNot) {
   Save({});
   ASSERT_OK(WriteSmallFile(fs_, "/model/tokenizer.model", "bytes"));
@@ -455,6 +470,31 @@ TEST_F(ResolveTest, AnEpsilonThatFairseq2WroteIsNotTheModels) {
   const ReferenceParams flat = Params(keys);
   EXPECT_THAT(ResolveReferenceModel(Tensors("7b"), 32, &flat, hints),
               IsKind(ErrorKind::kConfig, HasSubstr("norm_eps is 1e-05 in params.json, 1e-06 by the option")));
+}
+
+// They were those of the two vocabularies that were released, and else none, which transformers reads as 1 and 2.
+TEST_F(ResolveTest, TokensAreThoseOfTheGeneration) {
+  const auto tokens = [](absl::string_view name, int64_t vocab, const ReferenceParams* params,
+                         const ReferenceHints& hints) {
+    ReferenceTensors tensors = Tensors(name);
+    tensors.vocab = vocab;
+    const int64_t kv_heads = (*FindLlamaArchitecture(name))->shape.kv_heads;
+    const auto model = ResolveReferenceModel(tensors, kv_heads, params, hints);
+    EXPECT_OK(model);
+    return std::make_pair(model->bos_token, model->eos_token);
+  };
+  const std::pair<int64_t, int64_t> llama2 = {1, 2};
+  const std::pair<int64_t, int64_t> llama3 = {128000, 128001};
+  const std::pair<int64_t, int64_t> unknown = {-1, -1};
+  EXPECT_EQ(tokens("llama2_7b", 32001, nullptr, Named("llama2_7b")), llama2);
+  EXPECT_EQ(tokens("llama3_8b", 128264, nullptr, Named("llama3_8b")), llama3);
+  const ReferenceParams two = Params(R"({"n_heads": 32, "norm_eps": 1e-5, "vocab_size": -1})");
+  EXPECT_EQ(tokens("llama2_7b", 32001, &two, {}), llama2);
+  const ReferenceParams three = Params(R"({"n_heads": 32, "n_kv_heads": 8, "norm_eps": 1e-5, "rope_theta": 500000})");
+  EXPECT_EQ(tokens("llama3_8b", 128264, &three, {}), llama3);
+  const ReferenceParams code = Params(R"({"n_heads": 32, "norm_eps": 1e-5, "rope_theta": 1000000})");
+  EXPECT_EQ(tokens("llama2_7b", 32016, &code, {}), unknown);
+  EXPECT_EQ(tokens("llama2_7b", 32000, &code, {}), llama2);
 }
 
 TEST_F(ResolveTest, ANameAndParamsMustAgree) {
