@@ -69,7 +69,7 @@ class Reader {
       }
     }
     ReadOthers();
-    const absl::Status status = problems_.ToStatus("params.json cannot be read");
+    const absl::Status status = problems_.ToStatus("cannot be read");
     if (!status.ok()) {
       return status;
     }

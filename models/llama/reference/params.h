@@ -41,7 +41,8 @@ struct ReferenceParams {
   std::vector<std::string> carried;
 };
 
-// null means absent.  All problems come in one error, in which one entry lists all the unknown keys.
+// null means absent.  Messages leave it to the caller to name the file.  All problems come in one error, in which one
+// entry lists all the unknown keys.
 // Errors: E_SCHEMA when it is no object; E_UNSUPPORTED when it speaks of what the format does not read (vision,
 // mixtures of experts, quantized or adapter weights); E_CONFIG else: unknown keys unless they are carried, values of a
 // wrong type or range.

@@ -270,6 +270,12 @@ TEST_F(ReferenceFormatTest, ParamsThatAreNoParams) {
   }
 }
 
+TEST_F(ReferenceFormatTest, AnErrorOfParamsNamesTheFileOnce) {
+  Save({});
+  EditParams("{\"dim\"", "{\"mine\": 1, \"dim\"");
+  EXPECT_THAT(Open(), IsKind(ErrorKind::kConfig, HasSubstr("\"/model\": params.json: cannot be read: 1 unknown key")));
+}
+
 TEST_F(ReferenceFormatTest, UnknownKeysAreRefusedTogetherOrCarried) {
   Save({});
   EditParams("{\"dim\"", "{\"mine\": [1, 2], \"yours\": \"x\", \"max_seq_len\": 5, \"dim\"");
