@@ -57,8 +57,9 @@ absl::StatusOr<int64_t> CountFiles(const ConfinedDirectory& files) {
 
 absl::StatusOr<bool> LooksLikeReference(FileSystem& fs, const std::string& directory) {
   WAYPOINT_ASSIGN_OR_RETURN(const ConfinedDirectory files, ConfinedDirectory::Open(fs, directory));
-  return files.Has(kParamsName) && std::any_of(files.entries().begin(), files.entries().end(),
-                                               [](const DirectoryEntry& entry) { return IsReferenceFile(entry.name); });
+  return (files.Has(kParamsName) || !files.Has("config.json")) &&
+         std::any_of(files.entries().begin(), files.entries().end(),
+                     [](const DirectoryEntry& entry) { return IsReferenceFile(entry.name); });
 }
 
 absl::StatusOr<ReferenceDirectory> ReadReferenceDirectory(FileSystem& fs, const std::string& directory,

@@ -3,7 +3,7 @@
 
 // A directory of Meta's reference code, resolved and checked but for the model.
 //
-//   params.json            what the tensors do not tell
+//   params.json            what the tensors do not tell; where it is lost, the model's name tells it
 //   consolidated.00.pth    ... without gaps; no other *.pth, because Meta's loaders take every one that they find
 //   tokenizer.model        and the like: assets
 //
@@ -27,7 +27,8 @@ struct ReferenceDirectory {
   std::vector<std::string> notes;  // those of the sidecars too
 };
 
-// Does a directory hold params.json and consolidated.00.pth, or any file of that kind?  By names alone.
+// Does a directory hold consolidated.00.pth, or any file of that kind?  By names alone; without params.json, Hugging
+// Face's config.json says that the directory is another's.
 absl::StatusOr<bool> LooksLikeReference(FileSystem& fs, const std::string& directory);
 
 // Errors: E_IO (no directory, not a regular file), E_MISSING (no files, or a gap), E_EXTRA (another *.pth), E_PATH (a

@@ -37,7 +37,7 @@ class ShardWriter : public CheckpointWriter {
   TensorSource& source() override;
   TensorSink& sink() override { return *sink_; }
   std::vector<std::string> PlanLines() const override;
-  // params.json last: without it nothing takes the directory for a checkpoint.
+  // params.json last: without it nothing reads the directory but with the model's name.
   absl::Status Finish() override;
   std::vector<std::string> notes() const override { return plan_.notes; }
   FormatOptionValues ReadBackOptions() const override { return plan_.read_back; }

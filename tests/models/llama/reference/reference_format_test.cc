@@ -364,7 +364,13 @@ TEST_F(ReferenceFormatTest, IsProbedByItsFiles) {
   const auto format = NewReferenceFormat();
   Save({});
   EXPECT_TRUE(format->Probe(fs_, kModel).value());
+  // Where params.json is lost, --model says the rest; without the probe nobody would say so.
   ASSERT_OK(RemoveTree(fs_, "/model/params.json"));
+  EXPECT_TRUE(format->Probe(fs_, kModel).value());
+  ASSERT_OK(WriteSmallFile(fs_, "/model/config.json", "{}"));
+  EXPECT_FALSE(format->Probe(fs_, kModel).value());
+  ASSERT_OK(RemoveTree(fs_, kFirst));
+  ASSERT_OK(RemoveTree(fs_, "/model/config.json"));
   EXPECT_FALSE(format->Probe(fs_, kModel).value());
 }
 
