@@ -53,6 +53,31 @@ absl::StatusOr<int64_t> CountFiles(const ConfinedDirectory& files) {
   return count;
 }
 
+// Trainers save {"model": state dict}, often with more beside it.  Leaves the state dict; true where there was one.
+absl::StatusOr<bool> UnwrapModel(TorchContents* contents) {
+  constexpr absl::string_view kWrapper = "model.";
+  const auto is_wrapped = [kWrapper](const TorchTensor& tensor) { return absl::StartsWith(tensor.name, kWrapper); };
+  const int64_t wrapped = std::count_if(contents->tensors.begin(), contents->tensors.end(), is_wrapped);
+  const bool known = std::any_of(contents->tensors.begin(), contents->tensors.end(), [kWrapper](const auto& tensor) {
+    return tensor.name == absl::StrCat(kWrapper, kReferenceNames.embedding);
+  });
+  if (!known) {
+    return false;
+  }
+  const int64_t beside = static_cast<int64_t>(contents->tensors.size()) - wrapped;
+  if (beside > 0) {
+    const auto other = std::find_if_not(contents->tensors.begin(), contents->tensors.end(), is_wrapped);
+    return MakeError(ErrorKind::kExtra,
+                     absl::StrCat(QuotedPath(contents->path), ": the model's ", wrapped,
+                                  " tensors stand under \"model.\", and beside them ", beside, " others, for example ",
+                                  Quoted(other->name), "; save the inner dict alone"));
+  }
+  for (TorchTensor& tensor : contents->tensors) {
+    tensor.name.erase(0, kWrapper.size());
+  }
+  return true;
+}
+
 }  // namespace
 
 absl::StatusOr<bool> LooksLikeReference(FileSystem& fs, const std::string& directory) {
@@ -68,16 +93,23 @@ absl::StatusOr<ReferenceDirectory> ReadReferenceDirectory(FileSystem& fs, const 
   ReferenceDirectory reference;
   WAYPOINT_ASSIGN_OR_RETURN(const int64_t count, CountFiles(files));
   int64_t values = 0;
+  int64_t wrapped = 0;
   for (int64_t i = 0; i < count; ++i) {
     WAYPOINT_ASSIGN_OR_RETURN(const std::string path, files.Resolve(ReferenceFileName(i)));
     WAYPOINT_ASSIGN_OR_RETURN(const std::unique_ptr<ReadableFile> file, fs.OpenForRead(path, OpenOptions()));
     WAYPOINT_ASSIGN_OR_RETURN(TorchContents contents, ReadTorchFile(*file, options.limits));
+    WAYPOINT_ASSIGN_OR_RETURN(const bool was_wrapped, UnwrapModel(&contents));
+    wrapped += was_wrapped;
     const std::string prefix = ReferencePrefix(i);
     for (TorchTensor& tensor : contents.tensors) {
       tensor.name.insert(0, prefix);
     }
     values += static_cast<int64_t>(contents.values.size()) + contents.values_left_out;
     reference.files.push_back(std::move(contents));
+  }
+  if (wrapped > 0) {
+    reference.notes.push_back(absl::StrCat("took the tensors of ", wrapped, " of ", count,
+                                           " .pth files from under \"model.\", where Meta's files have none"));
   }
   if (values > 0) {
     reference.notes.push_back(absl::StrCat("left behind, no tensors: ", values, " values of the .pth files"));

@@ -32,7 +32,8 @@ struct ReferenceDirectory {
 absl::StatusOr<bool> LooksLikeReference(FileSystem& fs, const std::string& directory);
 
 // Errors: E_IO (no directory, not a regular file), E_MISSING (no files, or a gap), E_EXTRA (another *.pth), E_PATH (a
-// link out of the directory), and those of ReadTorchFile and ReadSidecars.
+// link out of the directory), E_EXTRA for tensors beside a state dict under "model", and those of ReadTorchFile and
+// ReadSidecars.
 absl::StatusOr<ReferenceDirectory> ReadReferenceDirectory(FileSystem& fs, const std::string& directory,
                                                           const LoadOptions& options);
 

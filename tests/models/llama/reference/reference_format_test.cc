@@ -236,6 +236,28 @@ TEST_F(ReferenceFormatTest, FilesWithOtherTensors) {
   EXPECT_THAT(Open(), IsKind(ErrorKind::kShape, HasSubstr("BF16 [12, 16] in consolidated.00.pth and BF16 [16, 12]")));
 }
 
+// {"model": {...}}, as trainers save it.
+TEST_F(ReferenceFormatTest, AStateDictUnderTheKeyModelIsTaken) {
+  Save({{"model-parallel", "2"}});
+  for (const char* file : {kFirst, kSecond}) {
+    Edit(file, [](FileTensors* tensors) {
+      FileTensors wrapped;
+      for (const auto& [name, tensor] : *tensors) {
+        wrapped["model." + name] = tensor;
+      }
+      *tensors = wrapped;
+    });
+  }
+
+  ASSERT_OK_AND_ASSIGN(OpenedCheckpoint opened, Open());
+  ExpectState(opened);
+  EXPECT_THAT(opened.notes, Contains(HasSubstr("2 of 2 .pth files from under \"model.\"")));
+
+  Edit(kSecond, [](FileTensors* tensors) { (*tensors)["optimizer.step"] = (*tensors)["model.norm.weight"]; });
+  EXPECT_THAT(Open(), IsKind(ErrorKind::kExtra, AllOf(HasSubstr("stand under \"model.\""), HasSubstr("beside them 1"),
+                                                      HasSubstr("\"optimizer.step\""))));
+}
+
 TEST_F(ReferenceFormatTest, TensorsThatNobodyKnowsOrThatAreNotThere) {
   Save({});
   Edit(kFirst, [](FileTensors* tensors) {
