@@ -121,7 +121,9 @@ absl::StatusOr<std::vector<std::string>> RunSaver::Prepare(const TrainState& sta
 
 CheckpointMetadata RunSaver::Metadata(const TrainState& state) const {
   CheckpointMetadata metadata = carried_;
-  *metadata.mutable_training() = state.Describe();
+  TrainingState& training = *metadata.mutable_training();
+  training = state.Describe();
+  training.set_scheduled(CheckpointDue(state.step));
   return metadata;
 }
 

@@ -38,6 +38,17 @@ TEST(ScheduleTest, KeepAndKeepEvery) {
               ElementsAre("step-00000004", "step-00000006", "step-00000008", "step-00000009"));
 }
 
+TEST(ScheduleTest, WhatASignalSavedStaysWhenTheIntervalChanges) {
+  const std::string directory = FreshDirectory("interval");
+  const std::string config = TinyConfig(directory, TextFile(directory), 6);
+  ASSERT_OK(RunTraining({config, "checkpoint { interval: 2 keep: 1 }"}, Quiet(/*stop_after=*/3)));
+
+  // 3 is on this interval.
+  ASSERT_OK(RunTraining({config, "checkpoint { interval: 1 keep: 1 }"}, Quiet()));
+
+  EXPECT_THAT(DirectoriesIn(directory + "/checkpoint"), ElementsAre("step-00000003", "step-00000006"));
+}
+
 TEST(ScheduleTest, ExportsGoByTheirOwnSchedule) {
   const std::string directory = FreshDirectory("exports");
 
