@@ -61,6 +61,11 @@ RunSaver::RunSaver(FileSystem& fs, const Start& start, Coordinator& coordinator,
     carried_.set_external_format(start.checkpoint->metadata.external_format());
     *carried_.mutable_external_configs() = start.checkpoint->metadata.external_configs();
     assets_ = start.checkpoint->assets;
+    const TrainingState& training = start.checkpoint->metadata.training();
+    const bool with_optimizer = start.kind == StartKind::kResume || config_.pretrained().optimizer_state();
+    if (with_optimizer && training.has_loss_scaler()) {
+      *carried_.mutable_training()->mutable_loss_scaler() = training.loss_scaler();
+    }
   }
   if (carried_.external_format().empty()) {
     carried_.set_external_format(config_.export_().format());
@@ -123,6 +128,9 @@ CheckpointMetadata RunSaver::Metadata(const TrainState& state) const {
   CheckpointMetadata metadata = carried_;
   TrainingState& training = *metadata.mutable_training();
   training = state.Describe();
+  if (carried_.training().has_loss_scaler()) {
+    *training.mutable_loss_scaler() = carried_.training().loss_scaler();
+  }
   training.set_scheduled(CheckpointDue(state.step));
   return metadata;
 }
