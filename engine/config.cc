@@ -154,6 +154,12 @@ void FillDefaults(TrainConfig& config, int world_size) {
     schedule.set_min_ratio(0.1);
   }
   FillSchedule(*config.mutable_checkpoint(), 5);
+  if (!config.checkpoint().has_keep_best()) {
+    config.mutable_checkpoint()->set_keep_best(0);
+  }
+  if (!config.checkpoint().has_best_metric()) {
+    config.mutable_checkpoint()->set_best_metric(kLossMetric);
+  }
   if (!config.checkpoint().has_async()) {
     config.mutable_checkpoint()->set_async(CheckpointSchedule::NONE);
   }
@@ -250,6 +256,10 @@ absl::Status FillAndCheck(TrainConfig& config, int world_size) {
   CheckData(config.data(), problems);
   CheckOptimizer(config, problems);
   CheckSchedule(config.checkpoint(), "checkpoint", problems);
+  problems.Check(config.checkpoint().keep_best() >= 0, "checkpoint.keep_best", config.checkpoint().keep_best(),
+                 "0 (none) or more");
+  problems.Check(config.checkpoint().best_metric() == kLossMetric, "checkpoint.best_metric",
+                 config.checkpoint().best_metric(), kLossMetric);
   problems.Check(config.checkpoint().async() != CheckpointSchedule::ASYNC_UNSPECIFIED &&
                      CheckpointSchedule::Async_IsValid(config.checkpoint().async()),
                  "checkpoint.async", static_cast<int>(config.checkpoint().async()),

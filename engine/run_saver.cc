@@ -124,19 +124,20 @@ absl::StatusOr<std::vector<std::string>> RunSaver::Prepare(const TrainState& sta
   return notes;
 }
 
-CheckpointMetadata RunSaver::Metadata(const TrainState& state) const {
+CheckpointMetadata RunSaver::Metadata(const TrainState& state, bool scheduled) const {
   CheckpointMetadata metadata = carried_;
   TrainingState& training = *metadata.mutable_training();
   training = state.Describe();
   if (carried_.training().has_loss_scaler()) {
     *training.mutable_loss_scaler() = carried_.training().loss_scaler();
   }
-  training.set_scheduled(CheckpointDue(state.step));
+  training.set_scheduled(scheduled);
+  (*training.mutable_metrics())[kLossMetric] = state.last_loss;
   return metadata;
 }
 
 absl::StatusOr<CheckpointMetadata> RunSaver::CheckpointMetadataOf(const TrainState& state) {
-  CheckpointMetadata metadata = Metadata(state);
+  CheckpointMetadata metadata = Metadata(state, CheckpointDue(state.step));
   TrainingState generators;
   *generators.mutable_rng_states() = metadata.training().rng_states();
   WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> all,
@@ -170,7 +171,7 @@ absl::Status RunSaver::CheckExport(const TrainState& state) const {
   WAYPOINT_ASSIGN_OR_RETURN(const std::unique_ptr<TensorSource> source, NewLiveSource(state.Weights()));
   SaveOptions options = ExportOptions(config_.export_());
   SetRanks(options);
-  return Annotate(format->Create(fs_, "", Metadata(state), *source, assets_, options).status(),
+  return Annotate(format->Create(fs_, "", Metadata(state, /*scheduled=*/true), *source, assets_, options).status(),
                   absl::StrCat("export as \"", name, "\""));
 }
 
@@ -179,6 +180,8 @@ CheckpointerOptions RunSaver::Options() const {
   options.format = config_.checkpoint().format();
   SetRanks(options.save);
   options.retention = RetentionOf(config_.checkpoint());
+  options.retention.keep_best = config_.checkpoint().keep_best();
+  options.retention.best_metric = config_.checkpoint().best_metric();
   return options;
 }
 
@@ -278,7 +281,8 @@ absl::StatusOr<SaveReport> RunSaver::Export(const TrainState& state) {
   SetRanks(options.save);
   options.retention = RetentionOf(config_.export_());
   CheckpointRoot root(fs_, ExportDirectory(config_));
-  absl::StatusOr<SaveReport> report = root.Save(options, Metadata(state), *source, assets_);
+  const bool scheduled = OnInterval(state.step, config_.export_().interval());
+  absl::StatusOr<SaveReport> report = root.Save(options, Metadata(state, scheduled), *source, assets_);
   if (!report.ok()) {
     return Annotate(report.status(), absl::StrCat("export of step ", state.step, " as \"", options.format, "\""));
   }

@@ -7,8 +7,8 @@
 //   <output>/export/<format>/step-00000010/    weights in another program's format
 //
 // A checkpoint is due every checkpoint.interval steps and at the last step of every process: the end or a signal.  An
-// export is due every export.interval steps and at the end.  Old ones go by keep and keep_every after the new one is
-// published; saves off the interval are never deleted.
+// export is due every export.interval steps and at the end.  Old ones go by keep, keep_every and keep_best after the
+// new one is published; a save that was not due by its interval when it was made is never deleted.
 //
 // With checkpoint.async, SaveCheckpoint only begins: the trainer calls Fence just before it changes the weights, and
 // Finish before it counts on the checkpoint.  A failure comes from whichever of these is called next.
@@ -74,7 +74,8 @@ class RunSaver {
   absl::StatusOr<bool> HasExport(int64_t step);
 
  private:
-  CheckpointMetadata Metadata(const TrainState& state) const;
+  // `scheduled`: by the interval of what is saved.
+  CheckpointMetadata Metadata(const TrainState& state, bool scheduled) const;
   // With the random generators of all ranks, on rank 0.
   absl::StatusOr<CheckpointMetadata> CheckpointMetadataOf(const TrainState& state);
   CheckpointerOptions Options() const;
