@@ -109,6 +109,7 @@ absl::StatusOr<std::vector<std::string>> RunSaver::Prepare(const TrainState& sta
   }
   AsyncSaveOptions options;
   options.method = MethodOf(config_.checkpoint().async());
+  options.max_snapshot_bytes = config_.checkpoint().max_snapshot_bytes();
   const LiveState tensors = state.Tensors();
   if (options.method == SnapshotMethod::kWriteProtect) {
     WAYPOINT_ASSIGN_OR_RETURN(const auto arena, SnapshotArena::Create(ArenaBytesFor(tensors), {}));
@@ -120,7 +121,7 @@ absl::StatusOr<std::vector<std::string>> RunSaver::Prepare(const TrainState& sta
   }
   async_ = absl::make_unique<AsyncSaver>(std::move(options));
   WAYPOINT_ASSIGN_OR_RETURN(const MemoryState memory, LiveMemory(tensors));
-  WAYPOINT_RETURN_IF_ERROR(async_->Prepare(memory));
+  WAYPOINT_RETURN_IF_ERROR(Annotate(async_->Prepare(memory), "checkpoint.async"));
   return notes;
 }
 

@@ -61,6 +61,8 @@ class RunSaver {
   // The failure of the save before keeps this one from beginning, but for the last one of a run: that is begun all the
   // same, and the failure returned afterwards.
   absl::Status SaveCheckpoint(const TrainState& state, bool last);
+  // Whether this rank still writes a checkpoint in the background.
+  bool busy() const { return async_ != nullptr && async_->busy(); }
   // Before the state changes.
   absl::Status Fence();
   // Returns when all that was begun is on the disk.

@@ -187,8 +187,7 @@ void Trainer::LogStep(const StepMetrics& metrics) {
   logged_tokens_ = 0;
 }
 
-absl::StatusOr<bool> Trainer::StopRequested() {
-  const bool mine = options_.stop && options_.stop();
+absl::StatusOr<bool> Trainer::OnAnyRank(bool mine) {
   const at::Tensor flag = at::full({1}, mine ? 1 : 0, at::kLong);
   WAYPOINT_RETURN_IF_ERROR(groups_->AllReduceMax(MeshAxis::kWorld, flag));
   return flag.item<int64_t>() != 0;
@@ -216,6 +215,14 @@ void Trainer::PrintWarnings(const std::vector<std::string>& warnings) const {
 }
 
 absl::Status Trainer::SaveCheckpoint(TrainReport& report, bool wait) {
+  if (!wait && config().checkpoint().when_busy() == CheckpointSchedule::REFUSE) {
+    // By the step's connections: the save that runs uses the coordinator.
+    WAYPOINT_ASSIGN_OR_RETURN(const bool busy, OnAnyRank(saver_->busy()));
+    if (busy) {
+      Print(absl::StrCat("note: no checkpoint of step ", state_->step, ": the one before is still being written"));
+      return absl::OkStatus();
+    }
+  }
   if (metrics_ != nullptr) {
     WAYPOINT_RETURN_IF_ERROR(metrics_->Sync());
   }
@@ -314,7 +321,7 @@ absl::StatusOr<TrainReport> Trainer::RunLocked() {
     if (options_.on_step) {
       options_.on_step(metrics);
     }
-    WAYPOINT_ASSIGN_OR_RETURN(const bool stop, StopRequested());
+    WAYPOINT_ASSIGN_OR_RETURN(const bool stop, OnAnyRank(options_.stop && options_.stop()));
     const bool last = state_->step == config().steps();
     report.stopped = stop && !last;
     // The checkpoint first: an export can be made from it, not the other way round.

@@ -94,8 +94,10 @@ class Trainer {
   absl::StatusOr<StepMetrics> Step();
   absl::Status ForwardBackward(StepMetrics& metrics);
   absl::Status UpdateWeights(StepMetrics& metrics);
-  absl::StatusOr<bool> StopRequested();
+  // Whether it is so on any rank.
+  absl::StatusOr<bool> OnAnyRank(bool mine);
   absl::StatusOr<TrainReport> RunLocked();
+  // `wait`: until it is on the disk; else it may be left out.
   absl::Status SaveCheckpoint(TrainReport& report, bool wait);
   // Adds what was published meanwhile.
   void CollectSaved(TrainReport& report);
