@@ -53,13 +53,17 @@ Trainer::Trainer(Start start, const TrainerOptions& options) : start_(std::move(
 }
 
 void Trainer::Print(const std::string& line) const {
-  if (!first_rank()) {
-    return;
+  if (first_rank()) {
+    PrintMine(line);
   }
+}
+
+void Trainer::PrintMine(const std::string& line) const {
+  const std::string named = first_rank() ? line : absl::StrCat("rank ", options_.coordinator->rank(), ": ", line);
   if (options_.print) {
-    options_.print(line);
+    options_.print(named);
   } else {
-    absl::FPrintF(stderr, "%s\n", line);
+    absl::FPrintF(stderr, "%s\n", named);
   }
 }
 
@@ -113,7 +117,7 @@ absl::Status Trainer::Build() {
   saver_ = absl::make_unique<RunSaver>(*options_.fs, start_, *options_.coordinator, options_.exchange);
   WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> notes, saver_->Prepare(*state_));
   for (const std::string& note : notes) {
-    Print(absl::StrCat("note: ", note));
+    PrintMine(absl::StrCat("note: ", note));
   }
   // Its files would stay open for the whole run.
   start_.checkpoint.reset();
@@ -201,7 +205,7 @@ void Trainer::CollectSaved(TrainReport& report) {
       // Once, not with every save.
       snapshot_note_ = saved.why;
       if (!saved.why.empty()) {
-        Print(absl::StrCat("note: checkpoint.async: ", saved.why));
+        PrintMine(absl::StrCat("note: checkpoint.async: ", saved.why));
       }
     }
     PrintWarnings(saved.save.warnings);
@@ -261,7 +265,7 @@ absl::StatusOr<TrainReport> Trainer::Run() {
     failure = released;
   } else if (!released.ok()) {
     // Only after another error; without one, all saves were waited for.
-    warnings.insert(warnings.begin(), std::string(released.message()));
+    PrintMine(absl::StrCat("warning: ", released.message()));
   }
   PrintWarnings(warnings);
   if (!failure.ok()) {
