@@ -117,7 +117,7 @@ TEST_P(OtherLayoutTest, EveryLayoutLoadsTheSameBitsAndTrainsOn) {
       EXPECT_NEAR(second.losses[i], whole.losses[i + 3], 1e-5);
     }
     const auto note = HasSubstr(absl::StrCat("saved by ", GetParam().ranks));
-    if (other.ranks == GetParam().ranks) {
+    if (other.config == std::string(GetParam().config)) {
       EXPECT_THAT(second.lines, Not(Contains(note)));
     } else {
       EXPECT_THAT(second.lines, Contains(note));
@@ -140,6 +140,22 @@ TEST(OtherTensorRanksTest, FourGoToSixAndThreeToTwo) {
     EXPECT_EQ(second.reports[0].first_step, 2);
     EXPECT_EQ(DifferenceOf(second.start, first.end), "");
   }
+}
+
+TEST(OtherMeshTest, AsManyRanksThatDivideTheWorkOtherwiseAreToldWhatDiffers) {
+  const std::string directory = FreshDirectory("mesh");
+  const std::string config = JobConfig(directory + "/run", TextFile(directory), 1);
+  ASSERT_THAT(RunJob(2, {config, "mesh { tensor: 2 }"}).statuses, Each(IsOk()));
+
+  const JobRun same = RunJob(2, {config, "mesh { tensor: 2 }"});
+  const JobRun other = RunJob(2, {config, "mesh { zero: OPTIMIZER }"});
+
+  EXPECT_THAT(same.lines, Not(Contains(HasSubstr("saved by"))));
+  EXPECT_THAT(other.lines,
+              Contains(::testing::AllOf(
+                  HasSubstr("saved by 2 ranks as pipeline 1, data 1, tensor 2, zero NONE, 1 micro-batches"),
+                  HasSubstr("continued as pipeline 1, data 2, tensor 1, zero OPTIMIZER"),
+                  HasSubstr("sums round differently"))));
 }
 
 class PretrainedLayoutTest : public ::testing::TestWithParam<Layout> {
