@@ -238,6 +238,9 @@ absl::Status RunSaver::BeginSave(const TrainState& state) {
     WAYPOINT_ASSIGN_OR_RETURN(const std::unique_ptr<TensorSource> source, NewLiveSource(state.Tensors()));
     AsyncSaveReport report;
     WAYPOINT_ASSIGN_OR_RETURN(const CheckpointMetadata metadata, CheckpointMetadataOf(state));
+    if (const absl::Status synced = before_write_(); !synced.ok()) {
+      return Annotate(CheckpointRoot::GiveUp(Options(), metadata, synced), context);
+    }
     const auto saved = root_.Save(Options(), metadata, *source, assets_);
     if (!saved.ok()) {
       return Annotate(saved.status(), context);
@@ -247,7 +250,12 @@ absl::Status RunSaver::BeginSave(const TrainState& state) {
   }
   WAYPOINT_ASSIGN_OR_RETURN(const MemoryState memory, LiveMemory(state.Tensors()));
   WAYPOINT_ASSIGN_OR_RETURN(CheckpointMetadata metadata, CheckpointMetadataOf(state));
-  return Annotate(async_->Save(memory, SaveInto(root_, Options(), std::move(metadata), assets_)).status(), context);
+  const SnapshotWriter save = SaveInto(root_, Options(), std::move(metadata), assets_);
+  const auto write = [save, sync = before_write_](const absl::StatusOr<TensorSource*>& snapshot) {
+    const absl::Status synced = snapshot.ok() ? sync() : absl::OkStatus();
+    return synced.ok() ? save(snapshot) : save(synced);
+  };
+  return Annotate(async_->Save(memory, write).status(), context);
 }
 
 absl::Status RunSaver::Fence() { return async_ == nullptr ? absl::OkStatus() : async_->Fence(); }

@@ -18,8 +18,10 @@
 // One thread.
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -45,6 +47,10 @@ class RunSaver {
   // Returns what a user should know.  E_REQUEST for a checkpoint.format that there is not or that keeps no optimizer
   // state, E_UNSUPPORTED for one that these ranks cannot write together.
   absl::StatusOr<std::vector<std::string>> Prepare(const TrainState& state);
+
+  // What must be on the disk before a checkpoint is published: called once before each is written, where it is written,
+  // which may be in the background.  Its failure is that of the save.
+  void SetBeforeWrite(std::function<absl::Status()> sync) { before_write_ = std::move(sync); }
 
   // Keeps other jobs from saving here, until Release.  E_LOCKED with the owner, or when another job has saved since the
   // start was chosen: this one would continue from a state that is not the newest any more.
@@ -99,6 +105,7 @@ class RunSaver {
   CheckpointMetadata carried_;    // external_format, external_configs
   std::vector<Asset> assets_;
   std::vector<AsyncSaveReport> saved_;
+  std::function<absl::Status()> before_write_ = [] { return absl::OkStatus(); };
   CheckpointRoot root_;
   // Null with checkpoint.async: NONE.  Last, so that it ends before what it uses.
   std::unique_ptr<AsyncSaver> async_;

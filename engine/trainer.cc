@@ -227,9 +227,6 @@ absl::Status Trainer::SaveCheckpoint(TrainReport& report, bool wait) {
       return absl::OkStatus();
     }
   }
-  if (metrics_ != nullptr) {
-    WAYPOINT_RETURN_IF_ERROR(metrics_->Sync());
-  }
   absl::Status status = saver_->SaveCheckpoint(*state_, /*last=*/wait);
   if (wait) {
     status.Update(saver_->Finish());
@@ -281,6 +278,7 @@ absl::Status Trainer::OpenHistory() {
     }
     WAYPOINT_RETURN_IF_ERROR(MakeDirectories(PosixFileSystem(), config().output()));
     WAYPOINT_ASSIGN_OR_RETURN(metrics_, MetricsLog::Open(JoinPath(config().output(), "metrics.jsonl"), state_->step));
+    saver_->SetBeforeWrite([this] { return metrics_->Sync(); });
     return absl::OkStatus();
   };
   return options_.coordinator->Agree("history", open(), CheckpointTimeout(config()));

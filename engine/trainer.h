@@ -116,9 +116,9 @@ class Trainer {
   std::unique_ptr<ProcessGroups> groups_;
   std::unique_ptr<TrainState> state_;
   std::unique_ptr<TokenFile> data_;
+  std::unique_ptr<MetricsLog> metrics_;  // rank 0's; synced by the saver
   std::unique_ptr<RunSaver> saver_;
-  std::unique_ptr<MetricsLog> metrics_;  // rank 0's
-  std::string snapshot_note_;            // why snapshots are not taken as asked, as last printed
+  std::string snapshot_note_;  // why snapshots are not taken as asked, as last printed
   // Since the last line on stderr.
   double logged_seconds_ = 0;
   int64_t logged_tokens_ = 0;
