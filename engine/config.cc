@@ -125,6 +125,31 @@ void FillMesh(MeshConfig& mesh) {
   }
 }
 
+void FillCheckpoint(const MeshConfig& mesh, int world_size, CheckpointSchedule& checkpoint) {
+  FillSchedule(checkpoint, 5);
+  if (!checkpoint.has_keep_best()) {
+    checkpoint.set_keep_best(0);
+  }
+  if (!checkpoint.has_best_metric()) {
+    checkpoint.set_best_metric(kLossMetric);
+  }
+  if (!checkpoint.has_when_busy()) {
+    checkpoint.set_when_busy(CheckpointSchedule::WAIT);
+  }
+  if (!checkpoint.has_max_snapshot_bytes()) {
+    checkpoint.set_max_snapshot_bytes(0);
+  }
+  if (!checkpoint.has_async()) {
+    checkpoint.set_async(CheckpointSchedule::NONE);
+  }
+  if (!checkpoint.has_format()) {
+    checkpoint.set_format(world_size == 1 ? "native" : "distributed");
+  }
+  if (!checkpoint.has_timeout_seconds()) {
+    checkpoint.set_timeout_seconds(mesh.timeout_seconds());
+  }
+}
+
 void FillDefaults(TrainConfig& config, int world_size) {
   if (!config.has_dtype()) {
     config.set_dtype("float32");
@@ -153,17 +178,8 @@ void FillDefaults(TrainConfig& config, int world_size) {
   if (!schedule.has_min_ratio()) {
     schedule.set_min_ratio(0.1);
   }
-  FillSchedule(*config.mutable_checkpoint(), 5);
-  if (!config.checkpoint().has_async()) {
-    config.mutable_checkpoint()->set_async(CheckpointSchedule::NONE);
-  }
-  if (!config.checkpoint().has_format()) {
-    config.mutable_checkpoint()->set_format(world_size == 1 ? "native" : "distributed");
-  }
   FillMesh(*config.mutable_mesh());
-  if (!config.checkpoint().has_timeout_seconds()) {
-    config.mutable_checkpoint()->set_timeout_seconds(config.mesh().timeout_seconds());
-  }
+  FillCheckpoint(config.mesh(), world_size, *config.mutable_checkpoint());
   if (config.has_export_()) {
     FillSchedule(*config.mutable_export_(), 0);
     if (!config.export_().has_dtype()) {
@@ -250,6 +266,15 @@ absl::Status FillAndCheck(TrainConfig& config, int world_size) {
   CheckData(config.data(), problems);
   CheckOptimizer(config, problems);
   CheckSchedule(config.checkpoint(), "checkpoint", problems);
+  problems.Check(config.checkpoint().keep_best() >= 0, "checkpoint.keep_best", config.checkpoint().keep_best(),
+                 "0 (none) or more");
+  problems.Check(config.checkpoint().best_metric() == kLossMetric, "checkpoint.best_metric",
+                 config.checkpoint().best_metric(), kLossMetric);
+  problems.Check(config.checkpoint().when_busy() != CheckpointSchedule::WHEN_BUSY_UNSPECIFIED &&
+                     CheckpointSchedule::WhenBusy_IsValid(config.checkpoint().when_busy()),
+                 "checkpoint.when_busy", static_cast<int>(config.checkpoint().when_busy()), "WAIT or REFUSE");
+  problems.Check(config.checkpoint().max_snapshot_bytes() >= 0, "checkpoint.max_snapshot_bytes",
+                 config.checkpoint().max_snapshot_bytes(), "0 (no limit) or more");
   problems.Check(config.checkpoint().async() != CheckpointSchedule::ASYNC_UNSPECIFIED &&
                      CheckpointSchedule::Async_IsValid(config.checkpoint().async()),
                  "checkpoint.async", static_cast<int>(config.checkpoint().async()),
@@ -284,6 +309,11 @@ absl::Duration CheckpointTimeout(const TrainConfig& config) {
 std::vector<std::string> CompareConfigs(const TrainConfig& before, const TrainConfig& now) {
   TrainConfig a = before;
   TrainConfig b = now;
+  if (a.has_checkpoint()) {
+    // What the version that saved it had no field for was as it is by default.
+    FillMesh(*a.mutable_mesh());
+    FillCheckpoint(a.mesh(), 1, *a.mutable_checkpoint());
+  }
   a.clear_model();
   b.clear_model();
   std::string report;

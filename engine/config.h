@@ -54,6 +54,9 @@ class ConfigLayers {
 // and CheckPart do that.
 absl::Status FillAndCheck(TrainConfig& config, int world_size = 1);
 
+// The metric of a checkpoint that is the loss of its step.  In checkpoints, never rename.
+constexpr char kLossMetric[] = "loss";
+
 // checkpoint.timeout_seconds or what it is by default; of any config, complete or not, since ranks must also agree that
 // one is wrong.
 absl::Duration CheckpointTimeout(const TrainConfig& config);

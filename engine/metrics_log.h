@@ -10,7 +10,7 @@
 // `seconds` is the only value that differs between two runs of the same steps.
 //
 // Written straight to the operating system, past FileSystem: it is appended to, and losing its tail loses nothing that
-// a resume needs.  One thread.
+// a resume needs.  One thread; Sync may run in another.
 
 #include <cstdint>
 #include <memory>

@@ -62,6 +62,11 @@ RunSaver::RunSaver(FileSystem& fs, const Start& start, Coordinator& coordinator,
     *carried_.mutable_external_configs() = start.checkpoint->metadata.external_configs();
     carried_.set_external_dtype(start.checkpoint->metadata.external_dtype());
     assets_ = start.checkpoint->assets;
+    const TrainingState& training = start.checkpoint->metadata.training();
+    const bool with_optimizer = start.kind == StartKind::kResume || config_.pretrained().optimizer_state();
+    if (with_optimizer && training.has_loss_scaler()) {
+      *carried_.mutable_training()->mutable_loss_scaler() = training.loss_scaler();
+    }
   }
   if (carried_.external_format().empty()) {
     carried_.set_external_format(config_.export_().format());
@@ -105,6 +110,7 @@ absl::StatusOr<std::vector<std::string>> RunSaver::Prepare(const TrainState& sta
   }
   AsyncSaveOptions options;
   options.method = MethodOf(config_.checkpoint().async());
+  options.max_snapshot_bytes = config_.checkpoint().max_snapshot_bytes();
   const LiveState tensors = state.Tensors();
   if (options.method == SnapshotMethod::kWriteProtect) {
     WAYPOINT_ASSIGN_OR_RETURN(const auto arena, SnapshotArena::Create(ArenaBytesFor(tensors), {}));
@@ -116,18 +122,24 @@ absl::StatusOr<std::vector<std::string>> RunSaver::Prepare(const TrainState& sta
   }
   async_ = absl::make_unique<AsyncSaver>(std::move(options));
   WAYPOINT_ASSIGN_OR_RETURN(const MemoryState memory, LiveMemory(tensors));
-  WAYPOINT_RETURN_IF_ERROR(async_->Prepare(memory));
+  WAYPOINT_RETURN_IF_ERROR(Annotate(async_->Prepare(memory), "checkpoint.async"));
   return notes;
 }
 
-CheckpointMetadata RunSaver::Metadata(const TrainState& state) const {
+CheckpointMetadata RunSaver::Metadata(const TrainState& state, bool scheduled) const {
   CheckpointMetadata metadata = carried_;
-  *metadata.mutable_training() = state.Describe();
+  TrainingState& training = *metadata.mutable_training();
+  training = state.Describe();
+  if (carried_.training().has_loss_scaler()) {
+    *training.mutable_loss_scaler() = carried_.training().loss_scaler();
+  }
+  training.set_scheduled(scheduled);
+  (*training.mutable_metrics())[kLossMetric] = state.last_loss;
   return metadata;
 }
 
 absl::StatusOr<CheckpointMetadata> RunSaver::CheckpointMetadataOf(const TrainState& state) {
-  CheckpointMetadata metadata = Metadata(state);
+  CheckpointMetadata metadata = Metadata(state, CheckpointDue(state.step));
   TrainingState generators;
   *generators.mutable_rng_states() = metadata.training().rng_states();
   WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> all,
@@ -161,7 +173,7 @@ absl::Status RunSaver::CheckExport(const TrainState& state) const {
   WAYPOINT_ASSIGN_OR_RETURN(const std::unique_ptr<TensorSource> source, NewLiveSource(state.Weights()));
   SaveOptions options = ExportOptions(config_.export_());
   SetRanks(options);
-  return Annotate(format->Create(fs_, "", Metadata(state), *source, assets_, options).status(),
+  return Annotate(format->Create(fs_, "", Metadata(state, /*scheduled=*/true), *source, assets_, options).status(),
                   absl::StrCat("export as \"", name, "\""));
 }
 
@@ -170,6 +182,8 @@ CheckpointerOptions RunSaver::Options() const {
   options.format = config_.checkpoint().format();
   SetRanks(options.save);
   options.retention = RetentionOf(config_.checkpoint());
+  options.retention.keep_best = config_.checkpoint().keep_best();
+  options.retention.best_metric = config_.checkpoint().best_metric();
   return options;
 }
 
@@ -225,6 +239,9 @@ absl::Status RunSaver::BeginSave(const TrainState& state) {
     WAYPOINT_ASSIGN_OR_RETURN(const std::unique_ptr<TensorSource> source, NewLiveSource(state.Tensors()));
     AsyncSaveReport report;
     WAYPOINT_ASSIGN_OR_RETURN(const CheckpointMetadata metadata, CheckpointMetadataOf(state));
+    if (const absl::Status synced = before_write_(); !synced.ok()) {
+      return Annotate(CheckpointRoot::GiveUp(Options(), metadata, synced), context);
+    }
     const auto saved = root_.Save(Options(), metadata, *source, assets_);
     if (!saved.ok()) {
       return Annotate(saved.status(), context);
@@ -234,7 +251,12 @@ absl::Status RunSaver::BeginSave(const TrainState& state) {
   }
   WAYPOINT_ASSIGN_OR_RETURN(const MemoryState memory, LiveMemory(state.Tensors()));
   WAYPOINT_ASSIGN_OR_RETURN(CheckpointMetadata metadata, CheckpointMetadataOf(state));
-  return Annotate(async_->Save(memory, SaveInto(root_, Options(), std::move(metadata), assets_)).status(), context);
+  const SnapshotWriter save = SaveInto(root_, Options(), std::move(metadata), assets_);
+  const auto write = [save, sync = before_write_](const absl::StatusOr<TensorSource*>& snapshot) {
+    const absl::Status synced = snapshot.ok() ? sync() : absl::OkStatus();
+    return synced.ok() ? save(snapshot) : save(synced);
+  };
+  return Annotate(async_->Save(memory, write).status(), context);
 }
 
 absl::Status RunSaver::Fence() { return async_ == nullptr ? absl::OkStatus() : async_->Fence(); }
@@ -269,7 +291,8 @@ absl::StatusOr<SaveReport> RunSaver::Export(const TrainState& state) {
   SetRanks(options.save);
   options.retention = RetentionOf(config_.export_());
   CheckpointRoot root(fs_, ExportDirectory(config_));
-  absl::StatusOr<SaveReport> report = root.Save(options, Metadata(state), *source, assets_);
+  const bool scheduled = OnInterval(state.step, config_.export_().interval());
+  absl::StatusOr<SaveReport> report = root.Save(options, Metadata(state, scheduled), *source, assets_);
   if (!report.ok()) {
     return Annotate(report.status(), absl::StrCat("export of step ", state.step, " as \"", options.format, "\""));
   }

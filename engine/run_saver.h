@@ -7,8 +7,8 @@
 //   <output>/export/<format>/step-00000010/    weights in another program's format
 //
 // A checkpoint is due every checkpoint.interval steps and at the last step of every process: the end or a signal.  An
-// export is due every export.interval steps and at the end.  Old ones go by keep and keep_every after the new one is
-// published; saves off the interval are never deleted.
+// export is due every export.interval steps and at the end.  Old ones go by keep, keep_every and keep_best after the
+// new one is published; a save that was not due by its interval when it was made is never deleted.
 //
 // With checkpoint.async, SaveCheckpoint only begins: the trainer calls Fence just before it changes the weights, and
 // Finish before it counts on the checkpoint.  A failure comes from whichever of these is called next.
@@ -18,8 +18,10 @@
 // One thread.
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -46,6 +48,10 @@ class RunSaver {
   // state, E_UNSUPPORTED for one that these ranks cannot write together.
   absl::StatusOr<std::vector<std::string>> Prepare(const TrainState& state);
 
+  // What must be on the disk before a checkpoint is published: called once before each is written, where it is written,
+  // which may be in the background.  Its failure is that of the save.
+  void SetBeforeWrite(std::function<absl::Status()> sync) { before_write_ = std::move(sync); }
+
   // Keeps other jobs from saving here, until Release.  E_LOCKED with the owner, or when another job has saved since the
   // start was chosen: this one would continue from a state that is not the newest any more.
   absl::Status Hold();
@@ -61,6 +67,8 @@ class RunSaver {
   // The failure of the save before keeps this one from beginning, but for the last one of a run: that is begun all the
   // same, and the failure returned afterwards.
   absl::Status SaveCheckpoint(const TrainState& state, bool last);
+  // Whether this rank still writes a checkpoint in the background.
+  bool busy() const { return async_ != nullptr && async_->busy(); }
   // Before the state changes.
   absl::Status Fence();
   // Returns when all that was begun is on the disk.
@@ -74,7 +82,8 @@ class RunSaver {
   absl::StatusOr<bool> HasExport(int64_t step);
 
  private:
-  CheckpointMetadata Metadata(const TrainState& state) const;
+  // `scheduled`: by the interval of what is saved.
+  CheckpointMetadata Metadata(const TrainState& state, bool scheduled) const;
   // With the random generators of all ranks, on rank 0.
   absl::StatusOr<CheckpointMetadata> CheckpointMetadataOf(const TrainState& state);
   CheckpointerOptions Options() const;
@@ -96,6 +105,7 @@ class RunSaver {
   CheckpointMetadata carried_;    // external_format, external_configs, external_dtype
   std::vector<Asset> assets_;
   std::vector<AsyncSaveReport> saved_;
+  std::function<absl::Status()> before_write_ = [] { return absl::OkStatus(); };
   CheckpointRoot root_;
   // Null with checkpoint.async: NONE.  Last, so that it ends before what it uses.
   std::unique_ptr<AsyncSaver> async_;

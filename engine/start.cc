@@ -72,16 +72,31 @@ void NoteFreezing(const TrainConfig& stored, Start& start) {
   start.thawed = std::move(change.thawed);
 }
 
-// What of a run does not continue on another number of ranks as it would have on the same.
-void NoteRanks(const TrainingState& training, int world_size, Start& start) {
+// How ranks divide the work; as by default where a checkpoint does not say.
+std::string MeshName(const MeshConfig& mesh, int ranks) {
+  const int pipeline = std::max(1, mesh.pipeline());
+  const int tensor = std::max(1, mesh.tensor());
+  const MeshConfig::Zero zero = mesh.zero() == MeshConfig::ZERO_UNSPECIFIED ? MeshConfig::NONE : mesh.zero();
+  return absl::StrCat("pipeline ", pipeline, ", data ", ranks / (pipeline * tensor), ", tensor ", tensor, ", zero ",
+                      MeshConfig::Zero_Name(zero), ", ", std::max(1, mesh.micro_batches()), " micro-batches");
+}
+
+// What of a run does not continue on another mesh as it would have on the same.
+void NoteRanks(const TrainingState& training, const MeshConfig& before, int world_size, Start& start) {
   const int saved = SavedGenerators(training);
-  if (saved == world_size) {
-    return;
+  const std::string was = MeshName(before, saved);
+  const std::string is = MeshName(start.config.mesh(), world_size);
+  if (saved != world_size) {
+    start.notes.push_back(absl::StrCat(
+        "saved by ", saved, saved == 1 ? " rank" : " ranks", ", continued by ", world_size,
+        ": weights, optimizer state, schedule and data position continue exactly; the random generators start anew "
+        "from the seed and the step, and sums over ranks round differently"));
+  } else if (was != is) {
+    start.notes.push_back(absl::StrCat(
+        "saved by ", saved, saved == 1 ? " rank" : " ranks", " as ", was, ", continued as ", is,
+        ": weights, optimizer state, schedule and data position continue exactly; each rank has its random "
+        "generator, but other parts of model and batch, and sums round differently"));
   }
-  start.notes.push_back(absl::StrCat(
-      "saved by ", saved, saved == 1 ? " rank" : " ranks", ", continued by ", world_size,
-      ": weights, optimizer state, schedule and data position continue exactly; the random generators start anew "
-      "from the seed and the step, and sums over ranks round differently"));
 }
 
 absl::Status Resume(FileSystem& fs, const ConfigLayers& layers, const std::string& path, bool full,
@@ -107,7 +122,7 @@ absl::Status Resume(FileSystem& fs, const ConfigLayers& layers, const std::strin
   }
   *base.mutable_model() = model;
   WAYPOINT_RETURN_IF_ERROR(Finish(layers, base, ranks, start));
-  NoteRanks(metadata.training(), ranks.world_size(), start);
+  NoteRanks(metadata.training(), stored.mesh(), ranks.world_size(), start);
 
   std::vector<std::string> differences = models::CompareArchitecture(model, start.config.model());
   if (stored.dtype() != start.config.dtype()) {

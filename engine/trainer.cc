@@ -54,13 +54,17 @@ Trainer::Trainer(Start start, const TrainerOptions& options) : start_(std::move(
 }
 
 void Trainer::Print(const std::string& line) const {
-  if (!first_rank()) {
-    return;
+  if (first_rank()) {
+    PrintMine(line);
   }
+}
+
+void Trainer::PrintMine(const std::string& line) const {
+  const std::string named = first_rank() ? line : absl::StrCat("rank ", options_.coordinator->rank(), ": ", line);
   if (options_.print) {
-    options_.print(line);
+    options_.print(named);
   } else {
-    absl::FPrintF(stderr, "%s\n", line);
+    absl::FPrintF(stderr, "%s\n", named);
   }
 }
 
@@ -115,7 +119,7 @@ absl::Status Trainer::Build() {
   saver_ = absl::make_unique<RunSaver>(*options_.fs, start_, *options_.coordinator, options_.exchange);
   WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> notes, saver_->Prepare(*state_));
   for (const std::string& note : notes) {
-    Print(absl::StrCat("note: ", note));
+    PrintMine(absl::StrCat("note: ", note));
   }
   // Its files would stay open for the whole run.
   start_.checkpoint.reset();
@@ -189,8 +193,7 @@ void Trainer::LogStep(const StepMetrics& metrics) {
   logged_tokens_ = 0;
 }
 
-absl::StatusOr<bool> Trainer::StopRequested() {
-  const bool mine = options_.stop && options_.stop();
+absl::StatusOr<bool> Trainer::OnAnyRank(bool mine) {
   const at::Tensor flag = at::full({1}, mine ? 1 : 0, at::kLong);
   WAYPOINT_RETURN_IF_ERROR(groups_->AllReduceMax(MeshAxis::kWorld, flag));
   return flag.item<int64_t>() != 0;
@@ -204,7 +207,7 @@ void Trainer::CollectSaved(TrainReport& report) {
       // Once, not with every save.
       snapshot_note_ = saved.why;
       if (!saved.why.empty()) {
-        Print(absl::StrCat("note: checkpoint.async: ", saved.why));
+        PrintMine(absl::StrCat("note: checkpoint.async: ", saved.why));
       }
     }
     PrintWarnings(saved.save.warnings);
@@ -218,8 +221,13 @@ void Trainer::PrintWarnings(const std::vector<std::string>& warnings) const {
 }
 
 absl::Status Trainer::SaveCheckpoint(TrainReport& report, bool wait) {
-  if (metrics_ != nullptr) {
-    WAYPOINT_RETURN_IF_ERROR(metrics_->Sync());
+  if (!wait && config().checkpoint().when_busy() == CheckpointSchedule::REFUSE) {
+    // By the step's connections: the save that runs uses the coordinator.
+    WAYPOINT_ASSIGN_OR_RETURN(const bool busy, OnAnyRank(saver_->busy()));
+    if (busy) {
+      Print(absl::StrCat("note: no checkpoint of step ", state_->step, ": the one before is still being written"));
+      return absl::OkStatus();
+    }
   }
   absl::Status status = saver_->SaveCheckpoint(*state_, /*last=*/wait);
   if (wait) {
@@ -256,7 +264,7 @@ absl::StatusOr<TrainReport> Trainer::Run() {
     failure = released;
   } else if (!released.ok()) {
     // Only after another error; without one, all saves were waited for.
-    warnings.insert(warnings.begin(), std::string(released.message()));
+    PrintMine(absl::StrCat("warning: ", released.message()));
   }
   PrintWarnings(warnings);
   if (!failure.ok()) {
@@ -272,6 +280,7 @@ absl::Status Trainer::OpenHistory() {
     }
     WAYPOINT_RETURN_IF_ERROR(MakeDirectories(PosixFileSystem(), config().output()));
     WAYPOINT_ASSIGN_OR_RETURN(metrics_, MetricsLog::Open(JoinPath(config().output(), "metrics.jsonl"), state_->step));
+    saver_->SetBeforeWrite([this] { return metrics_->Sync(); });
     return absl::OkStatus();
   };
   return options_.coordinator->Agree("history", open(), CheckpointTimeout(config()));
@@ -319,7 +328,7 @@ absl::StatusOr<TrainReport> Trainer::RunLocked() {
     if (options_.on_step) {
       options_.on_step(metrics);
     }
-    WAYPOINT_ASSIGN_OR_RETURN(const bool stop, StopRequested());
+    WAYPOINT_ASSIGN_OR_RETURN(const bool stop, OnAnyRank(options_.stop && options_.stop()));
     const bool last = state_->step == config().steps();
     report.stopped = stop && !last;
     // The checkpoint first: an export can be made from it, not the other way round.

@@ -11,8 +11,8 @@
 // (with the same number of threads and ranks on the same kind of machine).
 //
 // Of many ranks each has a trainer and makes the same calls; config.mesh says how they divide the work (mesh.h).  Rank
-// 0 alone prints and writes the history.  When one fails all end with an error: its own on that rank, and one that
-// names it on the others.  One thread, one run per object.
+// 0 alone writes the history and prints what is the job's.  When one fails all end with an error: its own on that rank,
+// and one that names it on the others.  One thread, one run per object.
 
 #include <cstdint>
 #include <functional>
@@ -52,7 +52,8 @@ struct TrainerOptions {
   std::function<bool()> stop;
   // After every step, before it is saved.
   std::function<void(const StepMetrics&)> on_step;
-  // Gets lines for people, on rank 0.  Unset: they go to stderr.
+  // Gets lines for people: those of the job on rank 0, and on each other rank what concerns that one alone, with its
+  // number.  Unset: they go to stderr.
   std::function<void(const std::string&)> print;
 };
 
@@ -89,13 +90,18 @@ class Trainer {
   // Opens what a rank may lack, then connects it to the others.
   absl::Status Connect();
   absl::Status Build();
+  // On rank 0 alone.
   void Print(const std::string& line) const;
+  // Of this rank, whichever it is.
+  void PrintMine(const std::string& line) const;
   void PrintWarnings(const std::vector<std::string>& warnings) const;
   absl::StatusOr<StepMetrics> Step();
   absl::Status ForwardBackward(StepMetrics& metrics);
   absl::Status UpdateWeights(StepMetrics& metrics);
-  absl::StatusOr<bool> StopRequested();
+  // Whether it is so on any rank.
+  absl::StatusOr<bool> OnAnyRank(bool mine);
   absl::StatusOr<TrainReport> RunLocked();
+  // `wait`: until it is on the disk; else it may be left out.
   absl::Status SaveCheckpoint(TrainReport& report, bool wait);
   // Adds what was published meanwhile.
   void CollectSaved(TrainReport& report);
@@ -110,9 +116,9 @@ class Trainer {
   std::unique_ptr<ProcessGroups> groups_;
   std::unique_ptr<TrainState> state_;
   std::unique_ptr<TokenFile> data_;
+  std::unique_ptr<MetricsLog> metrics_;  // rank 0's; synced by the saver
   std::unique_ptr<RunSaver> saver_;
-  std::unique_ptr<MetricsLog> metrics_;  // rank 0's
-  std::string snapshot_note_;            // why snapshots are not taken as asked, as last printed
+  std::string snapshot_note_;  // why snapshots are not taken as asked, as last printed
   // Since the last line on stderr.
   double logged_seconds_ = 0;
   int64_t logged_tokens_ = 0;

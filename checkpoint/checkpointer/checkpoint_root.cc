@@ -50,17 +50,15 @@ std::string FirstMeeting(const CheckpointMetadata& metadata) {
   return absl::StrCat("directory of step ", metadata.training().step());
 }
 
-// Empty where the checkpoint says nothing about the metric.  An error where it cannot be opened: Open looks at every
-// file's size, so that one that lost a file is no save to count on.
-absl::StatusOr<absl::optional<double>> ReadMetric(FileSystem& fs, const std::string& path, const std::string& metric) {
+// What a checkpoint says of itself.  An error where it cannot be opened: Open looks at every file's size, so that one
+// that lost a file is no save to count on.
+absl::StatusOr<TrainingState> ReadTraining(FileSystem& fs, const std::string& path) {
   WAYPOINT_ASSIGN_OR_RETURN(CheckpointFormat * format, DetectFormat(fs, path));
   LoadOptions load;
   // Exports carry what the run accepted when it began.
   load.carry_unknown = true;
   WAYPOINT_ASSIGN_OR_RETURN(const OpenedCheckpoint opened, format->Open(fs, path, load));
-  const auto& metrics = opened.metadata.training().metrics();
-  const auto found = metrics.find(metric);
-  return found == metrics.end() ? absl::optional<double>() : absl::optional<double>(found->second);
+  return opened.metadata.training();
 }
 
 // Out of sight in one step, so that a crash leaves no half checkpoint under a good name.  Returns where it is now.
@@ -270,15 +268,21 @@ void CheckpointRoot::ApplyRetention(const Retention& retention, SaveReport& repo
     // A run that was taken back to an earlier step saves below the newest one: that is no reason to lose the save.
     candidate.stays = ref.path == report.checkpoint.path;
     // Of those that stay for ever, nobody asks more.
-    if (retention.keep_best > 0 || (IsCounted(retention, ref.step) && !candidate.stays)) {
-      const auto metric = ReadMetric(fs_, ref.path, retention.best_metric);
-      if (!metric.ok()) {
+    if (retention.keep_best > 0 || (!IsKeptForEver(retention, ref.step) && !candidate.stays)) {
+      const auto training = ReadTraining(fs_, ref.path);
+      if (!training.ok()) {
         // Counted, it would push out one that can be restored; deleted, it could not be repaired.
         report.warnings.push_back(
-            absl::StrCat("kept \"", ref.path, "\", which cannot be opened: ", metric.status().message()));
+            absl::StrCat("kept \"", ref.path, "\", which cannot be opened: ", training.status().message()));
         continue;
       }
-      candidate.metric = *metric;
+      if (training->has_scheduled()) {
+        candidate.scheduled = training->scheduled();
+      }
+      const auto metric = training->metrics().find(retention.best_metric);
+      if (metric != training->metrics().end()) {
+        candidate.metric = metric->second;
+      }
     }
     candidates.push_back(candidate);
     paths.push_back(ref.path);

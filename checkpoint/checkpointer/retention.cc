@@ -27,12 +27,18 @@ void KeepBest(const Retention& retention, absl::Span<const RetentionCandidate> c
   }
 }
 
+// Whether it counts towards `keep`.
+bool IsCounted(const Retention& retention, const RetentionCandidate& candidate) {
+  const bool on_interval = candidate.step % std::max<int64_t>(retention.interval, 1) == 0;
+  return candidate.scheduled.value_or(on_interval) && !IsKeptForEver(retention, candidate.step);
+}
+
 }  // namespace
 
-bool IsCounted(const Retention& retention, int64_t step) {
+bool IsKeptForEver(const Retention& retention, int64_t step) {
   const int64_t interval = std::max<int64_t>(retention.interval, 1);
   // Divided instead of interval * keep_every, which a config could make overflow.
-  return step % interval == 0 && (retention.keep_every <= 0 || step / interval % retention.keep_every != 0);
+  return retention.keep_every > 0 && step % interval == 0 && step / interval % retention.keep_every == 0;
 }
 
 std::vector<size_t> ChooseDeletions(const Retention& retention, absl::Span<const RetentionCandidate> candidates) {
@@ -44,7 +50,7 @@ std::vector<size_t> ChooseDeletions(const Retention& retention, absl::Span<const
   keep.back() = true;
   int64_t counted = 0;
   for (size_t i = candidates.size(); i-- > 0;) {
-    if (!IsCounted(retention, candidates[i].step) || ++counted <= retention.keep) {
+    if (!IsCounted(retention, candidates[i]) || ++counted <= retention.keep) {
       keep[i] = true;
     }
   }

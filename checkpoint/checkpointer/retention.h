@@ -17,7 +17,8 @@ struct Retention {
   int64_t keep = 0;
   // Every n-th scheduled save (by step: step % (interval * keep_every) == 0) is kept for ever and not counted; 0: none.
   int64_t keep_every = 0;
-  // Steps between scheduled saves; a save at another step (a signal's) is never deleted.
+  // Steps between scheduled saves.  A save that was not scheduled (a signal's) is never deleted: one that says so, or
+  // that says nothing about it and is of a step between.
   int64_t interval = 1;
   // Besides those, the n saves of the root that are best by metadata.training().metrics[best_metric]; 0: none.  A save
   // without that metric, or where it is NaN, is never among them.  Of equals the newer is the better one.
@@ -28,13 +29,16 @@ struct Retention {
 
 struct RetentionCandidate {
   int64_t step = 0;
+  // metadata.training().metrics[best_metric].
   absl::optional<double> metric = {};
   // Whatever the policy says: the save just made.
   bool stays = false;
+  // metadata.training().scheduled, where it is set.
+  absl::optional<bool> scheduled = {};
 };
 
-// Whether a save of that step counts towards `keep`: it is scheduled, and not one that is kept for ever.
-bool IsCounted(const Retention& retention, int64_t step);
+// Whether a save of that step is kept for ever, be it scheduled or not.
+bool IsKeptForEver(const Retention& retention, int64_t step);
 
 // Indexes of the candidates to delete, ascending.  `candidates` are all sealed saves that can be opened, oldest
 // first; the newest is never deleted, and so never the only one.

@@ -23,16 +23,24 @@ absl::Status CheckRank(int rank, int world_size) {
   return absl::OkStatus();
 }
 
-absl::Status CheckMessage(absl::string_view name, absl::string_view bytes, int root, int world_size) {
+absl::Status CheckRoot(absl::string_view name, int root, int world_size) {
   if (root < 0 || root >= world_size) {
     return MakeError(ErrorKind::kRequest, absl::StrCat("broadcast \"", name, "\" from rank ", root, ", but there are ",
                                                        world_size, " ranks, counted from 0"));
   }
+  return absl::OkStatus();
+}
+
+absl::Status CheckMessage(absl::string_view name, absl::string_view bytes) {
   if (static_cast<int64_t>(bytes.size()) > Coordinator::kMaxMessageBytes) {
     return MakeError(ErrorKind::kRequest, absl::StrCat("message \"", name, "\" has ", bytes.size(), " bytes, at most ",
                                                        Coordinator::kMaxMessageBytes, " may be exchanged"));
   }
   return absl::OkStatus();
+}
+
+absl::Status RefusedMessage(int rank, absl::string_view why) {
+  return MakeError(ErrorKind::kRank, absl::StrCat("rank ", rank, " could not send its message: ", why));
 }
 
 absl::Status Coordinator::Agree(absl::string_view name, const absl::Status& mine, absl::Duration timeout) {
@@ -79,13 +87,14 @@ absl::Status LocalCoordinator::Barrier(absl::string_view name, absl::Duration ti
 
 absl::StatusOr<std::string> LocalCoordinator::Broadcast(absl::string_view name, const std::string& bytes, int root,
                                                         absl::Duration timeout) {
-  WAYPOINT_RETURN_IF_ERROR(CheckMessage(name, bytes, root, 1));
+  WAYPOINT_RETURN_IF_ERROR(CheckRoot(name, root, 1));
+  WAYPOINT_RETURN_IF_ERROR(CheckMessage(name, bytes));
   return bytes;
 }
 
 absl::StatusOr<std::vector<std::string>> LocalCoordinator::AllGather(absl::string_view name, const std::string& bytes,
                                                                      absl::Duration timeout) {
-  WAYPOINT_RETURN_IF_ERROR(CheckMessage(name, bytes, 0, 1));
+  WAYPOINT_RETURN_IF_ERROR(CheckMessage(name, bytes));
   return std::vector<std::string>{bytes};
 }
 

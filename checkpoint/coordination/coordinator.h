@@ -16,7 +16,8 @@
 // - A call returns OK on all ranks or an error on all ranks.  A rank that fails, dies or stays away is an error
 //   (E_RANK, naming that rank and, where it could still speak, its own error) for all the others at the latest when
 //   the timeout ends.  After an error the coordinator is done for: every later call fails at once with the same error.
-// - Messages are small: at most kMaxMessageBytes; a larger one is E_REQUEST before anything is sent.
+// - Messages are small: at most kMaxMessageBytes.  A larger one is not sent, but that it is too large is: its rank gets
+//   E_REQUEST, all others E_RANK that names it and says so, and the coordinator stays usable.
 // - An implementation owns its connection and never uses the trainer's own process group, which may be in the middle
 //   of a step.
 // One thread at a time.
@@ -67,8 +68,11 @@ class Coordinator {
 // E_REQUEST unless 0 <= rank < world_size.  For implementations.
 absl::Status CheckRank(int rank, int world_size);
 
-// E_REQUEST for a message over kMaxMessageBytes and for a root that is no rank.  For implementations.
-absl::Status CheckMessage(absl::string_view name, absl::string_view bytes, int root, int world_size);
+// For implementations: E_REQUEST for a root that is no rank, which is so on all ranks; for a message over
+// kMaxMessageBytes, which the others must be told; and what those get then.
+absl::Status CheckRoot(absl::string_view name, int root, int world_size);
+absl::Status CheckMessage(absl::string_view name, absl::string_view bytes);
+absl::Status RefusedMessage(int rank, absl::string_view why);
 
 // Rank 0 of 1: a job of one process.  Every call returns at once.
 class LocalCoordinator : public Coordinator {

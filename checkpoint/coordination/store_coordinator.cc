@@ -18,6 +18,9 @@ constexpr absl::Duration kLongestPause = absl::Milliseconds(20);
 // A question about each rank, so not at every turn.
 constexpr absl::Duration kLookForGone = absl::Milliseconds(100);
 constexpr char kFailedKey[] = "failed";
+// Kinds of messages: bytes, or why there are none.
+constexpr char kBytes = '+';
+constexpr char kRefused = '!';
 
 std::string CallKey(int64_t call, int rank) { return absl::StrCat(call, "/", rank); }
 std::string OutcomeKey(int64_t call) { return absl::StrCat(call, "/outcome"); }
@@ -98,24 +101,24 @@ absl::StatusOr<std::string> StoreCoordinator::Await(int64_t call, const std::str
   }
 }
 
-// The messages of all ranks: the name of the call, a NUL, the bytes.
-absl::StatusOr<std::vector<std::string>> StoreCoordinator::Exchange(const std::string& what, const std::string& bytes,
+// In the store: the name of the call, a NUL, the message.
+absl::StatusOr<std::vector<std::string>> StoreCoordinator::Exchange(const std::string& what, const std::string& message,
                                                                     absl::Duration timeout) {
   const int64_t call = calls_++;
   // A store that keeps silent must not prolong the wait.
   WAYPOINT_RETURN_IF_ERROR(store_->LimitAnswers(timeout));
-  WAYPOINT_RETURN_IF_ERROR(store_->Set(CallKey(call, rank_), absl::StrCat(what, absl::string_view("\0", 1), bytes)));
+  WAYPOINT_RETURN_IF_ERROR(store_->Set(CallKey(call, rank_), absl::StrCat(what, absl::string_view("\0", 1), message)));
   WAYPOINT_ASSIGN_OR_RETURN(std::string error, Await(call, what, timeout));
   std::vector<std::string> messages;
   for (int rank = 0; error.empty() && rank < world_size_; ++rank) {
-    WAYPOINT_ASSIGN_OR_RETURN(std::string message, store_->Get(CallKey(call, rank)));
-    const size_t end = std::min(message.find('\0'), message.size());
-    const std::string other = message.substr(0, end);
+    WAYPOINT_ASSIGN_OR_RETURN(std::string got, store_->Get(CallKey(call, rank)));
+    const size_t end = std::min(got.find('\0'), got.size());
+    const std::string other = got.substr(0, end);
     if (other != what) {
       error = absl::StrCat("rank ", rank, " is at ", other, ", rank ", rank_, " at ", what,
                            ": the ranks do not run the same program");
     }
-    messages.push_back(message.erase(0, end + 1));
+    messages.push_back(got.erase(0, end + 1));
   }
   if (!error.empty()) {
     WAYPOINT_RETURN_IF_ERROR(store_->SetOnce(kFailedKey, error).status());
@@ -131,15 +134,26 @@ absl::StatusOr<std::vector<std::string>> StoreCoordinator::Exchange(const std::s
   return messages;
 }
 
-absl::StatusOr<std::vector<std::string>> StoreCoordinator::Meet(const std::string& what, const std::string& bytes,
-                                                                absl::Duration timeout) {
+absl::StatusOr<std::vector<std::string>> StoreCoordinator::Meet(const std::string& what, const absl::Status& mine,
+                                                                const std::string& bytes, absl::Duration timeout) {
   WAYPOINT_RETURN_IF_ERROR(failed_);
-  absl::StatusOr<std::vector<std::string>> messages = Exchange(what, bytes, timeout);
+  const std::string message =
+      mine.ok() ? absl::StrCat(std::string(1, kBytes), bytes) : absl::StrCat(std::string(1, kRefused), mine.message());
+  absl::StatusOr<std::vector<std::string>> messages = Exchange(what, message, timeout);
   if (!messages.ok() && GetErrorKind(messages.status()) != ErrorKind::kRank) {
     messages = MakeError(ErrorKind::kRank, absl::StrCat("the ranks cannot speak to each other at ", what, ": ",
                                                         messages.status().message()));
   }
   failed_ = messages.status();
+  WAYPOINT_RETURN_IF_ERROR(mine);
+  WAYPOINT_RETURN_IF_ERROR(failed_);
+  for (int rank = 0; rank < world_size_; ++rank) {
+    std::string& got = (*messages)[rank];
+    if (got.empty() || got[0] != kBytes) {
+      return RefusedMessage(rank, absl::string_view(got).substr(std::min<size_t>(got.size(), 1)));
+    }
+    got.erase(0, 1);
+  }
   return messages;
 }
 
@@ -160,22 +174,21 @@ void StoreCoordinator::Leave() {
 }
 
 absl::Status StoreCoordinator::Barrier(absl::string_view name, absl::Duration timeout) {
-  return Meet(absl::StrCat("barrier \"", name, "\""), "", timeout).status();
+  return Meet(absl::StrCat("barrier \"", name, "\""), absl::OkStatus(), "", timeout).status();
 }
 
 absl::StatusOr<std::string> StoreCoordinator::Broadcast(absl::string_view name, const std::string& bytes, int root,
                                                         absl::Duration timeout) {
-  const bool mine = rank_ == root;
-  WAYPOINT_RETURN_IF_ERROR(CheckMessage(name, mine ? bytes : "", root, world_size_));
+  WAYPOINT_RETURN_IF_ERROR(CheckRoot(name, root, world_size_));
+  const std::string mine = rank_ == root ? bytes : "";
   WAYPOINT_ASSIGN_OR_RETURN(std::vector<std::string> messages,
-                            Meet(absl::StrCat("broadcast \"", name, "\""), mine ? bytes : "", timeout));
+                            Meet(absl::StrCat("broadcast \"", name, "\""), CheckMessage(name, mine), mine, timeout));
   return std::move(messages[root]);
 }
 
 absl::StatusOr<std::vector<std::string>> StoreCoordinator::AllGather(absl::string_view name, const std::string& bytes,
                                                                      absl::Duration timeout) {
-  WAYPOINT_RETURN_IF_ERROR(CheckMessage(name, bytes, 0, world_size_));
-  return Meet(absl::StrCat("gather \"", name, "\""), bytes, timeout);
+  return Meet(absl::StrCat("gather \"", name, "\""), CheckMessage(name, bytes), bytes, timeout);
 }
 
 }  // namespace waypoint

@@ -57,9 +57,11 @@ class StoreCoordinator : public Coordinator {
   void Leave();
 
  private:
-  absl::StatusOr<std::vector<std::string>> Meet(const std::string& what, const std::string& bytes,
-                                                absl::Duration timeout);
-  absl::StatusOr<std::vector<std::string>> Exchange(const std::string& what, const std::string& bytes,
+  // `mine`, an error instead of the bytes, is passed on to the others.
+  absl::StatusOr<std::vector<std::string>> Meet(const std::string& what, const absl::Status& mine,
+                                                const std::string& bytes, absl::Duration timeout);
+  // The messages of all ranks, each with its kind in front.
+  absl::StatusOr<std::vector<std::string>> Exchange(const std::string& what, const std::string& message,
                                                     absl::Duration timeout);
   // Waits until all are here, one has left or died, or the job has failed; the error that all agree on, "" for none.
   absl::StatusOr<std::string> Await(int64_t call, const std::string& what, absl::Duration timeout);

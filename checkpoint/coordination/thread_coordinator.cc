@@ -17,10 +17,12 @@ namespace {
 
 // One call of all ranks.  A rank keeps the round it waits in, so that the next round may begin before it looked.
 struct Round {
-  explicit Round(int world_size) : calls(world_size), bytes(world_size), arrived(world_size, false) {}
+  explicit Round(int world_size)
+      : calls(world_size), bytes(world_size), refused(world_size), arrived(world_size, false) {}
 
   std::vector<std::string> calls;
   std::vector<std::string> bytes;
+  std::vector<absl::Status> refused;  // why there are no bytes
   std::vector<bool> arrived;
   int num_arrived = 0;
   bool complete = false;
@@ -54,35 +56,36 @@ class ThreadCoordinator : public Coordinator {
   int world_size() const override { return world_size_; }
 
   absl::Status Barrier(absl::string_view name, absl::Duration timeout) override {
-    return Meet(absl::StrCat("barrier \"", name, "\""), "", timeout).status();
+    return Meet(absl::StrCat("barrier \"", name, "\""), name, "", timeout).status();
   }
 
   absl::StatusOr<std::string> Broadcast(absl::string_view name, const std::string& bytes, int root,
                                         absl::Duration timeout) override {
-    WAYPOINT_RETURN_IF_ERROR(CheckMessage(name, rank_ == root ? bytes : "", root, world_size_));
-    WAYPOINT_ASSIGN_OR_RETURN(const std::shared_ptr<const Round> round,
-                              Meet(absl::StrCat("broadcast \"", name, "\""), rank_ == root ? bytes : "", timeout));
+    WAYPOINT_RETURN_IF_ERROR(CheckRoot(name, root, world_size_));
+    WAYPOINT_ASSIGN_OR_RETURN(
+        const std::shared_ptr<const Round> round,
+        Meet(absl::StrCat("broadcast \"", name, "\""), name, rank_ == root ? bytes : "", timeout));
     return round->bytes[root];
   }
 
   absl::StatusOr<std::vector<std::string>> AllGather(absl::string_view name, const std::string& bytes,
                                                      absl::Duration timeout) override {
-    WAYPOINT_RETURN_IF_ERROR(CheckMessage(name, bytes, 0, world_size_));
     WAYPOINT_ASSIGN_OR_RETURN(const std::shared_ptr<const Round> round,
-                              Meet(absl::StrCat("gather \"", name, "\""), bytes, timeout));
+                              Meet(absl::StrCat("gather \"", name, "\""), name, bytes, timeout));
     return round->bytes;
   }
 
  private:
-  absl::StatusOr<std::shared_ptr<const Round>> Meet(const std::string& call, const std::string& bytes,
-                                                    absl::Duration timeout) {
+  absl::StatusOr<std::shared_ptr<const Round>> Meet(const std::string& call, absl::string_view name,
+                                                    const std::string& bytes, absl::Duration timeout) {
     const auto deadline =
         std::chrono::steady_clock::now() + absl::ToChronoNanoseconds(std::min(timeout, absl::Hours(24 * 365)));
     std::unique_lock<std::mutex> lock(job_->mutex);
     WAYPOINT_RETURN_IF_ERROR(job_->failed);
     const std::shared_ptr<Round> round = job_->round;
     round->calls[rank_] = call;
-    round->bytes[rank_] = bytes;
+    round->refused[rank_] = CheckMessage(name, bytes);
+    round->bytes[rank_] = round->refused[rank_].ok() ? bytes : "";
     round->arrived[rank_] = true;
     ++round->num_arrived;
     if (std::find(job_->left.begin(), job_->left.end(), true) != job_->left.end()) {
@@ -97,6 +100,12 @@ class ThreadCoordinator : public Coordinator {
     }
     if (!round->complete) {
       return job_->failed;
+    }
+    WAYPOINT_RETURN_IF_ERROR(round->refused[rank_]);
+    for (int rank = 0; rank < world_size_; ++rank) {
+      if (!round->refused[rank].ok()) {
+        return RefusedMessage(rank, round->refused[rank].message());
+      }
     }
     return std::shared_ptr<const Round>(round);
   }

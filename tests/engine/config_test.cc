@@ -11,8 +11,11 @@ namespace waypoint::engine {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::AnyOf;
+using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 ConfigLayers Layers(std::initializer_list<const char*> texts) {
   ConfigLayers layers;
@@ -246,6 +249,29 @@ TEST(PrintConfigTest, PrintedConfigsParseBack) {
   ASSERT_TRUE(parsed.ok()) << parsed.status();
   EXPECT_EQ(PrintConfig(*parsed), PrintConfig(config));
   EXPECT_EQ(GetErrorKind(ParsePrintedConfig("nothing: 1", "test").status()), ErrorKind::kSchema);
+}
+
+TEST(CompareConfigsTest, WhatAnEarlierVersionDidNotKnowIsNoDifference) {
+  const TrainConfig before = Parsed("checkpoint { interval: 3 keep: 5 keep_every: 0 async: COPY format: \"native\" }");
+  TrainConfig now = before;
+  FillAndCheck(now).IgnoreError();
+
+  for (const std::string& difference : CompareConfigs(before, now)) {
+    EXPECT_THAT(difference, Not(AnyOf(HasSubstr("checkpoint"), HasSubstr("mesh"))));
+  }
+  now.mutable_checkpoint()->set_keep_best(2);
+  EXPECT_THAT(CompareConfigs(before, now), Contains("checkpoint.keep_best: 0 -> 2"));
+}
+
+TEST(FillAndCheckTest, WhatCheckpointsCannotBeIsNamed) {
+  TrainConfig config = Parsed(
+      "steps: 1 output: \"o\" data { path: \"d\" kind: BYTES } checkpoint { keep_best: -1 best_metric: \"bleu\" "
+      "when_busy: WHEN_BUSY_UNSPECIFIED max_snapshot_bytes: -2 }");
+
+  EXPECT_THAT(
+      std::string(FillAndCheck(config).message()),
+      AllOf(HasSubstr("checkpoint.keep_best: got -1"), HasSubstr("checkpoint.best_metric: got bleu, wanted loss"),
+            HasSubstr("checkpoint.when_busy: got 0"), HasSubstr("checkpoint.max_snapshot_bytes: got -2")));
 }
 
 TEST(CheckpointTimeoutTest, IsTheMeshsUnlessItIsSet) {

@@ -102,6 +102,7 @@ std::string JobConfig(const std::string& output, const std::string& data, int64_
 JobRun RunJob(int world_size, const std::vector<std::string>& layers, const JobOptions& options) {
   JobRun run;
   run.reports.resize(world_size);
+  std::mutex lines_mutex;
   Assembly start;
   Assembly end;
   run.statuses = RunRanks(world_size, [&](TestRank mine) -> absl::Status {
@@ -121,10 +122,17 @@ JobRun RunJob(int world_size, const std::vector<std::string>& layers, const JobO
     trainer_options.coordinator = mine.coordinator.get();
     trainer_options.exchange = mine.exchange.get();
     trainer_options.rendezvous = mine.rendezvous;
-    trainer_options.print = [&](const std::string& line) { run.lines.push_back(line); };
+    trainer_options.print = [&](const std::string& line) {
+      const std::lock_guard<std::mutex> lock(lines_mutex);
+      run.lines.push_back(line);
+    };
     int64_t steps = 0;
     trainer_options.stop = [&] {
-      return ++steps >= options.stop_after && options.stop_after > 0 && rank == options.stopping_rank;
+      const bool stop = ++steps >= options.stop_after && options.stop_after > 0 && rank == options.stopping_rank;
+      if (stop) {
+        options.on_stop();
+      }
+      return stop;
     };
     trainer_options.on_step = [&](const StepMetrics& metrics) {
       if (rank == 0) {

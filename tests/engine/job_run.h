@@ -23,6 +23,8 @@ struct JobOptions {
   int64_t stop_after = 0;
   // Which rank is told to stop.
   int stopping_rank = 0;
+  // Called by that rank when it is.
+  std::function<void()> on_stop = [] {};
   FileSystem* fs = &PosixFileSystem();
   // Instead of `fs`.
   std::function<FileSystem*(int rank)> fs_of_rank;
@@ -39,7 +41,7 @@ struct JobRun {
   std::vector<TrainReport> reports;    // by rank
   std::vector<double> losses;          // of each step, as rank 0 has it
   std::vector<double> grad_norms;
-  std::vector<std::string> lines;  // that were printed
+  std::vector<std::string> lines;  // that any rank printed
   GlobalState start;               // before the first step
   GlobalState end;
   // Elements that ranks disagree about or that nobody holds; empty when all is well.

@@ -1,11 +1,16 @@
 // Jobs of many ranks that begin with a checkpoint: another program's, another job's, one that was written beside later
 // steps.  resume_matrix_test has meshes and formats.
 
+#include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <future>
 
+#include "ATen/Functions.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "checkpoint/checkpointer/checkpointer.h"
+#include "checkpoint/storage/fault_file_system.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/engine/job_run.h"
@@ -16,8 +21,26 @@
 namespace waypoint::engine {
 namespace {
 
+using ::testing::Contains;
 using ::testing::Each;
 using ::testing::HasSubstr;
+using ::testing::Not;
+
+TEST(OtherMeshTest, AsManyRanksThatDivideTheWorkOtherwiseAreToldWhatDiffers) {
+  const std::string directory = FreshDirectory("mesh");
+  const std::string config = JobConfig(directory + "/run", TextFile(directory), 1);
+  ASSERT_THAT(RunJob(2, {config, "mesh { tensor: 2 }"}).statuses, Each(IsOk()));
+
+  const JobRun same = RunJob(2, {config, "mesh { tensor: 2 }"});
+  const JobRun other = RunJob(2, {config, "mesh { zero: OPTIMIZER }"});
+
+  EXPECT_THAT(same.lines, Not(Contains(HasSubstr("saved by"))));
+  EXPECT_THAT(other.lines,
+              Contains(::testing::AllOf(
+                  HasSubstr("saved by 2 ranks as pipeline 1, data 1, tensor 2, zero NONE, 1 micro-batches"),
+                  HasSubstr("continued as pipeline 1, data 2, tensor 1, zero OPTIMIZER"),
+                  HasSubstr("sums round differently"))));
+}
 
 class PretrainedLayoutTest : public ::testing::TestWithParam<Layout> {
  protected:
@@ -68,6 +91,19 @@ constexpr Layout kPretrainedLayouts[] = {{"tp2", 2, "mesh { tensor: 2 }"},
 INSTANTIATE_TEST_SUITE_P(Layouts, PretrainedLayoutTest, ::testing::ValuesIn(kPretrainedLayouts),
                          [](const auto& info) { return std::string(info.param.name); });
 
+// Files that are made only when it is time.
+class SlowFiles : public FaultFileSystem {
+ public:
+  explicit SlowFiles(std::shared_future<void> time) : FaultFileSystem(PosixFileSystem()), time_(std::move(time)) {}
+  absl::StatusOr<std::unique_ptr<WritableFile>> Create(const std::string& path, const CreateOptions& options) override {
+    time_.wait();
+    return PosixFileSystem().Create(path, options);
+  }
+
+ private:
+  const std::shared_future<void> time_;
+};
+
 class ParallelAsyncTest : public ::testing::TestWithParam<std::string> {};
 
 // Of saves that were written while later steps overwrote the state.
@@ -97,6 +133,63 @@ TEST_P(ParallelAsyncTest, ACheckpointInTheMiddleContinuesAsTheRunDid) {
 
 INSTANTIATE_TEST_SUITE_P(Methods, ParallelAsyncTest, ::testing::Values("COPY", "LAZY", "WRITE_PROTECT"),
                          [](const auto& info) { return info.param; });
+
+// Whose memory is protected elsewhere, as on a host that does not let it.
+TEST(ParallelSaveTest, AnyRankSaysThatItCopiesInsteadOfProtecting) {
+  const std::string directory = FreshDirectory("fallback");
+  JobOptions options;
+  options.before_run = [](int rank, Trainer& trainer) {
+    for (const LiveTensor& live : trainer.state().Tensors()) {
+      if (rank == 1) {
+        const at::Storage& storage = live.tensor.storage();
+        const at::Tensor copy = at::empty({static_cast<int64_t>(storage.nbytes())}, at::kByte);
+        std::memcpy(copy.data_ptr(), storage.data(), storage.nbytes());
+        storage.set_data_ptr(copy.storage().set_data_ptr(at::DataPtr()));
+      }
+    }
+    return absl::OkStatus();
+  };
+
+  const JobRun run = RunJob(
+      2, {JobConfig(directory + "/run", TextFile(directory), 1), "checkpoint { async: WRITE_PROTECT }"}, options);
+
+  ASSERT_THAT(run.statuses, Each(IsOk()));
+  EXPECT_THAT(run.lines, Contains(HasSubstr("rank 1: note: checkpoint.async: copied")));
+}
+
+TEST(ParallelSaveTest, ASaveThatIsRefusedWhileTheOneBeforeRunsIsANoteOnAllRanks) {
+  const std::string directory = FreshDirectory("refused");
+  std::promise<void> steps_made;
+  const std::shared_future<void> made = steps_made.get_future().share();
+  JobOptions options;
+  // Rank 1 writes its first checkpoint until the second and third were due.
+  SlowFiles slow(made);
+  options.fs_of_rank = [&](int rank) -> FileSystem* { return rank == 1 ? &slow : &PosixFileSystem(); };
+  options.stop_after = 4;
+  options.on_stop = [&] { steps_made.set_value(); };
+
+  const JobRun run = RunJob(2,
+                            {JobConfig(directory + "/run", TextFile(directory), 9),
+                             "checkpoint { interval: 1 async: COPY when_busy: REFUSE }"},
+                            options);
+
+  ASSERT_THAT(run.statuses, Each(IsOk()));
+  for (const int step : {2, 3}) {
+    EXPECT_THAT(run.lines, Contains(HasSubstr(absl::StrCat("no checkpoint of step ", step, ": the one before"))));
+  }
+  for (const TrainReport& report : run.reports) {
+    EXPECT_THAT(report.checkpoints, ::testing::ElementsAre(HasSubstr("step-00000001"), HasSubstr("step-00000004")));
+  }
+}
+
+TEST(ParallelSaveTest, AStateThatNeedsMoreCopiesThanAllowedIsRefusedAtTheStart) {
+  const std::string directory = FreshDirectory("limit");
+
+  const JobRun run = RunJob(2, {JobConfig(directory + "/run", TextFile(directory), 1),
+                                "checkpoint { async: COPY max_snapshot_bytes: 1000 }"});
+
+  EXPECT_THAT(run.statuses, Each(IsKind(ErrorKind::kLimit, HasSubstr("max_snapshot_bytes is 1000"))));
+}
 
 TEST(ParallelSaveTest, ASecondJobIsRefusedOnAllItsRanks) {
   const std::string directory = FreshDirectory("locked");

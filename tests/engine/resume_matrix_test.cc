@@ -130,7 +130,7 @@ class ResumeMatrixTest : public ::testing::TestWithParam<std::tuple<size_t, std:
     EXPECT_EQ(second.losses.size(), size_t{kHalf});
     ExpectSameLosses(second, whole);
     const auto note = HasSubstr(absl::StrCat("saved by ", layout_.ranks));
-    if (other.ranks == layout_.ranks) {
+    if (std::string(other.config) == layout_.config) {
       EXPECT_THAT(second.lines, Not(Contains(note)));
     } else {
       EXPECT_THAT(second.lines, Contains(note));

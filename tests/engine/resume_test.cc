@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "checkpoint/async/snapshot_arena.h"
+#include "checkpoint/checkpointer/checkpointer.h"
 #include "checkpoint/coordination/coordinator.h"
 #include "engine/shutdown_signal.h"
 #include "engine/trainer.h"
@@ -331,6 +332,35 @@ TEST(TrainerTest, TokensOutsideTheVocabularyEndTheRun) {
 
   EXPECT_THAT(RunTraining({TinyConfig(directory, TextFile(directory), 9), "model { vocab_size: 90 }"}, Quiet()),
               IsKind(ErrorKind::kRequest, HasSubstr("vocabulary has 90")));
+}
+
+// This trainer scales no losses; one that does may continue the run afterwards.
+TEST(ResumeTest, ALossScalerOfAnotherTrainerIsCarriedThrough) {
+  for (const std::string format : {"native", "distributed"}) {
+    const std::string directory = FreshDirectory("scaler_" + format);
+    const std::string layer = absl::StrCat("checkpoint { format: \"", format, "\" }");
+    ASSERT_OK_AND_ASSIGN(const FinishedRun first,
+                         RunTraining({TinyConfig(directory, TextFile(directory), 1), layer}, Quiet()));
+    const std::string path = first.report.checkpoints[0];
+    ASSERT_OK_AND_ASSIGN(CheckpointFormat * opener, FindFormat(PosixFileSystem(), path, format));
+    ASSERT_OK_AND_ASSIGN(OpenedCheckpoint saved, opener->Open(PosixFileSystem(), path, {}));
+    LossScaler& scaler = *saved.metadata.mutable_training()->mutable_loss_scaler();
+    scaler.set_scale(4096);
+    scaler.set_good_steps(17);
+    CheckpointerOptions options;
+    options.format = format;
+    ASSERT_OK(CheckpointRoot(PosixFileSystem(), directory + "/checkpoint")
+                  .Save(options, saved.metadata, *saved.tensors, saved.assets));
+
+    ASSERT_OK_AND_ASSIGN(const FinishedRun second,
+                         RunTraining({TinyConfig(directory, TextFile(directory), 2), layer}, Quiet()));
+
+    EXPECT_EQ(second.report.first_step, 1);
+    ASSERT_OK_AND_ASSIGN(const OpenedCheckpoint again,
+                         opener->Open(PosixFileSystem(), second.report.checkpoints.at(0), {}));
+    EXPECT_EQ(again.metadata.training().loss_scaler().scale(), 4096);
+    EXPECT_EQ(again.metadata.training().loss_scaler().good_steps(), 17);
+  }
 }
 
 }  // namespace

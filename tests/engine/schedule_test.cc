@@ -1,6 +1,8 @@
 // Which checkpoints and exports of a run are there afterwards, and what an export holds.
 
+#include <algorithm>
 #include <fstream>
+#include <set>
 #include <sstream>
 
 #include "absl/strings/str_cat.h"
@@ -36,6 +38,39 @@ TEST(ScheduleTest, KeepAndKeepEvery) {
   // 4 and 8 are every second save; 2 and 6 compete for one place; 9 is off the interval.
   EXPECT_THAT(DirectoriesIn(directory + "/checkpoint"),
               ElementsAre("step-00000004", "step-00000006", "step-00000008", "step-00000009"));
+}
+
+TEST(ScheduleTest, KeepBestKeepsTheSavesOfTheLowestLoss) {
+  const std::string directory = FreshDirectory("best");
+  std::vector<double> losses;
+  TrainerOptions options = Quiet();
+  options.on_step = [&losses](const StepMetrics& metrics) { losses.push_back(metrics.loss); };
+
+  // So high a rate that losses go up in the end.
+  ASSERT_OK(
+      RunTraining({TinyConfig(directory, TextFile(directory), 8),
+                   "checkpoint { interval: 1 keep: 1 keep_best: 2 } optimizer { lr: 1 } schedule { warmup_steps: 6 }"},
+                  options));
+
+  std::vector<int64_t> order = {1, 2, 3, 4, 5, 6, 7, 8};
+  std::sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return losses[a - 1] < losses[b - 1]; });
+  ASSERT_LT(std::max(order[0], order[1]), 8) << "the newest stays anyway";
+  std::vector<std::string> expected;
+  for (const int64_t step : std::set<int64_t>({order[0], order[1], 8})) {
+    expected.push_back(absl::StrCat("step-0000000", step));
+  }
+  EXPECT_THAT(DirectoriesIn(directory + "/checkpoint"), ::testing::ElementsAreArray(expected));
+}
+
+TEST(ScheduleTest, WhatASignalSavedStaysWhenTheIntervalChanges) {
+  const std::string directory = FreshDirectory("interval");
+  const std::string config = TinyConfig(directory, TextFile(directory), 6);
+  ASSERT_OK(RunTraining({config, "checkpoint { interval: 2 keep: 1 }"}, Quiet(/*stop_after=*/3)));
+
+  // 3 is on this interval.
+  ASSERT_OK(RunTraining({config, "checkpoint { interval: 1 keep: 1 }"}, Quiet()));
+
+  EXPECT_THAT(DirectoriesIn(directory + "/checkpoint"), ElementsAre("step-00000003", "step-00000006"));
 }
 
 TEST(ScheduleTest, ExportsGoByTheirOwnSchedule) {

@@ -27,6 +27,9 @@ inline DecoderState NewDecoderState(const models::DecoderConfig& config, uint64_
   DecoderState state;
   state.metadata.mutable_model_config()->PackFrom(config);
   state.metadata.mutable_training()->set_step(static_cast<int64_t>(seed));
+  state.metadata.mutable_training()->set_scheduled(false);
+  state.metadata.mutable_training()->mutable_loss_scaler()->set_scale(65536);
+  state.metadata.mutable_training()->mutable_loss_scaler()->set_good_steps(static_cast<int64_t>(seed) + 1);
   for (const char* name : {"loss", "grad_norm", "tokens"}) {
     (*state.metadata.mutable_training()->mutable_metrics())[name] = static_cast<double>(seed);
   }

@@ -98,6 +98,20 @@ TEST(CheckpointRootTest, KeepsTheBestByTheMetricInTheCheckpoint) {
   EXPECT_THAT(Steps(fs), ElementsAre(1, 5, 6));
 }
 
+TEST(CheckpointRootTest, ASaveThatWasNotScheduledStaysWhateverTheIntervalIsLater) {
+  MemoryFileSystem fs;
+  for (const bool scheduled : {true, false}) {
+    MemorySource state = State();
+    CheckpointMetadata metadata = AtStep(scheduled ? 1 : 2);
+    metadata.mutable_training()->set_scheduled(scheduled);
+    ASSERT_OK(CheckpointRoot(fs, "/root").Save({}, metadata, state));
+  }
+
+  ASSERT_OK(SaveStep(fs, 3, Keep(1)));
+
+  EXPECT_THAT(Steps(fs), ElementsAre(2, 3));
+}
+
 TEST(CheckpointRootTest, ACheckpointWhoseMetricsCannotBeReadStays) {
   MemoryFileSystem fs;
   ASSERT_OK(SaveStep(fs, 1, KeepBest(1), 0.5));

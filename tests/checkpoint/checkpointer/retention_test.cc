@@ -73,6 +73,16 @@ TEST(ChooseDeletionsTest, SavesOffTheScheduleStayAndAreNotCounted) {
   EXPECT_THAT(ChooseDeletions(retention, {{10}, {13}, {20}, {27}}), ElementsAre(0));
 }
 
+TEST(ChooseDeletionsTest, ASaveThatSaysWhetherItWasScheduledIsBelieved) {
+  Retention retention;
+  retention.keep = 1;
+  retention.interval = 10;
+  const RetentionCandidate by_signal = {20, {}, false, false};
+  const RetentionCandidate of_another_interval = {25, {}, false, true};
+
+  EXPECT_THAT(ChooseDeletions(retention, {{10}, by_signal, of_another_interval, {26}, {30}}), ElementsAre(0, 2));
+}
+
 TEST(ChooseDeletionsTest, TheOnlyOneStaysWhateverItsMetric) {
   EXPECT_THAT(ChooseDeletions(Best(1, false), {{1, kNan}}), IsEmpty());
   EXPECT_THAT(ChooseDeletions(Best(0, false), {{1}}), IsEmpty());

@@ -192,6 +192,23 @@ TEST_P(CoordinatorConformanceTest, GatherIfOkGivesBytesOrTheErrorOfARank) {
   EXPECT_THAT(statuses[1], IsKind(ErrorKind::kRank, ::testing::HasSubstr("rank 0 failed at \"digests\"")));
 }
 
+// The others wait for the message.
+TEST_P(CoordinatorConformanceTest, AMessageThatIsTooLargeIsToldToAllAndTheJobStaysUsable) {
+  const auto statuses = RunStatus(3, [](Coordinator& c) {
+    const std::string mine(c.rank() == 1 ? Coordinator::kMaxMessageBytes + 1 : 1, 'x');
+    const absl::Status gathered = c.AllGather("plan", mine, kLong).status();
+    EXPECT_OK(c.Barrier("after", kLong));
+    return gathered;
+  });
+
+  EXPECT_THAT(statuses[1], IsKind(ErrorKind::kRequest, ::testing::HasSubstr("message \"plan\" has 67108865 bytes")));
+  for (const int other : {0, 2}) {
+    EXPECT_THAT(statuses[other],
+                IsKind(ErrorKind::kRank, ::testing::AllOf(::testing::HasSubstr("rank 1"),
+                                                          ::testing::HasSubstr("\"plan\" has 67108865 bytes"))));
+  }
+}
+
 TEST_P(CoordinatorConformanceTest, ARootThatIsNoRankIsRefused) {
   const auto statuses = RunStatus(2, [](Coordinator& c) { return c.Broadcast("x", "", 2, kLong).status(); });
 
