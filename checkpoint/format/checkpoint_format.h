@@ -65,6 +65,9 @@ struct LoadOptions {
   bool verify_digests = true;
   // Also check what a checksum covers beside the bytes that are asked for, before they are given out: the rest of a
   // tensor of a .bin file of which only a part is read.  Without it such a part is not checked.  Reads every such file
+  // What parts that an external format stores apart and ours as one tensor (keys and values) become where their element
+  // types differ; kInvalid refuses such.
+  DType joined_dtype = DType::kInvalid;
   // twice.  Digests of our own formats are by chunk, and need it not.
   bool verify_whole_records = false;
   // Also check what only costs time: totals of the index, JSON of assets, rival weight files.

@@ -359,3 +359,58 @@ class ConvertTest(unittest.TestCase):
 
 if __name__ == "__main__":
     unittest.main()
+    def test_what_is_no_model_is_told_by_what_it_is(self):
+        source = self.editable_copy(ONE)
+        config = files.read_json(source, "config.json")
+
+        def refused_with(model_type):
+            with open(os.path.join(source, "config.json"), "w", encoding="utf-8") as file:
+                json.dump({**config, "model_type": model_type} if model_type else
+                          {key: value for key, value in config.items() if key != "model_type"}, file)
+            return self.refuse(3, "E_UNSUPPORTED", source, self.path("native"))
+
+        self.assertIn('model_type "mistral"', refused_with("mistral"))
+        self.assertIn("no model_type", refused_with(None))
+        os.mkdir(self.path("empty"))
+        error = self.refuse(3, "E_UNSUPPORTED", self.path("empty"), self.path("native"))
+        self.assertIn("no config.json", error)
+        self.assertIn("linked: distributed, fairseq2, llama, native, reference", error)
+        revision = self.path("models--meta--llama/snapshots/0123abcd")
+        os.makedirs(revision)
+        self.assertIn(revision, self.refuse(3, "E_UNSUPPORTED", self.path("models--meta--llama"), self.path("native")))
+
+    def test_a_cast_that_would_make_infinities_is_refused(self):
+        source = self.editable_copy(FLOAT32)
+        path = os.path.join(source, "model.safetensors")
+        tensors, metadata = files.read_safetensors(path)
+        name = "model.layers.0.mlp.down_proj.weight"
+        dtype, shape, data = tensors[name]
+        tensors[name] = (dtype, shape, struct.pack("<3f", 65519.0, -1e6, float("inf")) + data[12:])
+        files.write_safetensors(path, tensors, metadata)
+
+        for to in ("native", "llama"):
+            error = self.refuse(3, "E_DTYPE", source, self.path("out"), "--dtype", "float16", "--to", to)
+            self.assertIn('tensor "%s": 1 of ' % name, error)
+            self.assertIn("bfloat16 and float32 can hold", error)
+        # Infinities of the source's own are no loss.
+        self.convert(source, self.path("bf16"), "--dtype", "bfloat16")
+
+    def test_parts_of_different_types_are_joined_by_a_cast_only(self):
+        source = self.editable_copy(FLOAT32)
+        path = os.path.join(source, "model.safetensors")
+        tensors, metadata = files.read_safetensors(path)
+        half = {}
+        for name in ("model.layers.0.self_attn.v_proj.weight", "model.layers.1.mlp.gate_proj.weight"):
+            values = files.floats(tensors[name])
+            half[name] = ("F16", tensors[name][1], struct.pack("<%de" % len(values), *values))
+        files.write_safetensors(path, {**tensors, **half}, metadata)
+
+        error = self.refuse(3, "E_DTYPE", source, self.path("native"))
+        self.assertIn("v_proj.weight\" is F16", error)
+        self.assertIn("--dtype", error)
+        self.convert(source, self.path("native"), "--dtype", "float32")
+        self.convert(self.path("native"), self.path("back"))
+        widened = {name: ("F32", shape, struct.pack("<%df" % (len(data) // 2), *struct.unpack("<%de" % (len(data) // 2), data)))
+                   for name, (_, shape, data) in half.items()}
+        self.assertEqual(files.read_directory(self.path("back")), {**tensors, **widened})
+

@@ -89,7 +89,7 @@ class HuggingFaceFormat : public CheckpointFormat {
       return Annotate(model.status(), absl::StrCat("\"", JoinPath(directory, "config.json"), "\""));
     }
     WAYPOINT_ASSIGN_OR_RETURN(std::unique_ptr<TensorSource> source, OpenWeights(fs, hf, options));
-    auto plan = PlanImport(model->rules, model->parameters, source->manifest());
+    auto plan = PlanImport(model->rules, model->parameters, source->manifest(), options.joined_dtype);
     if (!plan.ok()) {
       return annotate(plan.status());
     }
