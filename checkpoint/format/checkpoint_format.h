@@ -36,9 +36,13 @@
 
 namespace waypoint {
 
+// The one directory below an external one whose files travel along too.
+inline constexpr char kTemplateDirectory[] = "additional_chat_templates";
+
 // A file that travels with a checkpoint unread: tokenizer, generation config, chat template.
 struct Asset {
-  std::string name;  // plain file name in the external directory
+  // Plain file name in the external directory, or "additional_chat_templates/" and one.
+  std::string name;
   std::string path;  // where it is now
   int64_t size_bytes = 0;
   // Checked when the file is copied; empty where nobody recorded any.

@@ -267,6 +267,46 @@ class ConvertTest(unittest.TestCase):
         with open(os.path.join(self.path("back"), "chat_template.jinja"), encoding="utf-8") as file:
             self.assertEqual(file.read(), "{{ messages }}\n")
 
+    def test_templates_of_their_own_directory_travel_along(self):
+        source = self.editable_copy(os.path.join(files.FIXTURES, "meta_llama2_bf16", "hf"))
+        templates = os.path.join(source, "additional_chat_templates")
+        os.makedirs(os.path.join(templates, "deeper"))
+        for name in ("tool_use.jinja", "rag.jinja", "notes.txt"):
+            with open(os.path.join(templates, name), "w", encoding="utf-8") as file:
+                file.write("{{ %s }}\n" % name)
+
+        out = self.convert(source, self.path("native"))
+        self.convert(self.path("native"), self.path("back"))
+        self.convert(source, self.path("reference"), "--to", "reference")
+        self.convert(self.path("reference"), self.path("again"), "--to", "llama")
+
+        self.assertIn("additional_chat_templates/notes.txt", out)
+        self.assertIn("additional_chat_templates/deeper", out)
+        for back in ("back", "again"):
+            self.assertEqual(sorted(os.listdir(self.path(back + "/additional_chat_templates"))),
+                             ["rag.jinja", "tool_use.jinja"])
+            self.assertEqual(files.read_text(self.path(back), "additional_chat_templates", "rag.jinja"),
+                             "{{ rag.jinja }}\n")
+        # Not seen by a reader, a changed byte would travel on.
+        with open(self.path("native/assets/additional_chat_templates/rag.jinja"), "w", encoding="utf-8") as file:
+            file.write("{{ RAG.jinja }}\n")
+        self.refuse(3, "E_CHECKSUM", self.path("native"), self.path("third"))
+
+    def test_what_cannot_travel_is_left_behind_with_a_note(self):
+        source = self.editable_copy(ONE)
+        with open(os.path.join(source.encode(), b"tokenizer.model.\xff"), "wb"):
+            pass
+        os.symlink("blobs/gone", os.path.join(source, "README.md"))
+
+        code, out, err = files.run("convert", source, self.path("native"))
+
+        self.assertEqual((code, err), (0, ""))
+        self.assertRegex(out, r"note: left behind.*README\.md.*tokenizer\.model\.")
+        self.convert(self.path("native"), self.path("back"))
+        # A tokenizer is another matter.
+        os.symlink("blobs/gone", os.path.join(source, "tokenizer.json"))
+        self.assertIn("tokenizer.json", self.refuse(5, "E_IO", source, self.path("other")))
+
     def test_unknown_config_keys_are_refused_or_carried(self):
         source = self.editable_copy(ONE)
         config = files.read_json(source, "config.json")

@@ -77,7 +77,7 @@ class DistributedFormat : public CheckpointFormat {
     for (const FileRecord& record : sealed.manifest.assets()) {
       const std::string path = JoinPath(directory, record.name());
       WAYPOINT_RETURN_IF_ERROR(OpenRecorded(fs, path, record).status());
-      opened.assets.push_back({BaseName(record.name()), path, record.size_bytes(), DigestsOf(record)});
+      opened.assets.push_back({AssetNameOf(record), path, record.size_bytes(), DigestsOf(record)});
     }
 
     const int world_size = sealed.manifest.ranks_size();

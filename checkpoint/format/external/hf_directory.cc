@@ -261,22 +261,10 @@ class Reader {
 
   absl::Status ReadAssets() {
     std::vector<std::string> left_behind;
-    for (const DirectoryEntry& entry : files_.entries()) {
-      if (used_.count(entry.name) > 0) {
-        continue;
-      }
-      if (!IsHfAsset(entry.name) || entry.type == FileType::kDirectory) {
-        left_behind.push_back(entry.name);
-        continue;
-      }
-      Asset asset;
-      asset.name = entry.name;
-      WAYPOINT_ASSIGN_OR_RETURN(asset.path, files_.Resolve(entry.name));
-      WAYPOINT_ASSIGN_OR_RETURN(const FileInfo info, fs_.Stat(asset.path));
-      asset.size_bytes = info.size_bytes;
-      WAYPOINT_RETURN_IF_ERROR(CheckHfAsset(fs_, asset, options_.limits));
-      used_.insert(entry.name);
-      hf_.assets.push_back(std::move(asset));
+    const auto is_used = [this](absl::string_view name) { return used_.count(std::string(name)) > 0; };
+    WAYPOINT_ASSIGN_OR_RETURN(hf_.assets, ReadHfAssets(fs_, files_, is_used, options_.limits, &left_behind));
+    for (const Asset& asset : hf_.assets) {
+      used_.insert(asset.name);
     }
     if (!left_behind.empty()) {
       hf_.notes.push_back(absl::StrCat("left behind, not known to belong to a model: ", QuotedList(left_behind)));

@@ -86,7 +86,7 @@ class NativeFormat : public CheckpointFormat {
       const std::string path = JoinPath(directory, record.name());
       WAYPOINT_ASSIGN_OR_RETURN(auto file, OpenRecorded(fs, path, record));
       if (record.kind() == FileRecord::ASSET) {
-        opened.assets.push_back({BaseName(record.name()), path, record.size_bytes(), DigestsOf(record)});
+        opened.assets.push_back({AssetNameOf(record), path, record.size_bytes(), DigestsOf(record)});
         continue;
       }
       WAYPOINT_ASSIGN_OR_RETURN(SafetensorsHeader header, ReadSafetensorsHeader(*file, options.limits));
