@@ -65,13 +65,13 @@ struct LoadOptions {
   Limits limits;
   // Config keys that nothing declares: false refuses them, true carries them through.
   bool carry_unknown = false;
+  // What parts that an external format stores apart and ours as one tensor (keys and values) become where their element
+  // types differ; kInvalid refuses such.
+  DType joined_dtype = DType::kInvalid;
   // Check stored digests while reading.
   bool verify_digests = true;
   // Also check what a checksum covers beside the bytes that are asked for, before they are given out: the rest of a
   // tensor of a .bin file of which only a part is read.  Without it such a part is not checked.  Reads every such file
-  // What parts that an external format stores apart and ours as one tensor (keys and values) become where their element
-  // types differ; kInvalid refuses such.
-  DType joined_dtype = DType::kInvalid;
   // twice.  Digests of our own formats are by chunk, and need it not.
   bool verify_whole_records = false;
   // Also check what only costs time: totals of the index, JSON of assets, rival weight files.
@@ -163,6 +163,13 @@ class CheckpointFormat {
   // speak of something else; an error where they are there and broken, so that the user learns that instead of
   // "unknown format".
   virtual absl::StatusOr<bool> Probe(FileSystem& fs, const std::string& directory) = 0;
+
+  // Where no format fits: what speaks against this one, for the message ("its config.json has model_type \"mistral\"");
+  // empty for nothing worth telling.
+  virtual std::string WhyNot(FileSystem& fs, const std::string& directory) const { return ""; }
+  // Could an entry of that name in a checkpoint's directory be one that this format writes or carries along?  By name and
+  // type alone; what nobody makes is somebody's own, and not replaced together with a checkpoint.
+  virtual bool Makes(const DirectoryEntry& entry) const = 0;
 
   // Everything but tensor data is read and checked: missing, extra and misshapen tensors are errors here.
   virtual absl::StatusOr<OpenedCheckpoint> Open(FileSystem& fs, const std::string& directory,

@@ -383,6 +383,32 @@ class ConvertTest(unittest.TestCase):
         self.refuse(3, "E_TRUNCATED", source, self.path("native"))
         self.refuse(5, "E_IO", self.path("nothing"), self.path("native"))
         os.mkdir(self.path("empty"))
+    def test_overwrite_keeps_what_belongs_to_no_checkpoint(self):
+        source = self.editable_copy(ONE)
+        for name in ("thesis.tex", "results.csv"):
+            with open(os.path.join(source, name), "w", encoding="utf-8"):
+                pass
+        os.mkdir(os.path.join(source, "figures"))
+
+        error = self.refuse(2, "E_EXISTS", FLOAT32, source, "--overwrite")
+
+        for name in ("thesis.tex", "results.csv", "figures"):
+            self.assertIn('"%s"' % name, error)
+            self.assertTrue(os.path.exists(os.path.join(source, name)))
+        self.assertNotIn("config.json", error)
+
+    def test_what_every_format_writes_may_be_replaced(self):
+        hf = os.path.join(files.FIXTURES, "meta_llama2_gqa_bf16_mp2", "hf")
+        for to, flags in (("llama", ["--max-shard-size", "20KB"]), ("llama", ["--weights", "bin"]), ("native", []),
+                          ("llama", ["--weights", "bin", "--max-shard-size", "20KB"]), ("distributed", []),
+                          ("reference", ["--model-parallel", 2]), ("fairseq2", []), ("fairseq2", ["--model-parallel", 2]),
+                          ("native", ["--max-shard-size", "20KB"])):
+            with self.subTest(to=to, flags=flags):
+                self.convert(hf, self.path("out"), "--to", to, "--overwrite", *flags)
+        # One whose save did not finish, too.
+        os.truncate(self.path("out/manifest.pb"), 30)
+        self.convert(hf, self.path("out"), "--overwrite")
+
         self.refuse(3, "E_UNSUPPORTED", self.path("empty"), self.path("native"))
 
     def test_a_damaged_native_checkpoint_is_not_converted(self):

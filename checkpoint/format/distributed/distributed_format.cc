@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
+#include "checkpoint/container/shard_files.h"
 #include "checkpoint/format/distributed/box_source.h"
 #include "checkpoint/format/distributed/distributed_writer.h"
 #include "checkpoint/format/distributed/records.h"
@@ -53,6 +54,14 @@ class DistributedFormat : public CheckpointFormat {
 
   absl::StatusOr<bool> Probe(FileSystem& fs, const std::string& directory) override {
     return ProbeFrame(fs, JoinPath(directory, kDistributedManifestName));
+  }
+
+  bool Makes(const DirectoryEntry& entry) const override {
+    if (entry.type == FileType::kDirectory) {
+      return entry.name == kAssetDirectory;
+    }
+    return entry.name == kDistributedManifestName || IsShardFileName(entry.name, "rank", ".safetensors") ||
+           IsShardFileName(entry.name, "rank", ".pb");
   }
 
   absl::StatusOr<OpenedCheckpoint> Open(FileSystem& fs, const std::string& directory,

@@ -14,6 +14,7 @@
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/container/safetensors/index.h"
+#include "checkpoint/container/shard_files.h"
 #include "checkpoint/container/torch_zip/torch_file.h"
 #include "checkpoint/format/external/hf_assets.h"
 #include "checkpoint/storage/confined_directory.h"
@@ -294,6 +295,11 @@ class Reader {
 };
 
 }  // namespace
+
+bool IsHfWeightsFile(absl::string_view name) {
+  return name == kSafetensorsIndexName || name == kBinIndexName || IsShardFileName(name, "model", ".safetensors") ||
+         IsShardFileName(name, "pytorch_model", ".bin");
+}
 
 absl::StatusOr<HfDirectory> ReadHfDirectory(FileSystem& fs, const std::string& directory, const LoadOptions& options) {
   WAYPOINT_ASSIGN_OR_RETURN(const ConfinedDirectory files, ConfinedDirectory::Open(fs, directory));

@@ -7,6 +7,7 @@
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/container/safetensors/safetensors_source.h"
+#include "checkpoint/container/shard_files.h"
 #include "checkpoint/format/file_record.h"
 #include "checkpoint/format/format_options.h"
 #include "checkpoint/format/native/manifest_file.h"
@@ -60,6 +61,14 @@ class NativeFormat : public CheckpointFormat {
 
   absl::StatusOr<bool> Probe(FileSystem& fs, const std::string& directory) override {
     return ProbeFrame(fs, JoinPath(directory, kManifestFileName));
+  }
+
+  bool Makes(const DirectoryEntry& entry) const override {
+    if (entry.type == FileType::kDirectory) {
+      return entry.name == kAssetDirectory;
+    }
+    return entry.name == kManifestFileName || IsShardFileName(entry.name, kWeightsStem, ".safetensors") ||
+           IsShardFileName(entry.name, kOptimizerStem, ".safetensors");
   }
 
   absl::StatusOr<OpenedCheckpoint> Open(FileSystem& fs, const std::string& directory,

@@ -50,4 +50,11 @@ absl::StatusOr<Sidecars> ReadSidecars(FileSystem& fs, const ConfinedDirectory& f
   return sidecars;
 }
 
+bool MakesSidecar(const DirectoryEntry& entry) {
+  if (entry.type == FileType::kDirectory) {
+    return entry.name == kTemplateDirectory;
+  }
+  return entry.name == kParamsName || entry.name == kChecklistName || IsHfAsset(entry.name);
+}
+
 }  // namespace waypoint::models
