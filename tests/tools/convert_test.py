@@ -349,6 +349,21 @@ class ConvertTest(unittest.TestCase):
 
         self.assertIn("logits too", out)
 
+    def test_logits_of_a_small_vocabulary_verify(self):
+        source = self.editable_copy(FLOAT32)
+        config = files.read_json(source, "config.json")
+        config["vocab_size"] = 7
+        with open(os.path.join(source, "config.json"), "w", encoding="utf-8") as file:
+            json.dump(config, file)
+        path = os.path.join(source, "model.safetensors")
+        tensors, metadata = files.read_safetensors(path)
+        for name in ("model.embed_tokens.weight", "lm_head.weight"):
+            dtype, (_, width), data = tensors[name]
+            tensors[name] = (dtype, [7, width], data[:7 * width * 4])
+        files.write_safetensors(path, tensors, metadata)
+
+        self.assertIn("logits too", self.convert(source, self.path("native"), "--verify", "logits"))
+
     def test_weights_are_safetensors_or_bin(self):
         self.refuse(2, "E_REQUEST", ONE, self.path("out"), "--to", "llama", "--weights", "pickle")
 
