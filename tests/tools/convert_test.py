@@ -376,28 +376,13 @@ class ConvertTest(unittest.TestCase):
         self.refuse(2, "E_REQUEST", ONE, self.path("x"), "--max-memory", "1MiB")
         self.refuse(2, "E_REQUEST", ONE, self.path("x"), "--max-shard-size", "much")
         self.assertIn("native", self.refuse(2, "E_REQUEST", ONE, self.path("x"), "--to", "gguf"))
+        self.assertIn('without ".."', self.refuse(2, "E_REQUEST", ONE, os.path.join(self.work, "q", "..", "q2")))
         self.refuse(2, "E_REQUEST", ONE, ONE)
         self.refuse(2, "E_REQUEST", ONE, os.path.join(ONE, "inside"))
         self.refuse(2, "E_REQUEST", ONE, os.path.dirname(ONE))
         self.assertIn("--overwrite", self.refuse(2, "E_EXISTS", ONE, self.path("out")))
         self.refuse(2, "E_EXISTS", ONE, self.path("out"), "--overwrite")
 
-    def test_overwrite_replaces_a_checkpoint(self):
-        self.convert(LEGACY, self.path("out"))
-        self.convert(ONE, self.path("out"), "--overwrite")
-        self.convert(self.path("out"), self.path("back"))
-
-        self.assertEqual(files.read_directory(self.path("back")), files.read_directory(ONE))
-        self.assertEqual(sorted(os.listdir(self.work)), ["back", "out"])
-
-    def test_bad_input(self):
-        source = self.editable_copy(ONE)
-        weights = os.path.join(source, "model.safetensors")
-        os.truncate(weights, os.path.getsize(weights) - 1)
-
-        self.refuse(3, "E_TRUNCATED", source, self.path("native"))
-        self.refuse(5, "E_IO", self.path("nothing"), self.path("native"))
-        os.mkdir(self.path("empty"))
     def test_overwrite_keeps_what_belongs_to_no_checkpoint(self):
         source = self.editable_copy(ONE)
         for name in ("thesis.tex", "results.csv"):
@@ -424,22 +409,24 @@ class ConvertTest(unittest.TestCase):
         os.truncate(self.path("out/manifest.pb"), 30)
         self.convert(hf, self.path("out"), "--overwrite")
 
+    def test_overwrite_replaces_a_checkpoint(self):
+        self.convert(LEGACY, self.path("out"))
+        self.convert(ONE, self.path("out"), "--overwrite")
+        self.convert(self.path("out"), self.path("back"))
+
+        self.assertEqual(files.read_directory(self.path("back")), files.read_directory(ONE))
+        self.assertEqual(sorted(os.listdir(self.work)), ["back", "out"])
+
+    def test_bad_input(self):
+        source = self.editable_copy(ONE)
+        weights = os.path.join(source, "model.safetensors")
+        os.truncate(weights, os.path.getsize(weights) - 1)
+
+        self.refuse(3, "E_TRUNCATED", source, self.path("native"))
+        self.refuse(5, "E_IO", self.path("nothing"), self.path("native"))
+        os.mkdir(self.path("empty"))
         self.refuse(3, "E_UNSUPPORTED", self.path("empty"), self.path("native"))
 
-    def test_a_damaged_native_checkpoint_is_not_converted(self):
-        self.convert(ONE, self.path("native"))
-        weights = os.path.join(self.path("native"), "model.safetensors")
-        with open(weights, "r+b") as file:
-            file.seek(-1, os.SEEK_END)
-            last = file.read(1)
-            file.seek(-1, os.SEEK_END)
-            file.write(bytes([last[0] ^ 1]))
-
-        self.refuse(3, "E_CHECKSUM", self.path("native"), self.path("back"))
-
-
-if __name__ == "__main__":
-    unittest.main()
     def test_what_is_no_model_is_told_by_what_it_is(self):
         source = self.editable_copy(ONE)
         config = files.read_json(source, "config.json")
@@ -495,3 +482,17 @@ if __name__ == "__main__":
                    for name, (_, shape, data) in half.items()}
         self.assertEqual(files.read_directory(self.path("back")), {**tensors, **widened})
 
+    def test_a_damaged_native_checkpoint_is_not_converted(self):
+        self.convert(ONE, self.path("native"))
+        weights = os.path.join(self.path("native"), "model.safetensors")
+        with open(weights, "r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            last = file.read(1)
+            file.seek(-1, os.SEEK_END)
+            file.write(bytes([last[0] ^ 1]))
+
+        self.refuse(3, "E_CHECKSUM", self.path("native"), self.path("back"))
+
+
+if __name__ == "__main__":
+    unittest.main()
