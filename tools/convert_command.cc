@@ -85,6 +85,7 @@ class Conversion {
     WAYPOINT_ASSIGN_OR_RETURN(split_, SplitMemory(request_.max_memory_bytes, request_.threads));
     WAYPOINT_ASSIGN_OR_RETURN(CheckpointFormat * from, FindFormat(fs, request_.source, request_.from));
     load_.carry_unknown = request_.carry_unknown;
+    load_.joined_dtype = request_.dtype;
     load_.window_bytes = split_.block_bytes;
     load_.format_options = SelectFormatOptions(*from, request_.format_options, FormatUse::kLoad);
     WAYPOINT_ASSIGN_OR_RETURN(source_, from->Open(fs, request_.source, load_));

@@ -1,11 +1,14 @@
 #include "tools/convert_target.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "checkpoint/base/error.h"
+#include "checkpoint/base/json.h"
 #include "checkpoint/base/registry.h"
 #include "checkpoint/base/status_macros.h"
 #include "tools/command_line.h"
@@ -33,23 +36,48 @@ absl::StatusOr<std::string> ResolveMissing(FileSystem& fs, const std::string& pa
   return rest.empty() ? *existing : JoinPath(*existing, rest);
 }
 
-absl::StatusOr<bool> MayReplace(FileSystem& fs, const std::string& target) {
+// Of a checkpoint, entries that no format writes or carries along are somebody's own.
+absl::Status CheckReplaceable(FileSystem& fs, const std::string& target) {
   WAYPOINT_ASSIGN_OR_RETURN(const FileInfo info, fs.Stat(target));
-  if (info.type != FileType::kDirectory) {
-    return false;
+  std::vector<DirectoryEntry> entries;
+  bool is_checkpoint = false;
+  if (info.type == FileType::kDirectory) {
+    WAYPOINT_ASSIGN_OR_RETURN(entries, fs.List(target));
+    is_checkpoint = entries.empty();
   }
-  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<DirectoryEntry> entries, fs.List(target));
-  if (entries.empty()) {
-    return true;
-  }
-  Registry<CheckpointFormat>& formats = Registry<CheckpointFormat>::Global();
-  for (const std::string& name : formats.Names()) {
-    WAYPOINT_ASSIGN_OR_RETURN(const bool fits, formats.Find(name)->Probe(fs, target));
-    if (fits) {
-      return true;
+  std::vector<const CheckpointFormat*> formats;
+  for (const std::string& name : Registry<CheckpointFormat>::Global().Names()) {
+    CheckpointFormat* const format = Registry<CheckpointFormat>::Global().Find(name);
+    formats.push_back(format);
+    if (!is_checkpoint && !entries.empty()) {
+      // One whose save did not finish is one, too.
+      const auto fits = format->Probe(fs, target);
+      is_checkpoint = fits.ok() ? *fits : GetErrorKind(fits.status()) == ErrorKind::kTruncated;
     }
   }
-  return false;
+  if (!is_checkpoint) {
+    return MakeError(ErrorKind::kExists,
+                     absl::StrCat("\"", target, "\" exists and is neither a checkpoint nor an empty ",
+                                  "directory; remove it yourself if it is not needed"));
+  }
+  constexpr size_t kSpelledOut = 10;
+  std::vector<std::string> own;
+  for (const DirectoryEntry& entry : entries) {
+    if (std::none_of(formats.begin(), formats.end(),
+                     [&entry](const CheckpointFormat* format) { return format->Makes(entry); })) {
+      own.push_back(QuotedPath(entry.name));
+    }
+  }
+  if (own.empty()) {
+    return absl::OkStatus();
+  }
+  const size_t shown = std::min(own.size(), kSpelledOut);
+  return MakeError(
+      ErrorKind::kExists,
+      absl::StrCat("\"", target, "\" holds a checkpoint and what belongs to none, which would be deleted: ",
+                   absl::StrJoin(own.begin(), own.begin() + shown, ", "),
+                   shown < own.size() ? absl::StrCat(" and ", own.size() - shown, " more") : "",
+                   "; move that elsewhere, or choose another directory"));
 }
 
 }  // namespace
@@ -82,6 +110,13 @@ absl::Status CheckTargetPath(FileSystem& fs, const std::string& source, const st
   WAYPOINT_ASSIGN_OR_RETURN(const std::string real_source, fs.RealPath(source));
   std::string existing;
   WAYPOINT_ASSIGN_OR_RETURN(const std::string real_target, ResolveMissing(fs, target, &existing));
+  for (const absl::string_view part : absl::StrSplit(real_target, '/')) {
+    if (part == "..") {
+      return MakeError(ErrorKind::kRequest, absl::StrCat("the target \"", target,
+                                                         "\" goes through a directory that does not "
+                                                         "exist, and back; write it without \"..\""));
+    }
+  }
   if (real_target == real_source) {
     return MakeError(ErrorKind::kRequest, absl::StrCat("source and target are the same directory: \"", target, "\""));
   }
@@ -100,13 +135,7 @@ absl::Status CheckTargetPath(FileSystem& fs, const std::string& source, const st
   if (!overwrite) {
     return MakeError(ErrorKind::kExists, absl::StrCat("\"", target, "\" exists; --overwrite replaces it"));
   }
-  WAYPOINT_ASSIGN_OR_RETURN(const bool may_replace, MayReplace(fs, target));
-  if (!may_replace) {
-    return MakeError(ErrorKind::kExists,
-                     absl::StrCat("\"", target, "\" exists and is neither a checkpoint nor an empty ",
-                                  "directory; remove it yourself if it is not needed"));
-  }
-  return absl::OkStatus();
+  return CheckReplaceable(fs, target);
 }
 
 absl::Status CheckSpace(FileSystem& fs, const std::string& target, int64_t bytes) {

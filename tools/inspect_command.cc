@@ -1,6 +1,7 @@
 #include "tools/inspect_command.h"
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "CLI/CLI.hpp"
@@ -12,6 +13,7 @@
 #include "checkpoint/format/format_options.h"
 #include "google/protobuf/util/message_differencer.h"
 #include "tools/command_line.h"
+#include "tools/compare_carried.h"
 #include "tools/compare_checkpoints.h"
 #include "tools/digest_tensors.h"
 #include "tools/format_flags.h"
@@ -52,12 +54,27 @@ absl::Status Diff(const InspectRequest& request, const InspectEnvironment& envir
   }
   WAYPOINT_ASSIGN_OR_RETURN(InspectedCheckpoint second,
                             OpenInspected(environment.fs, request.diff, "auto", second_load));
+  if (first.is_file != second.is_file) {
+    return MakeError(
+        ErrorKind::kRequest,
+        absl::StrCat("\"", first.is_file ? request.path : request.diff,
+                     "\" is one file, with names as they are "
+                     "stored, \"",
+                     first.is_file ? request.diff : request.path,
+                     "\" a directory, which is compared in native names; give two directories or two files"));
+  }
   DiffReport report;
   report.first = request.path;
   report.second = request.diff;
   // One file says nothing of the model.
-  if (!first.is_file && !second.is_file) {
+  if (!first.is_file) {
     report.config_differences = CompareConfigs(first.opened.metadata, second.opened.metadata);
+  }
+  // Between formats, what is carried has other forms, or none.
+  if (first.external && second.external && first.format == second.format) {
+    WAYPOINT_ASSIGN_OR_RETURN(CarriedDifferences carried, CompareCarried(environment.fs, first.opened, second.opened));
+    report.config_differences.insert(report.config_differences.end(), carried.config.begin(), carried.config.end());
+    report.file_differences = std::move(carried.files);
   }
   ProgressPrinter progress("comparing", environment.progress, environment.err);
   CompareOptions compare;
@@ -107,11 +124,12 @@ absl::Status Inspect(const InspectRequest& request, const InspectEnvironment& en
 ExitCode InspectMain(int argc, const char* const* argv, const InspectEnvironment& environment) {
   InspectRequest request;
   CLI::App app("Shows what a checkpoint holds: files, config, tensors, digests.", "inspect");
-  app.add_option("PATH", request.path, "checkpoint directory of any format, or one file: .safetensors, .pth, .pt, .bin")->required();
+  app.add_option("PATH", request.path, "checkpoint directory of any format, or one file: .safetensors, .pth, .pt, .bin")
+      ->required();
   app.add_flag("--verify", request.verify, "read everything back, check and show digests, and check what is optional");
   app.add_option("--diff", request.diff,
-                 "compare with this checkpoint tensor by tensor, in native names; exit code 4 "
-                 "when they differ");
+                 "compare with this checkpoint tensor by tensor, in native names, and of one external format also all "
+                 "config keys and the files that travel along; exit code 4 when they differ");
   app.add_flag("--ignore-optimizer", request.ignore_optimizer, "compare weights only");
   app.add_option("--from", request.format, "format of PATH; auto looks at the directory");
   app.add_flag("--carry-unknown", request.carry_unknown, "accept config keys that the format does not declare");

@@ -139,8 +139,12 @@ void WriteInspectJson(const InspectReport& report, std::ostream& out) {
   json["notes"] = checkpoint.opened.notes;
   json["files"] = nlohmann::ordered_json::array();
   for (const InspectedFile& file : checkpoint.files) {
-    json["files"].push_back(
-        {{"name", file.name}, {"bytes", file.size_bytes}, {"tensors", file.tensors}, {"metadata", file.metadata}});
+    nlohmann::ordered_json entry = {
+        {"name", file.name}, {"bytes", file.size_bytes}, {"tensors", file.tensors}, {"metadata", file.metadata}};
+    if (!file.problem.empty()) {
+      entry["problem"] = file.problem;
+    }
+    json["files"].push_back(std::move(entry));
   }
   const std::string head = JsonDump(json, 2);
   out << absl::string_view(head).substr(0, head.size() - 2) << ",\n  \"tensors\": [";
@@ -168,6 +172,9 @@ std::string DiffText(const DiffReport& report) {
   for (const std::string& line : report.config_differences) {
     absl::StrAppend(&text, "  config: ", line, "\n");
   }
+  for (const std::string& line : report.file_differences) {
+    absl::StrAppend(&text, "  file: ", line, "\n");
+  }
   for (size_t i = 0; i < std::min(differences.size(), kSpelledOut); ++i) {
     absl::StrAppend(&text, "  tensor \"", differences[i].name, "\": ", differences[i].what, "\n");
   }
@@ -185,6 +192,7 @@ nlohmann::ordered_json DiffJson(const DiffReport& report) {
   json["tensors_compared"] = report.comparison.tensors;
   json["bytes_compared"] = report.comparison.bytes;
   json["config_differences"] = report.config_differences;
+  json["file_differences"] = report.file_differences;
   json["differences"] = nlohmann::ordered_json::array();
   for (const TensorDifference& difference : report.comparison.differences) {
     nlohmann::ordered_json entry = {

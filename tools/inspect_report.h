@@ -25,10 +25,12 @@ struct DiffReport {
   std::string first;
   std::string second;
   Comparison comparison;
-  // Fields of the model configs that differ, one per line.
+  // Fields of the model configs and keys of the external ones that differ, one per line.
   std::vector<std::string> config_differences;
+  // Files that travel along and differ, one per line.
+  std::vector<std::string> file_differences;
 
-  bool equal() const { return comparison.equal() && config_differences.empty(); }
+  bool equal() const { return comparison.equal() && config_differences.empty() && file_differences.empty(); }
 };
 
 // Written tensor by tensor: a report may be larger than the header that it speaks of.  Names and values of a file are

@@ -125,6 +125,7 @@ absl::StatusOr<InspectedCheckpoint> OpenInspected(FileSystem& fs, const std::str
   }
   WAYPOINT_ASSIGN_OR_RETURN(CheckpointFormat * found, FindFormat(fs, path, format));
   inspected.format = found->name();
+  inspected.external = found->external();
   LoadOptions of_format = load;
   WAYPOINT_ASSIGN_OR_RETURN(of_format.format_options, LoadFormatOptions(*found, nullptr, load.format_options));
   WAYPOINT_ASSIGN_OR_RETURN(inspected.opened, found->Open(fs, path, of_format));

@@ -30,6 +30,7 @@ struct InspectedCheckpoint {
   std::string path;
   std::string format;  // "safetensors", "torch" or "torch before 1.6" for one file
   bool is_file = false;
+  bool external = false;  // of a format that is somebody else's
   // Native names for a directory, names as they are stored for a file.
   OpenedCheckpoint opened;
   // The file, or the directory's plain files in bytewise order.

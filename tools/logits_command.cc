@@ -106,6 +106,15 @@ absl::Status WriteLogits(FileSystem& fs, const std::string& path, const at::Tens
 
 absl::Status Logits(const LogitsRequest& request, const LogitsEnvironment& environment) {
   FileSystem& fs = environment.fs;
+  // The rename would find out after everything was computed.
+  WAYPOINT_ASSIGN_OR_RETURN(const bool exists, Exists(fs, request.output));
+  if (exists) {
+    WAYPOINT_ASSIGN_OR_RETURN(const FileInfo info, fs.Stat(request.output));
+    if (info.type == FileType::kDirectory) {
+      return MakeError(ErrorKind::kRequest,
+                       absl::StrCat("--output: \"", request.output, "\" is a directory, wanted a file in it"));
+    }
+  }
   WAYPOINT_ASSIGN_OR_RETURN(const at::Tensor tokens, ReadTokens(fs, request.tokens));
   WAYPOINT_ASSIGN_OR_RETURN(CheckpointFormat * format, FindFormat(fs, request.directory, request.format));
   LoadOptions load;

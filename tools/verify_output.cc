@@ -10,6 +10,7 @@
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 #include "google/protobuf/util/message_differencer.h"
+#include "models/decoder/config.pb.h"
 #include "tools/compare_checkpoints.h"
 #include "tools/run_logits.h"
 
@@ -82,8 +83,14 @@ absl::Status VerifyLogits(FileSystem& fs, CheckpointFormat& format, const std::s
   }
   LogitsRun run;
   run.carry_unknown = options.load.carry_unknown;
-  // Small ids, which every vocabulary has.
+  // Small ids, which all but toy vocabularies have.
   run.tokens = {1, 2, 3, 5, 8, 13, 21, 30, 7, 11, 17, 29, 4, 16, 25, 9};
+  models::DecoderConfig config;
+  if (source.metadata.model_config().UnpackTo(&config) && config.vocab_size() > 0) {
+    for (int64_t& token : run.tokens) {
+      token %= config.vocab_size();
+    }
+  }
   run.directory = source_path;
   run.format = source_format;
   run.format_options = options.source_format_options;

@@ -25,7 +25,7 @@ struct Limits {
   // tokenizer.json, vocab.json and their like; they are checked in memory, one at a time.
   int64_t tokenizer_file_bytes = int64_t{128} << 20;
   // model.safetensors.index.json.
-  int64_t index_file_bytes = int64_t{256} << 20;
+  int64_t index_file_bytes = int64_t{64} << 20;
   // manifest.pb.
   int64_t manifest_file_bytes = int64_t{256} << 20;
   // A pass-through file (tokenizer, chat template), which is copied and never held whole.
@@ -60,7 +60,7 @@ struct Limits {
   int64_t expand_file_bytes = int64_t{8} << 30;
   int64_t expand_file_factor = 64;
   // Tensors and files that one index may name.
-  int64_t index_tensors = 2'000'000;
+  int64_t index_tensors = 500'000;
   int64_t shard_files = 100'000;
 };
 

@@ -43,9 +43,16 @@ absl::StatusOr<CheckpointFormat*> DetectFormat(FileSystem& fs, const std::string
   }
   if (fitting.empty()) {
     WAYPOINT_RETURN_IF_ERROR(broken);
-    return MakeError(
-        ErrorKind::kUnsupported,
-        absl::StrCat("\"", directory, "\" looks like no format that this program knows; ", KnownFormats()));
+    std::vector<std::string> reasons;
+    for (const std::string& name : registry.Names()) {
+      const std::string reason = registry.Find(name)->WhyNot(fs, directory);
+      if (!reason.empty()) {
+        reasons.push_back(absl::StrCat(reason, "; "));
+      }
+    }
+    return MakeError(ErrorKind::kUnsupported,
+                     absl::StrCat("\"", directory, "\" looks like no format that this program knows: ",
+                                  absl::StrJoin(reasons, ""), KnownFormats()));
   }
   std::vector<std::string> names;
   for (const CheckpointFormat* format : fitting) {

@@ -1,7 +1,11 @@
 #include "checkpoint/container/shard_files.h"
 
+#include <algorithm>
+
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/strip.h"
 
 namespace waypoint {
 
@@ -23,6 +27,19 @@ std::vector<ShardFile> PlanShardFiles(const Manifest& manifest, const std::vecto
                                       : absl::StrFormat("%s-%05d-of-%05d%s", stem, i + 1, files.size(), extension);
   }
   return files;
+}
+
+bool IsShardFileName(absl::string_view name, absl::string_view stem, absl::string_view extension) {
+  if (!absl::ConsumePrefix(&name, stem) || !absl::ConsumeSuffix(&name, extension)) {
+    return false;
+  }
+  // "-00001-of-00003"
+  const size_t of = name.find("-of-");
+  const auto is_number = [](absl::string_view text) {
+    return text.size() >= 5 && std::all_of(text.begin(), text.end(), [](char c) { return absl::ascii_isdigit(c); });
+  };
+  return name.empty() ||
+         (of != name.npos && name[0] == '-' && is_number(name.substr(1, of - 1)) && is_number(name.substr(of + 4)));
 }
 
 }  // namespace waypoint

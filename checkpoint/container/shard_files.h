@@ -22,6 +22,9 @@ struct ShardFile {
 std::vector<ShardFile> PlanShardFiles(const Manifest& manifest, const std::vector<int64_t>& tensors,
                                       absl::string_view stem, absl::string_view extension, int64_t max_file_bytes);
 
+// Is it a name that PlanShardFiles gives?
+bool IsShardFileName(absl::string_view name, absl::string_view stem, absl::string_view extension);
+
 }  // namespace waypoint
 
 #endif  // CHECKPOINT_CONTAINER_SHARD_FILES_H_

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "checkpoint/base/aligned_buffer.h"
 #include "checkpoint/base/digest.h"
@@ -15,6 +16,11 @@ absl::StatusOr<ChunkDigests> CopyAsset(FileSystem& fs, const Asset& asset, const
   if (from->size_bytes() != asset.size_bytes) {
     return MakeError(ErrorKind::kTruncated, absl::StrCat("\"", asset.path, "\" has ", from->size_bytes(),
                                                          " bytes, had ", asset.size_bytes, " a moment ago"));
+  }
+  // Below a directory of its own, which the first of them makes.
+  const bool nested = absl::StrContains(asset.name, '/');
+  if (nested) {
+    WAYPOINT_RETURN_IF_ERROR(MakeDirectories(fs, DirName(target)));
   }
   CreateOptions options;
   options.size_bytes = asset.size_bytes;
@@ -36,6 +42,9 @@ absl::StatusOr<ChunkDigests> CopyAsset(FileSystem& fs, const Asset& asset, const
   }
   WAYPOINT_RETURN_IF_ERROR(to->Sync());
   WAYPOINT_RETURN_IF_ERROR(to->Close());
+  if (nested) {
+    WAYPOINT_RETURN_IF_ERROR(fs.SyncDirectory(DirName(target)));
+  }
   return digests;
 }
 

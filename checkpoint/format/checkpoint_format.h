@@ -36,9 +36,13 @@
 
 namespace waypoint {
 
+// The one directory below an external one whose files travel along too.
+inline constexpr char kTemplateDirectory[] = "additional_chat_templates";
+
 // A file that travels with a checkpoint unread: tokenizer, generation config, chat template.
 struct Asset {
-  std::string name;  // plain file name in the external directory
+  // Plain file name in the external directory, or "additional_chat_templates/" and one.
+  std::string name;
   std::string path;  // where it is now
   int64_t size_bytes = 0;
   // Checked when the file is copied; empty where nobody recorded any.
@@ -61,6 +65,9 @@ struct LoadOptions {
   Limits limits;
   // Config keys that nothing declares: false refuses them, true carries them through.
   bool carry_unknown = false;
+  // What parts that an external format stores apart and ours as one tensor (keys and values) become where their element
+  // types differ; kInvalid refuses such.
+  DType joined_dtype = DType::kInvalid;
   // Check stored digests while reading.
   bool verify_digests = true;
   // Also check what a checksum covers beside the bytes that are asked for, before they are given out: the rest of a
@@ -159,6 +166,13 @@ class CheckpointFormat {
   // speak of something else; an error where they are there and broken, so that the user learns that instead of
   // "unknown format".
   virtual absl::StatusOr<bool> Probe(FileSystem& fs, const std::string& directory) = 0;
+
+  // Where no format fits: what speaks against this one, for the message ("its config.json has model_type \"mistral\"");
+  // empty for nothing worth telling.
+  virtual std::string WhyNot(FileSystem& fs, const std::string& directory) const { return ""; }
+  // Could an entry of that name in a checkpoint's directory be one that this format writes or carries along?  By name and
+  // type alone; what nobody makes is somebody's own, and not replaced together with a checkpoint.
+  virtual bool Makes(const DirectoryEntry& entry) const = 0;
 
   // Everything but tensor data is read and checked: missing, extra and misshapen tensors are errors here.
   virtual absl::StatusOr<OpenedCheckpoint> Open(FileSystem& fs, const std::string& directory,

@@ -4,6 +4,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/format/asset_copy.h"
@@ -27,12 +28,16 @@ bool IsPlainName(absl::string_view name) {
   return true;
 }
 
+constexpr char kAssetPrefix[] = "assets/";
+
 }  // namespace
+
+std::string AssetNameOf(const FileRecord& file) { return std::string(absl::StripPrefix(file.name(), kAssetPrefix)); }
 
 absl::Status CheckFileRecord(const FileRecord& file) {
   absl::string_view name = file.name();
-  if (file.kind() == FileRecord::ASSET && absl::StartsWith(name, "assets/")) {
-    name.remove_prefix(strlen("assets/"));
+  if (file.kind() == FileRecord::ASSET && absl::ConsumePrefix(&name, kAssetPrefix)) {
+    absl::ConsumePrefix(&name, absl::StrCat(kTemplateDirectory, "/"));
   }
   if (!IsPlainName(name)) {
     return MakeError(ErrorKind::kPath, absl::StrCat("file \"", file.name(), "\" is no plain name"));
@@ -96,12 +101,12 @@ absl::StatusOr<std::vector<FileRecord>> CopyAssets(FileSystem& fs, const std::ve
   if (assets.empty()) {
     return records;
   }
-  const std::string asset_directory = JoinPath(directory, "assets");
+  const std::string asset_directory = JoinPath(directory, kAssetDirectory);
   WAYPOINT_RETURN_IF_ERROR(fs.MakeDirectory(asset_directory));
   for (const Asset& asset : assets) {
     WAYPOINT_ASSIGN_OR_RETURN(const ChunkDigests digests, CopyAsset(fs, asset, JoinPath(asset_directory, asset.name)));
     FileRecord& file = records.emplace_back();
-    file.set_name(absl::StrCat("assets/", asset.name));
+    file.set_name(absl::StrCat(kAssetPrefix, asset.name));
     file.set_kind(FileRecord::ASSET);
     file.set_size_bytes(asset.size_bytes);
     SetDigests(digests, &file);

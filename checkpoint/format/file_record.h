@@ -26,6 +26,11 @@ void SetDigests(const ChunkDigests& digests, FileRecord* file);
 absl::StatusOr<std::unique_ptr<ReadableFile>> OpenRecorded(FileSystem& fs, const std::string& path,
                                                            const FileRecord& record);
 
+// Where assets lie in a checkpoint of ours.
+inline constexpr char kAssetDirectory[] = "assets";
+// Asset::name of a record whose kind is ASSET.
+std::string AssetNameOf(const FileRecord& file);
+
 // Copies assets to <directory>/assets, durably, and returns what to record of them.  Nothing is made for no assets.
 absl::StatusOr<std::vector<FileRecord>> CopyAssets(FileSystem& fs, const std::vector<Asset>& assets,
                                                    const std::string& directory);

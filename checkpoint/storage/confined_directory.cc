@@ -42,6 +42,16 @@ absl::StatusOr<ConfinedDirectory> ConfinedDirectory::Open(FileSystem& fs, const 
 
 bool ConfinedDirectory::Has(absl::string_view name) const { return Find(entries_, name) != entries_.end(); }
 
+absl::StatusOr<ConfinedDirectory> ConfinedDirectory::Below(absl::string_view name) const {
+  std::string path = JoinPath(path_, name);
+  const EntryIterator entry = Find(entries_, name);
+  if (entry == entries_.end() || entry->type != FileType::kDirectory) {
+    return MakeError(ErrorKind::kIo, absl::StrCat(QuotedPath(path), " is no directory"));
+  }
+  WAYPOINT_ASSIGN_OR_RETURN(std::vector<DirectoryEntry> entries, fs_->List(path));
+  return ConfinedDirectory(*fs_, std::move(path), root_, std::move(entries));
+}
+
 absl::StatusOr<std::string> ConfinedDirectory::Resolve(absl::string_view name) const {
   const std::string path = JoinPath(path_, name);
   const EntryIterator entry = Find(entries_, name);

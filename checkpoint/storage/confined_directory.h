@@ -33,6 +33,9 @@ class ConfinedDirectory {
   // Is there an entry of that name, of whatever type?
   bool Has(absl::string_view name) const;
 
+  // The directory of that name in it, no link, confined to the same root.  Errors: E_IO when it is no directory.
+  absl::StatusOr<ConfinedDirectory> Below(absl::string_view name) const;
+
   // The path to open: that of the entry, or of the link's end.  Errors: E_IO when there is no such entry, it is no
   // regular file or the link leads nowhere, E_PATH when the link leaves the directory.
   absl::StatusOr<std::string> Resolve(absl::string_view name) const;

@@ -57,6 +57,9 @@ expect 0 run.textproto --dry-run optimizer.lr=0.25
 says "lr: 0.25"
 [[ ! -e run ]] || fail "a dry run left files"
 
+expect 3 run.textproto --dry-run model.decoder.fixed.mixer.attention.dropout=0.5
+says "cannot train 1 part of the config: decoder.fixed.mixer.attention.dropout is 0.5"
+
 # A run too long to end by itself, stopped by a signal once it has made a step.
 "${train}" run.textproto steps=100000000 > out 2> err &
 pid=$!

@@ -290,6 +290,46 @@ class ConvertTest(unittest.TestCase):
         with open(os.path.join(self.path("back"), "chat_template.jinja"), encoding="utf-8") as file:
             self.assertEqual(file.read(), "{{ messages }}\n")
 
+    def test_templates_of_their_own_directory_travel_along(self):
+        source = self.editable_copy(os.path.join(files.FIXTURES, "meta_llama2_bf16", "hf"))
+        templates = os.path.join(source, "additional_chat_templates")
+        os.makedirs(os.path.join(templates, "deeper"))
+        for name in ("tool_use.jinja", "rag.jinja", "notes.txt"):
+            with open(os.path.join(templates, name), "w", encoding="utf-8") as file:
+                file.write("{{ %s }}\n" % name)
+
+        out = self.convert(source, self.path("native"))
+        self.convert(self.path("native"), self.path("back"))
+        self.convert(source, self.path("reference"), "--to", "reference")
+        self.convert(self.path("reference"), self.path("again"), "--to", "llama")
+
+        self.assertIn("additional_chat_templates/notes.txt", out)
+        self.assertIn("additional_chat_templates/deeper", out)
+        for back in ("back", "again"):
+            self.assertEqual(sorted(os.listdir(self.path(back + "/additional_chat_templates"))),
+                             ["rag.jinja", "tool_use.jinja"])
+            self.assertEqual(files.read_text(self.path(back), "additional_chat_templates", "rag.jinja"),
+                             "{{ rag.jinja }}\n")
+        # Not seen by a reader, a changed byte would travel on.
+        with open(self.path("native/assets/additional_chat_templates/rag.jinja"), "w", encoding="utf-8") as file:
+            file.write("{{ RAG.jinja }}\n")
+        self.refuse(3, "E_CHECKSUM", self.path("native"), self.path("third"))
+
+    def test_what_cannot_travel_is_left_behind_with_a_note(self):
+        source = self.editable_copy(ONE)
+        with open(os.path.join(source.encode(), b"tokenizer.model.\xff"), "wb"):
+            pass
+        os.symlink("blobs/gone", os.path.join(source, "README.md"))
+
+        code, out, err = files.run("convert", source, self.path("native"))
+
+        self.assertEqual((code, err), (0, ""))
+        self.assertRegex(out, r"note: left behind.*README\.md.*tokenizer\.model\.")
+        self.convert(self.path("native"), self.path("back"))
+        # A tokenizer is another matter.
+        os.symlink("blobs/gone", os.path.join(source, "tokenizer.json"))
+        self.assertIn("tokenizer.json", self.refuse(5, "E_IO", source, self.path("other")))
+
     def test_unknown_config_keys_are_refused_or_carried(self):
         source = self.editable_copy(ONE)
         config = files.read_json(source, "config.json")
@@ -332,6 +372,21 @@ class ConvertTest(unittest.TestCase):
 
         self.assertIn("logits too", out)
 
+    def test_logits_of_a_small_vocabulary_verify(self):
+        source = self.editable_copy(FLOAT32)
+        config = files.read_json(source, "config.json")
+        config["vocab_size"] = 7
+        with open(os.path.join(source, "config.json"), "w", encoding="utf-8") as file:
+            json.dump(config, file)
+        path = os.path.join(source, "model.safetensors")
+        tensors, metadata = files.read_safetensors(path)
+        for name in ("model.embed_tokens.weight", "lm_head.weight"):
+            dtype, (_, width), data = tensors[name]
+            tensors[name] = (dtype, [7, width], data[:7 * width * 4])
+        files.write_safetensors(path, tensors, metadata)
+
+        self.assertIn("logits too", self.convert(source, self.path("native"), "--verify", "logits"))
+
     def test_weights_are_safetensors_or_bin(self):
         self.refuse(2, "E_REQUEST", ONE, self.path("out"), "--to", "llama", "--weights", "pickle")
 
@@ -344,11 +399,38 @@ class ConvertTest(unittest.TestCase):
         self.refuse(2, "E_REQUEST", ONE, self.path("x"), "--max-memory", "1MiB")
         self.refuse(2, "E_REQUEST", ONE, self.path("x"), "--max-shard-size", "much")
         self.assertIn("native", self.refuse(2, "E_REQUEST", ONE, self.path("x"), "--to", "gguf"))
+        self.assertIn('without ".."', self.refuse(2, "E_REQUEST", ONE, os.path.join(self.work, "q", "..", "q2")))
         self.refuse(2, "E_REQUEST", ONE, ONE)
         self.refuse(2, "E_REQUEST", ONE, os.path.join(ONE, "inside"))
         self.refuse(2, "E_REQUEST", ONE, os.path.dirname(ONE))
         self.assertIn("--overwrite", self.refuse(2, "E_EXISTS", ONE, self.path("out")))
         self.refuse(2, "E_EXISTS", ONE, self.path("out"), "--overwrite")
+
+    def test_overwrite_keeps_what_belongs_to_no_checkpoint(self):
+        source = self.editable_copy(ONE)
+        for name in ("thesis.tex", "results.csv"):
+            with open(os.path.join(source, name), "w", encoding="utf-8"):
+                pass
+        os.mkdir(os.path.join(source, "figures"))
+
+        error = self.refuse(2, "E_EXISTS", FLOAT32, source, "--overwrite")
+
+        for name in ("thesis.tex", "results.csv", "figures"):
+            self.assertIn('"%s"' % name, error)
+            self.assertTrue(os.path.exists(os.path.join(source, name)))
+        self.assertNotIn("config.json", error)
+
+    def test_what_every_format_writes_may_be_replaced(self):
+        hf = os.path.join(files.FIXTURES, "meta_llama2_gqa_bf16_mp2", "hf")
+        for to, flags in (("llama", ["--max-shard-size", "20KB"]), ("llama", ["--weights", "bin"]), ("native", []),
+                          ("llama", ["--weights", "bin", "--max-shard-size", "20KB"]), ("distributed", []),
+                          ("reference", ["--model-parallel", 2]), ("fairseq2", []), ("fairseq2", ["--model-parallel", 2]),
+                          ("native", ["--max-shard-size", "20KB"])):
+            with self.subTest(to=to, flags=flags):
+                self.convert(hf, self.path("out"), "--to", to, "--overwrite", *flags)
+        # One whose save did not finish, too.
+        os.truncate(self.path("out/manifest.pb"), 30)
+        self.convert(hf, self.path("out"), "--overwrite")
 
     def test_overwrite_replaces_a_checkpoint(self):
         self.convert(LEGACY, self.path("out"))
@@ -367,6 +449,61 @@ class ConvertTest(unittest.TestCase):
         self.refuse(5, "E_IO", self.path("nothing"), self.path("native"))
         os.mkdir(self.path("empty"))
         self.refuse(3, "E_UNSUPPORTED", self.path("empty"), self.path("native"))
+
+    def test_what_is_no_model_is_told_by_what_it_is(self):
+        source = self.editable_copy(ONE)
+        config = files.read_json(source, "config.json")
+
+        def refused_with(model_type):
+            with open(os.path.join(source, "config.json"), "w", encoding="utf-8") as file:
+                json.dump({**config, "model_type": model_type} if model_type else
+                          {key: value for key, value in config.items() if key != "model_type"}, file)
+            return self.refuse(3, "E_UNSUPPORTED", source, self.path("native"))
+
+        self.assertIn('model_type "mistral"', refused_with("mistral"))
+        self.assertIn("no model_type", refused_with(None))
+        os.mkdir(self.path("empty"))
+        error = self.refuse(3, "E_UNSUPPORTED", self.path("empty"), self.path("native"))
+        self.assertIn("no config.json", error)
+        self.assertIn("linked: distributed, fairseq2, llama, native, reference", error)
+        revision = self.path("models--meta--llama/snapshots/0123abcd")
+        os.makedirs(revision)
+        self.assertIn(revision, self.refuse(3, "E_UNSUPPORTED", self.path("models--meta--llama"), self.path("native")))
+
+    def test_a_cast_that_would_make_infinities_is_refused(self):
+        source = self.editable_copy(FLOAT32)
+        path = os.path.join(source, "model.safetensors")
+        tensors, metadata = files.read_safetensors(path)
+        name = "model.layers.0.mlp.down_proj.weight"
+        dtype, shape, data = tensors[name]
+        tensors[name] = (dtype, shape, struct.pack("<3f", 65519.0, -1e6, float("inf")) + data[12:])
+        files.write_safetensors(path, tensors, metadata)
+
+        for to in ("native", "llama"):
+            error = self.refuse(3, "E_DTYPE", source, self.path("out"), "--dtype", "float16", "--to", to)
+            self.assertIn('tensor "%s": 1 of ' % name, error)
+            self.assertIn("bfloat16 and float32 can hold", error)
+        # Infinities of the source's own are no loss.
+        self.convert(source, self.path("bf16"), "--dtype", "bfloat16")
+
+    def test_parts_of_different_types_are_joined_by_a_cast_only(self):
+        source = self.editable_copy(FLOAT32)
+        path = os.path.join(source, "model.safetensors")
+        tensors, metadata = files.read_safetensors(path)
+        half = {}
+        for name in ("model.layers.0.self_attn.v_proj.weight", "model.layers.1.mlp.gate_proj.weight"):
+            values = files.floats(tensors[name])
+            half[name] = ("F16", tensors[name][1], struct.pack("<%de" % len(values), *values))
+        files.write_safetensors(path, {**tensors, **half}, metadata)
+
+        error = self.refuse(3, "E_DTYPE", source, self.path("native"))
+        self.assertIn("v_proj.weight\" is F16", error)
+        self.assertIn("--dtype", error)
+        self.convert(source, self.path("native"), "--dtype", "float32")
+        self.convert(self.path("native"), self.path("back"))
+        widened = {name: ("F32", shape, struct.pack("<%df" % (len(data) // 2), *struct.unpack("<%de" % (len(data) // 2), data)))
+                   for name, (_, shape, data) in half.items()}
+        self.assertEqual(files.read_directory(self.path("back")), {**tensors, **widened})
 
     def test_a_damaged_native_checkpoint_is_not_converted(self):
         self.convert(ONE, self.path("native"))

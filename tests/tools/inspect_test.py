@@ -145,6 +145,52 @@ class InspectTest(unittest.TestCase):
         self.assertEqual(report["differences"][0]["differing_elements"], 1)
         self.assertGreater(report["differences"][0]["max_abs_diff"], 0)
 
+    def test_diff_of_one_format_compares_what_is_carried(self):
+        other = os.path.join(self.work, "other")
+        shutil.copytree(ONE, other)
+        for path in (other, os.path.join(other, "config.json")):
+            os.chmod(path, 0o755)
+        self.assertEqual(files.run("inspect", ONE, "--diff", other)[0], 0)
+        config = files.read_json(other, "config.json")
+        config.update(eos_token_id=7, max_position_embeddings=99, dtype="float16")
+        with open(os.path.join(other, "config.json"), "w", encoding="utf-8") as file:
+            json.dump(config, file)
+        for name in ("LICENSE", "merges.txt"):
+            with open(os.path.join(other, name), "w", encoding="utf-8") as file:
+                file.write("a")
+
+        code, out, err = files.run("inspect", ONE, "--diff", other, "--json")
+
+        self.assertEqual(code, 4, err)
+        report = json.loads(out)
+        self.assertEqual([line.split(": ")[1] for line in report["config_differences"]],
+                         ["dtype", "eos_token_id", "max_position_embeddings"])
+        self.assertEqual(report["file_differences"], ['"LICENSE": only in the second', '"merges.txt": only in the second'])
+        self.assertEqual(report["differences"], [])
+        third = os.path.join(self.work, "third")
+        shutil.copytree(other, third)
+        with open(os.path.join(third, "LICENSE"), "w", encoding="utf-8") as file:
+            file.write("b")
+        code, out, _ = files.run("inspect", other, "--diff", third)
+        self.assertEqual(code, 4)
+        self.assertIn('file: "LICENSE": differs from byte 0 on', out)
+
+    def test_a_directory_and_a_file_are_not_compared(self):
+        for pair in ((ONE, os.path.join(ONE, "model.safetensors")), (os.path.join(ONE, "model.safetensors"), ONE)):
+            code, _, err = files.run("inspect", pair[0], "--diff", pair[1])
+            self.assertEqual(code, 2, err)
+            self.assertIn("two directories or two files", err)
+
+    def test_json_tells_of_files_that_are_not_used(self):
+        with open(os.path.join(self.native, "notes.safetensors"), "w", encoding="utf-8") as file:
+            file.write("none")
+
+        report = json.loads(self.inspect(self.native, "--json"))
+
+        problems = {file["name"]: file.get("problem") for file in report["files"]}
+        self.assertTrue(problems["notes.safetensors"])
+        self.assertIsNone(problems["model.safetensors"])
+
     def test_a_reference_checkpoint_is_its_twin(self):
         fixture = os.path.join(files.FIXTURES, "meta_llama31_bf16_mp2")
         meta, twin = os.path.join(fixture, "meta"), os.path.join(fixture, "hf")

@@ -27,6 +27,13 @@ class LogitsTest(unittest.TestCase):
         self.assertEqual(list(tensors), ["logits"])
         return tensors["logits"]
 
+    def test_a_directory_is_no_output(self):
+        code, _, err = files.run("logits", os.path.join(ONE, "hf"), "--tokens", "1", "--output", self.work)
+
+        self.assertEqual(code, 2, err)
+        self.assertIn("error: E_REQUEST: --output: ", err)
+        self.assertEqual(os.listdir(self.work), [])
+
     def test_every_fixture_from_each_format(self):
         self.assertTrue(files.fixtures())
         for fixture in files.fixtures() + files.meta_fixtures():

@@ -1,6 +1,7 @@
 #include "checkpoint/convert/weights/cast.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "Eigen/Core"
@@ -8,7 +9,8 @@
 // The loops are written for the compiler to vectorise; these are the widths that it makes them for.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) && \
     !defined(__SANITIZE_THREAD__)
-#define WAYPOINT_VECTORISED __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"), optimize("O3")))
+#define WAYPOINT_VECTORISED \
+  __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default"), optimize("O3")))
 #else
 #define WAYPOINT_VECTORISED
 #endif
@@ -57,68 +59,87 @@ void FloatToHalf(const float* from, uint16_t* to, int64_t count) {
   }
 }
 
-// Any castable type to float32, at most kBlock elements.  float64 rounds.
-void ToFloat(DType dtype, const char* from, float* to, int64_t count) {
+// Of a float that is `infinity` as 16 bits.  Both are in the first-level cache still.
+WAYPOINT_VECTORISED int64_t CountOverflows(const float* from, const uint16_t* to, uint16_t infinity, int64_t count) {
+  const auto* bits = reinterpret_cast<const uint32_t*>(from);
+  uint32_t overflows = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const uint32_t is_infinite = (to[i] & 0x7fff) == infinity ? 1 : 0;
+    overflows += (bits[i] & 0x7fffffff) < 0x7f800000 ? is_infinite : 0;
+  }
+  return overflows;
+}
+
+// Any castable type to float32, at most kBlock elements.  float64 rounds; returns how many overflow.
+int64_t ToFloat(DType dtype, const char* from, float* to, int64_t count) {
   alignas(64) uint16_t halves[kBlock];
   switch (dtype) {
     case DType::kF16:
       std::memcpy(halves, from, count * 2);
       HalfToFloat(halves, reinterpret_cast<uint32_t*>(to), count);
-      return;
+      return 0;
     case DType::kBF16:
       std::memcpy(halves, from, count * 2);
       BFloat16ToFloat(halves, reinterpret_cast<uint32_t*>(to), count);
-      return;
-    case DType::kF64:
+      return 0;
+    case DType::kF64: {
+      int64_t overflows = 0;
       for (int64_t i = 0; i < count; ++i) {
         double value;
         std::memcpy(&value, from + i * 8, sizeof(value));
         to[i] = static_cast<float>(value);
+        overflows += std::isinf(to[i]) && std::isfinite(value) ? 1 : 0;
       }
-      return;
+      return overflows;
+    }
     default:
       std::memcpy(to, from, count * 4);
+      return 0;
   }
 }
 
-void FromFloat(const float* from, DType dtype, char* to, int64_t count) {
+// Returns how many overflow.
+int64_t FromFloat(const float* from, DType dtype, char* to, int64_t count) {
   alignas(64) uint16_t halves[kBlock];
   switch (dtype) {
     case DType::kF16:
       FloatToHalf(from, halves, count);
       std::memcpy(to, halves, count * 2);
-      return;
+      return CountOverflows(from, halves, 0x7c00, count);
     case DType::kBF16:
       FloatToBFloat16(reinterpret_cast<const uint32_t*>(from), halves, count);
       std::memcpy(to, halves, count * 2);
-      return;
+      return CountOverflows(from, halves, 0x7f80, count);
     case DType::kF64:
       for (int64_t i = 0; i < count; ++i) {
         const double value = from[i];
         std::memcpy(to + i * 8, &value, sizeof(value));
       }
-      return;
+      return 0;
     default:
       std::memcpy(to, from, count * 4);
+      return 0;
   }
 }
 
 }  // namespace
 
-void CastElements(DType from_dtype, const char* from, DType to_dtype, char* to, int64_t count) {
+int64_t CastElements(DType from_dtype, const char* from, DType to_dtype, char* to, int64_t count) {
   alignas(64) float values[kBlock];
   const int64_t from_bytes = DTypeBytes(from_dtype);
   const int64_t to_bytes = DTypeBytes(to_dtype);
   if (from_dtype == to_dtype) {
     // Through float32, a float64 would lose bits and a NaN its payload.
     std::memcpy(to, from, count * from_bytes);
-    return;
+    return 0;
   }
+  int64_t overflows = 0;
   for (int64_t begin = 0; begin < count; begin += kBlock) {
     const int64_t size = std::min(kBlock, count - begin);
-    ToFloat(from_dtype, from + begin * from_bytes, values, size);
-    FromFloat(values, to_dtype, to + begin * to_bytes, size);
+    overflows += ToFloat(from_dtype, from + begin * from_bytes, values, size);
+    overflows += FromFloat(values, to_dtype, to + begin * to_bytes, size);
   }
+  return overflows;
 }
 
 }  // namespace waypoint

@@ -12,7 +12,8 @@ namespace waypoint {
 // Converts `count` elements from one array to another (no overlap).  Rounds to nearest even as libtorch does:
 // narrowing from float64 goes through float32, NaN becomes the quiet NaN 0x7fc0 of bfloat16, float16 overflows to
 // infinity.  Equal types are copied.  Both types must be IsCastable.  Alignment is not needed.
-void CastElements(DType from_dtype, const char* from, DType to_dtype, char* to, int64_t count);
+// Returns how many elements were finite and became infinite.
+int64_t CastElements(DType from_dtype, const char* from, DType to_dtype, char* to, int64_t count);
 
 }  // namespace waypoint
 

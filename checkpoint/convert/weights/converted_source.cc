@@ -90,8 +90,7 @@ absl::Status ConvertedSource::Read(absl::Span<const ReadRequest> requests) {
     lowering.Add(tensors_[request.tensor].expression, request.box, request.to);
   }
   WAYPOINT_RETURN_IF_ERROR(inner_->Read(lowering.requests()));
-  lowering.FinishCasts();
-  return absl::OkStatus();
+  return lowering.FinishCasts();
 }
 
 }  // namespace waypoint

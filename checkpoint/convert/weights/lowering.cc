@@ -3,30 +3,44 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+#include "checkpoint/base/error.h"
 #include "checkpoint/convert/weights/cast.h"
 
 namespace waypoint {
 namespace {
 
-// Casts one contiguous array to strided memory, row by row.
-void CastStrided(DType from_dtype, const char* from, DType to_dtype, const StridedSpan& to, int dim, int64_t* position) {
+// Casts one contiguous array to strided memory, row by row.  Returns how many elements overflow.
+int64_t CastStrided(DType from_dtype, const char* from, DType to_dtype, const StridedSpan& to, int dim,
+                    int64_t* position) {
   const int64_t from_bytes = DTypeBytes(from_dtype);
   const int rank = static_cast<int>(to.sizes.size());
   if (dim == rank - 1 && to.strides[dim] == to.element_bytes) {
-    CastElements(from_dtype, from + *position * from_bytes, to_dtype, to.data, to.sizes[dim]);
+    const int64_t begin = *position;
     *position += to.sizes[dim];
-    return;
+    return CastElements(from_dtype, from + begin * from_bytes, to_dtype, to.data, to.sizes[dim]);
   }
   if (dim == rank) {
-    CastElements(from_dtype, from + *position * from_bytes, to_dtype, to.data, 1);
-    ++*position;
-    return;
+    return CastElements(from_dtype, from + (*position)++ * from_bytes, to_dtype, to.data, 1);
   }
+  int64_t overflows = 0;
   StridedSpan part = to;
   for (int64_t i = 0; i < to.sizes[dim]; ++i) {
     part.data = to.data + i * to.strides[dim];
-    CastStrided(from_dtype, from, to_dtype, part, dim + 1, position);
+    overflows += CastStrided(from_dtype, from, to_dtype, part, dim + 1, position);
   }
+  return overflows;
+}
+
+absl::Status OverflowError(const Expression& cast, int64_t overflows, int64_t elements) {
+  return MakeError(ErrorKind::kDType,
+                   absl::StrCat("tensor \"", cast.input()->ToString(), "\": ", overflows, " of ", elements,
+                                " elements, read together, are finite as ", DTypeTorchName(cast.input()->dtype()),
+                                " and would be infinite as ", DTypeTorchName(cast.dtype()), "; ",
+                                cast.dtype() == DType::kF16    ? "bfloat16 and float32 can"
+                                : cast.dtype() == DType::kBF16 ? "float32 can"
+                                                               : "float64 can",
+                                " hold such numbers"));
 }
 
 }  // namespace
@@ -109,24 +123,28 @@ void Lowering::AddCast(const Expression& cast, const Box& box, const StridedSpan
   const Expr& input = cast.input();
   const int from_bytes = DTypeBytes(input->dtype());
   PendingCast pending;
-  pending.from_dtype = input->dtype();
-  pending.to_dtype = cast.dtype();
+  pending.cast = &cast;
   pending.from = StridedSpan::Contiguous(scratch_(box.num_elements() * from_bytes), from_bytes, box.sizes);
   pending.to = to;
   Add(input, box, pending.from);
   casts_.push_back(std::move(pending));
 }
 
-void Lowering::FinishCasts() {
+absl::Status Lowering::FinishCasts() {
   // An inner cast was added before the one around it.
-  for (const PendingCast& cast : casts_) {
-    if (cast.to.IsContiguous()) {
-      CastElements(cast.from_dtype, cast.from.data, cast.to_dtype, cast.to.data, NumElements(cast.to.sizes));
-    } else {
-      int64_t position = 0;
-      CastStrided(cast.from_dtype, cast.from.data, cast.to_dtype, cast.to, 0, &position);
+  for (const PendingCast& pending : casts_) {
+    const DType from_dtype = pending.cast->input()->dtype();
+    const DType to_dtype = pending.cast->dtype();
+    const int64_t elements = NumElements(pending.to.sizes);
+    int64_t position = 0;
+    const int64_t overflows = pending.to.IsContiguous()
+                                  ? CastElements(from_dtype, pending.from.data, to_dtype, pending.to.data, elements)
+                                  : CastStrided(from_dtype, pending.from.data, to_dtype, pending.to, 0, &position);
+    if (overflows > 0) {
+      return OverflowError(*pending.cast, overflows, elements);
     }
   }
+  return absl::OkStatus();
 }
 
 std::vector<InputRegion> InputRegions(const Expr& expression, const Box& box) {

@@ -24,12 +24,12 @@ class Lowering {
   const std::vector<ReadRequest>& requests() const { return requests_; }
 
   // After the reads: converts what was read for casts into place.
-  void FinishCasts();
+  // Errors: E_DTYPE for finite elements that the type cannot hold; names the tensor and counts those of this read.
+  absl::Status FinishCasts();
 
  private:
   struct PendingCast {
-    DType from_dtype;
-    DType to_dtype;
+    const Expression* cast;
     StridedSpan from;  // contiguous
     StridedSpan to;
   };

@@ -121,7 +121,8 @@ bool MatchesPattern(absl::string_view text, absl::string_view pattern) {
   return p == pattern.size();
 }
 
-absl::StatusOr<ImportPlan> PlanImport(const WeightRules& rules, const Manifest& parameters, const Manifest& external) {
+absl::StatusOr<ImportPlan> PlanImport(const WeightRules& rules, const Manifest& parameters, const Manifest& external,
+                                      DType joined) {
   ImportPlan plan;
   Problems problems;
   absl::flat_hash_map<std::string, const WeightRule*> by_native;
@@ -163,12 +164,19 @@ absl::StatusOr<ImportPlan> PlanImport(const WeightRules& rules, const Manifest& 
       } else if (!IsCastable(external[index].dtype)) {
         problems.Add(ErrorKind::kDType, absl::StrCat(Quoted(name), " is ", DTypeName(external[index].dtype),
                                                      ", weights are F16, BF16, F32 or F64"));
-      } else if (!inputs.empty() && inputs[0]->dtype() != external[index].dtype) {
+      } else if (joined == DType::kInvalid && !inputs.empty() && inputs[0]->dtype() != external[index].dtype) {
         problems.Add(ErrorKind::kDType,
                      absl::StrCat(Quoted(name), " is ", DTypeName(external[index].dtype), ", ", Quoted(rule.external[0]),
-                                  " of the same native tensor is ", DTypeName(inputs[0]->dtype())));
+                                  " of the same native tensor is ", DTypeName(inputs[0]->dtype()),
+                                  "; convert with --dtype, which casts both"));
       } else {
         inputs.push_back(Ref(external[index], index));
+      }
+    }
+    const auto is_other = [&inputs](const Expr& input) { return input->dtype() != inputs[0]->dtype(); };
+    if (std::any_of(inputs.begin(), inputs.end(), is_other)) {
+      for (Expr& input : inputs) {
+        WAYPOINT_ASSIGN_OR_RETURN(input, Cast(input, joined));
       }
     }
     if (inputs.size() == wanted.size()) {

@@ -100,7 +100,9 @@ struct ImportPlan {
 // `parameters` is what the model needs (its dtypes do not matter: files decide).  Weights must be float16, bfloat16,
 // float32 or float64.
 // Errors: E_MISSING, E_EXTRA, E_SHAPE, E_DTYPE, E_DUP_KEY: the kind of the first problem, all problems in the message, ten of each spelled out.
-absl::StatusOr<ImportPlan> PlanImport(const WeightRules& rules, const Manifest& parameters, const Manifest& external);
+// Parts of one native tensor must have one element type, unless `joined` says what others become.
+absl::StatusOr<ImportPlan> PlanImport(const WeightRules& rules, const Manifest& parameters, const Manifest& external,
+                                      DType joined = DType::kInvalid);
 
 // External tensors over the native ones, in the order of the rules.  `native` may hold more than the rules need only when it is
 // optimizer state ("p/exp_avg"), which no external format takes; it is noted.

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
+#include "checkpoint/container/shard_files.h"
 #include "checkpoint/format/distributed/box_source.h"
 #include "checkpoint/format/distributed/distributed_writer.h"
 #include "checkpoint/format/distributed/records.h"
@@ -55,6 +56,14 @@ class DistributedFormat : public CheckpointFormat {
     return ProbeFrame(fs, JoinPath(directory, kDistributedManifestName));
   }
 
+  bool Makes(const DirectoryEntry& entry) const override {
+    if (entry.type == FileType::kDirectory) {
+      return entry.name == kAssetDirectory;
+    }
+    return entry.name == kDistributedManifestName || IsShardFileName(entry.name, "rank", ".safetensors") ||
+           IsShardFileName(entry.name, "rank", ".pb");
+  }
+
   absl::StatusOr<OpenedCheckpoint> Open(FileSystem& fs, const std::string& directory,
                                         const LoadOptions& options) override {
     WAYPOINT_RETURN_IF_ERROR(CheckFormatOptions(*this, options.format_options, FormatUse::kLoad));
@@ -77,7 +86,7 @@ class DistributedFormat : public CheckpointFormat {
     for (const FileRecord& record : sealed.manifest.assets()) {
       const std::string path = JoinPath(directory, record.name());
       WAYPOINT_RETURN_IF_ERROR(OpenRecorded(fs, path, record).status());
-      opened.assets.push_back({BaseName(record.name()), path, record.size_bytes(), DigestsOf(record)});
+      opened.assets.push_back({AssetNameOf(record), path, record.size_bytes(), DigestsOf(record)});
     }
 
     const int world_size = sealed.manifest.ranks_size();

@@ -1,6 +1,9 @@
 #include "checkpoint/format/external/hf_assets.h"
 
+#include <algorithm>
+#include <iterator>
 #include <string>
+#include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
@@ -31,20 +34,83 @@ constexpr absl::string_view kNames[] = {
     "image_processor_config.json",
     "video_preprocessor_config.json",
 };
-constexpr absl::string_view kPrefixes[] = {"tokenizer.model", "LICENSE", "LICENCE", "NOTICE"};
-constexpr absl::string_view kSuffixes[] = {".tiktoken", ".jinja", ".md", ".py"};
+constexpr absl::string_view kPrefixes[] = {"tokenizer.model"};
+constexpr absl::string_view kPrefixesForPeople[] = {"LICENSE", "LICENCE", "NOTICE"};
+constexpr absl::string_view kTemplateSuffix = ".jinja";
+constexpr absl::string_view kSuffixes[] = {".tiktoken", kTemplateSuffix, ".py"};
+constexpr absl::string_view kSuffixForPeople = ".md";
 
-}  // namespace
-
-bool IsHfAsset(absl::string_view name) {
-  // Names that the native format does not store, and that no model needs.
+// Others the native format does not store, and no model needs.
+bool IsUsualName(absl::string_view name) {
   for (const char c : name) {
     if (absl::ascii_iscntrl(c) || c == '\\') {
       return false;
     }
   }
-  if (absl::StartsWith(name, "-")) {
+  return !absl::StartsWith(name, "-") && CheckUtf8(name, "name").ok();
+}
+
+class AssetReader {
+ public:
+  AssetReader(FileSystem& fs, const Limits& limits, std::vector<std::string>* left_behind)
+      : fs_(fs), limits_(limits), left_behind_(left_behind) {}
+
+  absl::Status Add(const ConfinedDirectory& files, const std::string& name, const std::string& prefix) {
+    Asset asset;
+    asset.name = absl::StrCat(prefix, name);
+    absl::StatusOr<std::string> path = files.Resolve(name);
+    if (absl::IsNotFound(path.status()) && IsForPeople(name)) {
+      left_behind_->push_back(asset.name);
+      return absl::OkStatus();
+    }
+    WAYPOINT_ASSIGN_OR_RETURN(asset.path, std::move(path));
+    WAYPOINT_ASSIGN_OR_RETURN(const FileInfo info, fs_.Stat(asset.path));
+    asset.size_bytes = info.size_bytes;
+    WAYPOINT_RETURN_IF_ERROR(CheckHfAsset(fs_, asset, limits_));
+    assets_.push_back(std::move(asset));
+    return absl::OkStatus();
+  }
+
+  absl::Status AddTemplates(const ConfinedDirectory& files) {
+    WAYPOINT_ASSIGN_OR_RETURN(const ConfinedDirectory templates, files.Below(kTemplateDirectory));
+    const std::string prefix = absl::StrCat(kTemplateDirectory, "/");
+    for (const DirectoryEntry& entry : templates.entries()) {
+      if (IsHfTemplate(entry.name) && entry.type != FileType::kDirectory) {
+        WAYPOINT_RETURN_IF_ERROR(Add(templates, entry.name, prefix));
+      } else {
+        left_behind_->push_back(absl::StrCat(prefix, entry.name));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  std::vector<Asset> assets() { return std::move(assets_); }
+
+ private:
+  FileSystem& fs_;
+  const Limits& limits_;
+  std::vector<std::string>* const left_behind_;
+  std::vector<Asset> assets_;
+};
+
+}  // namespace
+
+bool IsForPeople(absl::string_view name) {
+  return absl::EndsWith(name, kSuffixForPeople) ||
+         std::any_of(std::begin(kPrefixesForPeople), std::end(kPrefixesForPeople),
+                     [name](absl::string_view prefix) { return absl::StartsWith(name, prefix); });
+}
+
+bool IsHfTemplate(absl::string_view name) {
+  return IsUsualName(name) && absl::EndsWith(name, kTemplateSuffix) && name[0] != '.';
+}
+
+bool IsHfAsset(absl::string_view name) {
+  if (!IsUsualName(name)) {
     return false;
+  }
+  if (IsForPeople(name) && name[0] != '.') {
+    return true;
   }
   for (const absl::string_view known : kNames) {
     if (name == known) {
@@ -90,6 +156,25 @@ absl::Status CheckHfAsset(FileSystem& fs, const Asset& asset, const Limits& limi
                      absl::StrCat(QuotedPath(asset.path), ": is ", json.type_name(), ", must be an object"));
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<Asset>> ReadHfAssets(FileSystem& fs, const ConfinedDirectory& files,
+                                                const std::function<bool(absl::string_view name)>& is_known,
+                                                const Limits& limits, std::vector<std::string>* left_behind) {
+  AssetReader reader(fs, limits, left_behind);
+  for (const DirectoryEntry& entry : files.entries()) {
+    if (is_known(entry.name)) {
+      continue;
+    }
+    if (entry.name == kTemplateDirectory && entry.type == FileType::kDirectory) {
+      WAYPOINT_RETURN_IF_ERROR(reader.AddTemplates(files));
+    } else if (IsHfAsset(entry.name) && entry.type != FileType::kDirectory) {
+      WAYPOINT_RETURN_IF_ERROR(reader.Add(files, entry.name, ""));
+    } else {
+      left_behind->push_back(entry.name);
+    }
+  }
+  return reader.assets();
 }
 
 }  // namespace waypoint

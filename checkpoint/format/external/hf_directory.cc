@@ -14,6 +14,7 @@
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/container/safetensors/index.h"
+#include "checkpoint/container/shard_files.h"
 #include "checkpoint/container/torch_zip/torch_file.h"
 #include "checkpoint/format/external/hf_assets.h"
 #include "checkpoint/storage/confined_directory.h"
@@ -261,22 +262,10 @@ class Reader {
 
   absl::Status ReadAssets() {
     std::vector<std::string> left_behind;
-    for (const DirectoryEntry& entry : files_.entries()) {
-      if (used_.count(entry.name) > 0) {
-        continue;
-      }
-      if (!IsHfAsset(entry.name) || entry.type == FileType::kDirectory) {
-        left_behind.push_back(entry.name);
-        continue;
-      }
-      Asset asset;
-      asset.name = entry.name;
-      WAYPOINT_ASSIGN_OR_RETURN(asset.path, files_.Resolve(entry.name));
-      WAYPOINT_ASSIGN_OR_RETURN(const FileInfo info, fs_.Stat(asset.path));
-      asset.size_bytes = info.size_bytes;
-      WAYPOINT_RETURN_IF_ERROR(CheckHfAsset(fs_, asset, options_.limits));
-      used_.insert(entry.name);
-      hf_.assets.push_back(std::move(asset));
+    const auto is_used = [this](absl::string_view name) { return used_.count(std::string(name)) > 0; };
+    WAYPOINT_ASSIGN_OR_RETURN(hf_.assets, ReadHfAssets(fs_, files_, is_used, options_.limits, &left_behind));
+    for (const Asset& asset : hf_.assets) {
+      used_.insert(asset.name);
     }
     if (!left_behind.empty()) {
       hf_.notes.push_back(absl::StrCat("left behind, not known to belong to a model: ", QuotedList(left_behind)));
@@ -306,6 +295,11 @@ class Reader {
 };
 
 }  // namespace
+
+bool IsHfWeightsFile(absl::string_view name) {
+  return name == kSafetensorsIndexName || name == kBinIndexName || IsShardFileName(name, "model", ".safetensors") ||
+         IsShardFileName(name, "pytorch_model", ".bin");
+}
 
 absl::StatusOr<HfDirectory> ReadHfDirectory(FileSystem& fs, const std::string& directory, const LoadOptions& options) {
   WAYPOINT_ASSIGN_OR_RETURN(const ConfinedDirectory files, ConfinedDirectory::Open(fs, directory));

@@ -48,6 +48,9 @@ struct HfDirectory {
   std::vector<std::string> notes;
 };
 
+// A name that such weights, or their index, have.
+bool IsHfWeightsFile(absl::string_view name);
+
 // Checks in this order: config.json, index, file names, presence and then header of every shard, index against shards,
 // assets.  With options.strict also: total_size, rival weights, names that differ only by case.
 //

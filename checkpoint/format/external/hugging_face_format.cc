@@ -1,15 +1,21 @@
 #include "checkpoint/format/external/hugging_face_format.h"
 
+#include <algorithm>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/json.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/container/safetensors/safetensors_source.h"
 #include "checkpoint/container/torch_zip/torch_source.h"
+#include "checkpoint/convert/config/json_path.h"
 #include "checkpoint/convert/weights/converted_source.h"
 #include "checkpoint/format/external/equal_tensors.h"
+#include "checkpoint/format/external/hf_assets.h"
 #include "checkpoint/format/external/hf_directory.h"
 #include "checkpoint/format/external/hugging_face_writer.h"
 #include "checkpoint/format/format_options.h"
@@ -42,6 +48,39 @@ absl::StatusOr<std::unique_ptr<TensorSource>> OpenWeights(FileSystem& fs, HfDire
   return SafetensorsSource::Create(fs, std::move(files), source_options);
 }
 
+// What is in the place of a model that the family knows.
+std::string WhyNoModel(FileSystem& fs, const ConfinedDirectory& files, const HuggingFaceFamily& family) {
+  if (files.Has("config.json")) {
+    // It was read before, by Probe.
+    const auto path = files.Resolve("config.json");
+    const auto text = path.ok() ? ReadSmallFile(fs, *path, Limits().json_file_bytes, "") : path;
+    const auto config = text.ok() ? ParseJson(*text, "config.json", Limits()) : text.status();
+    if (!config.ok() || !config->is_object()) {
+      return "";
+    }
+    const auto type = config->find("model_type");
+    return type == config->end() ? "its config.json has no model_type"
+                                 : absl::StrCat("its config.json has model_type ", JsonText(*type),
+                                                ", no model that \"", family.name(), "\" reads");
+  }
+  std::vector<std::string> revisions;
+  if (const auto snapshots = files.Below("snapshots"); snapshots.ok()) {
+    for (const DirectoryEntry& entry : snapshots->entries()) {
+      if (entry.type == FileType::kDirectory) {
+        revisions.push_back(QuotedPath(JoinPath(snapshots->path(), entry.name)));
+      }
+    }
+  }
+  if (!revisions.empty()) {
+    revisions.resize(std::min<size_t>(revisions.size(), 3));
+    return absl::StrCat(
+        "it is a model's place in the cache of the Hugging Face Hub, whose files are in snapshots/<revision>; "
+        "give ",
+        absl::StrJoin(revisions, " or "));
+  }
+  return "it has no config.json";
+}
+
 class HuggingFaceFormat : public CheckpointFormat {
  public:
   explicit HuggingFaceFormat(std::unique_ptr<HuggingFaceFamily> family) : family_(std::move(family)) {}
@@ -70,6 +109,18 @@ class HuggingFaceFormat : public CheckpointFormat {
     return family_->Recognises(config);
   }
 
+  bool Makes(const DirectoryEntry& entry) const override {
+    if (entry.type == FileType::kDirectory) {
+      return entry.name == kTemplateDirectory;
+    }
+    return entry.name == "config.json" || IsHfAsset(entry.name) || IsHfWeightsFile(entry.name);
+  }
+
+  std::string WhyNot(FileSystem& fs, const std::string& directory) const override {
+    const auto files = ConfinedDirectory::Open(fs, directory);
+    return files.ok() ? WhyNoModel(fs, *files, *family_) : "";
+  }
+
   absl::StatusOr<OpenedCheckpoint> Open(FileSystem& fs, const std::string& directory,
                                         const LoadOptions& options) override {
     WAYPOINT_RETURN_IF_ERROR(CheckFormatOptions(*this, options.format_options, FormatUse::kLoad));
@@ -89,7 +140,7 @@ class HuggingFaceFormat : public CheckpointFormat {
       return Annotate(model.status(), absl::StrCat("\"", JoinPath(directory, "config.json"), "\""));
     }
     WAYPOINT_ASSIGN_OR_RETURN(std::unique_ptr<TensorSource> source, OpenWeights(fs, hf, options));
-    auto plan = PlanImport(model->rules, model->parameters, source->manifest());
+    auto plan = PlanImport(model->rules, model->parameters, source->manifest(), options.joined_dtype);
     if (!plan.ok()) {
       return annotate(plan.status());
     }

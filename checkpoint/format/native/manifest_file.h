@@ -14,6 +14,9 @@
 namespace waypoint {
 
 inline constexpr char kManifestFileName[] = "manifest.pb";
+// Of the files that hold tensors: "model.safetensors", "optimizer-00001-of-00002.safetensors".
+inline constexpr char kWeightsStem[] = "model";
+inline constexpr char kOptimizerStem[] = "optimizer";
 inline constexpr uint32_t kNativeFormatVersion = 1;
 
 struct SealedManifest {

@@ -7,6 +7,7 @@
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/container/safetensors/safetensors_source.h"
+#include "checkpoint/container/shard_files.h"
 #include "checkpoint/format/file_record.h"
 #include "checkpoint/format/format_options.h"
 #include "checkpoint/format/native/manifest_file.h"
@@ -62,6 +63,14 @@ class NativeFormat : public CheckpointFormat {
     return ProbeFrame(fs, JoinPath(directory, kManifestFileName));
   }
 
+  bool Makes(const DirectoryEntry& entry) const override {
+    if (entry.type == FileType::kDirectory) {
+      return entry.name == kAssetDirectory;
+    }
+    return entry.name == kManifestFileName || IsShardFileName(entry.name, kWeightsStem, ".safetensors") ||
+           IsShardFileName(entry.name, kOptimizerStem, ".safetensors");
+  }
+
   absl::StatusOr<OpenedCheckpoint> Open(FileSystem& fs, const std::string& directory,
                                         const LoadOptions& options) override {
     WAYPOINT_RETURN_IF_ERROR(CheckFormatOptions(*this, options.format_options, FormatUse::kLoad));
@@ -86,7 +95,7 @@ class NativeFormat : public CheckpointFormat {
       const std::string path = JoinPath(directory, record.name());
       WAYPOINT_ASSIGN_OR_RETURN(auto file, OpenRecorded(fs, path, record));
       if (record.kind() == FileRecord::ASSET) {
-        opened.assets.push_back({BaseName(record.name()), path, record.size_bytes(), DigestsOf(record)});
+        opened.assets.push_back({AssetNameOf(record), path, record.size_bytes(), DigestsOf(record)});
         continue;
       }
       WAYPOINT_ASSIGN_OR_RETURN(SafetensorsHeader header, ReadSafetensorsHeader(*file, options.limits));

@@ -11,12 +11,6 @@
 #include "checkpoint/format/saved_state.h"
 
 namespace waypoint {
-namespace {
-
-constexpr char kOptimizerStem[] = "optimizer";
-
-}  // namespace
-
 absl::StatusOr<std::unique_ptr<CheckpointWriter>> NativeWriter::Create(FileSystem& fs, const std::string& directory,
                                                                        const CheckpointMetadata& metadata,
                                                                        TensorSource& state,
@@ -36,7 +30,7 @@ absl::StatusOr<std::unique_ptr<CheckpointWriter>> NativeWriter::Create(FileSyste
     (IsOptimizerState(manifest[i].name) ? optimizer_state : weights).push_back(i);
   }
   std::vector<SafetensorsFilePlan> files =
-      PlanSafetensorsFiles(manifest, weights, "model", options.max_shard_bytes, {{"format", "waypoint"}});
+      PlanSafetensorsFiles(manifest, weights, kWeightsStem, options.max_shard_bytes, {{"format", "waypoint"}});
   for (SafetensorsFilePlan& file : PlanSafetensorsFiles(manifest, optimizer_state, kOptimizerStem,
                                                         options.max_shard_bytes, {{"format", "waypoint"}})) {
     files.push_back(std::move(file));

@@ -219,6 +219,8 @@ class Reader {
 
 }  // namespace
 
+bool IsFairseq2File(absl::string_view name) { return name == kWhole || IsPiece(name); }
+
 absl::StatusOr<bool> LooksLikeFairseq2(FileSystem& fs, const std::string& directory) {
   WAYPOINT_ASSIGN_OR_RETURN(const ConfinedDirectory files, ConfinedDirectory::Open(fs, directory));
   bool found = false;

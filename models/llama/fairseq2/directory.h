@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "checkpoint/container/torch_zip/torch_contents.h"
 #include "checkpoint/format/checkpoint_format.h"
 #include "checkpoint/storage/file_system.h"
@@ -48,6 +49,9 @@ struct Fairseq2Directory {
   Sidecars sidecars;
   std::vector<std::string> notes;  // those of the sidecars too
 };
+
+// model.pt or model.N.pt: what the writer makes.
+bool IsFairseq2File(absl::string_view name);
 
 // Is there a model.pt, a model.0.pt or a pp_00, and no weights of another format?  By names alone.
 absl::StatusOr<bool> LooksLikeFairseq2(FileSystem& fs, const std::string& directory);

@@ -224,6 +224,10 @@ class Fairseq2Format : public CheckpointFormat {
     return LooksLikeFairseq2(fs, directory);
   }
 
+  bool Makes(const DirectoryEntry& entry) const override {
+    return MakesSidecar(entry) || (entry.type != FileType::kDirectory && IsFairseq2File(entry.name));
+  }
+
   absl::StatusOr<OpenedCheckpoint> Open(FileSystem& fs, const std::string& directory,
                                         const LoadOptions& options) override {
     WAYPOINT_RETURN_IF_ERROR(CheckFormatOptions(*this, options.format_options, FormatUse::kLoad));

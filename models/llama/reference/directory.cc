@@ -17,12 +17,6 @@
 namespace waypoint::models {
 namespace {
 
-// consolidated.NN.pth
-bool IsReferenceFile(absl::string_view name) {
-  return name.size() == 19 && absl::StartsWith(name, "consolidated.") && absl::EndsWith(name, ".pth") &&
-         absl::ascii_isdigit(name[13]) && absl::ascii_isdigit(name[14]);
-}
-
 absl::StatusOr<int64_t> CountFiles(const ConfinedDirectory& files) {
   int64_t count = 0;
   std::vector<std::string> strays;
@@ -79,6 +73,11 @@ absl::StatusOr<bool> UnwrapModel(TorchContents* contents) {
 }
 
 }  // namespace
+
+bool IsReferenceFile(absl::string_view name) {
+  return name.size() == 19 && absl::StartsWith(name, "consolidated.") && absl::EndsWith(name, ".pth") &&
+         absl::ascii_isdigit(name[13]) && absl::ascii_isdigit(name[14]);
+}
 
 absl::StatusOr<bool> LooksLikeReference(FileSystem& fs, const std::string& directory) {
   WAYPOINT_ASSIGN_OR_RETURN(const ConfinedDirectory files, ConfinedDirectory::Open(fs, directory));

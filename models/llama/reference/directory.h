@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "checkpoint/container/torch_zip/torch_contents.h"
 #include "checkpoint/format/checkpoint_format.h"
 #include "checkpoint/storage/file_system.h"
@@ -26,6 +27,9 @@ struct ReferenceDirectory {
   Sidecars sidecars;
   std::vector<std::string> notes;  // those of the sidecars too
 };
+
+// consolidated.NN.pth
+bool IsReferenceFile(absl::string_view name);
 
 // Does a directory hold consolidated.00.pth, or any file of that kind?  By names alone; without params.json, Hugging
 // Face's config.json says that the directory is another's.

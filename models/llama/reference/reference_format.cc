@@ -81,6 +81,10 @@ class ReferenceFormat : public CheckpointFormat {
     return LooksLikeReference(fs, directory);
   }
 
+  bool Makes(const DirectoryEntry& entry) const override {
+    return MakesSidecar(entry) || (entry.type != FileType::kDirectory && IsReferenceFile(entry.name));
+  }
+
   absl::StatusOr<OpenedCheckpoint> Open(FileSystem& fs, const std::string& directory,
                                         const LoadOptions& options) override {
     WAYPOINT_RETURN_IF_ERROR(CheckFormatOptions(*this, options.format_options, FormatUse::kLoad));

@@ -35,31 +35,26 @@ absl::StatusOr<Sidecars> ReadSidecars(FileSystem& fs, const ConfinedDirectory& f
   Sidecars sidecars;
   WAYPOINT_RETURN_IF_ERROR(ReadParams(fs, files, limits, &sidecars));
   std::vector<std::string> left_behind;
-  for (const DirectoryEntry& entry : files.entries()) {
-    if (is_weights(entry.name) || entry.name == kParamsName) {
-      continue;
-    }
-    if (entry.name == kChecklistName) {
-      sidecars.notes.push_back(absl::StrCat("left ", kChecklistName, " behind: its checksums are of these files"));
-      continue;
-    }
-    if (!IsHfAsset(entry.name) || entry.type == FileType::kDirectory) {
-      left_behind.push_back(Quoted(entry.name));
-      continue;
-    }
-    Asset asset;
-    asset.name = entry.name;
-    WAYPOINT_ASSIGN_OR_RETURN(asset.path, files.Resolve(entry.name));
-    WAYPOINT_ASSIGN_OR_RETURN(const FileInfo info, fs.Stat(asset.path));
-    asset.size_bytes = info.size_bytes;
-    WAYPOINT_RETURN_IF_ERROR(CheckHfAsset(fs, asset, limits));
-    sidecars.assets.push_back(std::move(asset));
+  if (files.Has(kChecklistName)) {
+    sidecars.notes.push_back(absl::StrCat("left ", kChecklistName, " behind: its checksums are of these files"));
   }
+  const auto is_known = [&is_weights](absl::string_view name) {
+    return is_weights(name) || name == kParamsName || name == kChecklistName;
+  };
+  WAYPOINT_ASSIGN_OR_RETURN(sidecars.assets, ReadHfAssets(fs, files, is_known, limits, &left_behind));
+  const auto quoted = [](std::string* out, const std::string& name) { out->append(Quoted(name)); };
   if (!left_behind.empty()) {
     sidecars.notes.push_back(
-        absl::StrCat("left behind, not known to belong to a model: ", absl::StrJoin(left_behind, ", ")));
+        absl::StrCat("left behind, not known to belong to a model: ", absl::StrJoin(left_behind, ", ", quoted)));
   }
   return sidecars;
+}
+
+bool MakesSidecar(const DirectoryEntry& entry) {
+  if (entry.type == FileType::kDirectory) {
+    return entry.name == kTemplateDirectory;
+  }
+  return entry.name == kParamsName || entry.name == kChecklistName || IsHfAsset(entry.name);
 }
 
 }  // namespace waypoint::models

@@ -34,6 +34,9 @@ absl::StatusOr<Sidecars> ReadSidecars(FileSystem& fs, const ConfinedDirectory& f
                                       const std::function<bool(absl::string_view name)>& is_weights,
                                       const Limits& limits);
 
+// Could it be written beside weights (CheckpointFormat::Makes)?
+bool MakesSidecar(const DirectoryEntry& entry);
+
 }  // namespace waypoint::models
 
 #endif  // MODELS_LLAMA_REFERENCE_SIDECARS_H_

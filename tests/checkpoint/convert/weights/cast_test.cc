@@ -201,6 +201,41 @@ TEST(CastTest, SameTypeCopiesEveryBit) {
   }
 }
 
+int64_t Overflows(DType from_dtype, const std::vector<char>& from, DType to_dtype) {
+  const int64_t count = static_cast<int64_t>(from.size()) / DTypeBytes(from_dtype);
+  std::vector<char> to(count * DTypeBytes(to_dtype));
+  return CastElements(from_dtype, from.data(), to_dtype, to.data(), count);
+}
+
+template <typename T>
+std::vector<char> BytesOf(const std::vector<T>& values) {
+  const auto* bytes = reinterpret_cast<const char*>(values.data());
+  return std::vector<char>(bytes, bytes + values.size() * sizeof(T));
+}
+
+TEST(CastTest, CountsFiniteElementsThatBecomeInfinite) {
+  const float infinity = std::numeric_limits<float>::infinity();
+  const float largest = std::numeric_limits<float>::max();
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  // 65519 is the last that rounds to the largest half, 65504.
+  const std::vector<char> floats = BytesOf<float>({65519, 65520, -1e30f, infinity, -infinity, nan, 0, largest});
+  EXPECT_EQ(Overflows(DType::kF32, floats, DType::kF16), 3);
+  EXPECT_EQ(Overflows(DType::kF32, floats, DType::kBF16), 1);
+  EXPECT_EQ(Overflows(DType::kF32, floats, DType::kF64), 0);
+  EXPECT_EQ(Overflows(DType::kF32, floats, DType::kF32), 0);
+  const std::vector<char> doubles = BytesOf<double>({1e300, -1e300, 1e5, 1, infinity, nan});
+  EXPECT_EQ(Overflows(DType::kF64, doubles, DType::kF32), 2);
+  EXPECT_EQ(Overflows(DType::kF64, doubles, DType::kF16), 3);
+  const std::vector<char> brains = BytesOf<uint16_t>({0x7f7f, 0x7f80, 0x7fc0, 0x3f80});
+  EXPECT_EQ(Overflows(DType::kBF16, brains, DType::kF16), 1);
+  // In every block of many.
+  std::vector<float> many(20000, 1.0f);
+  for (size_t i = 0; i < many.size(); i += 1000) {
+    many[i] = 1e6f;
+  }
+  EXPECT_EQ(Overflows(DType::kF32, BytesOf(many), DType::kF16), 20);
+}
+
 // Counts around the size of a block and of a vector register, at odd addresses.
 TEST(CastTest, AnyCountAndAddress) {
   for (const DType from : kCastableTypes) {

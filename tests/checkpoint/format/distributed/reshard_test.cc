@@ -159,6 +159,7 @@ class OneRankFormat : public CheckpointFormat {
   bool external() const override { return false; }
   bool supports_optimizer_state() const override { return true; }
   absl::StatusOr<bool> Probe(FileSystem&, const std::string&) override { return false; }
+  bool Makes(const DirectoryEntry&) const override { return false; }
   absl::StatusOr<OpenedCheckpoint> Open(FileSystem&, const std::string&, const LoadOptions&) override {
     return MakeError(ErrorKind::kUnsupported, "not read");
   }
