@@ -52,11 +52,13 @@ absl::Status SetGeneratorState(const std::string& bytes) {
   return status.ok() ? status : MakeError(ErrorKind::kSchema, status.message());
 }
 
-absl::Status Fill(OpenedCheckpoint& checkpoint, const LiveState& state, bool cast) {
+absl::Status Fill(OpenedCheckpoint& checkpoint, const LiveState& state, bool cast, ReadStats& read) {
   WAYPOINT_ASSIGN_OR_RETURN(const std::unique_ptr<TensorSink> sink, NewLiveSink(state));
   RestoreOptions options;
   options.cast = cast;
-  return Restore(checkpoint, *sink, options).status();
+  WAYPOINT_ASSIGN_OR_RETURN(const TransferStats stats, Restore(checkpoint, *sink, options));
+  read = stats.source;
+  return absl::OkStatus();
 }
 
 // "a.b" of "a.b/exp_avg".
@@ -209,7 +211,7 @@ absl::Status TrainState::RestoreOptimizerScalars(const TrainingState& training, 
 absl::Status TrainState::RestoreRun(OpenedCheckpoint& checkpoint, const std::set<std::string>& thawed) {
   LiveState state = Weights();
   AppendOptimizerState(/*masters=*/true, /*without=*/thawed, state);
-  WAYPOINT_RETURN_IF_ERROR(Fill(checkpoint, state, /*cast=*/false));
+  WAYPOINT_RETURN_IF_ERROR(Fill(checkpoint, state, /*cast=*/false, restored));
   for (const std::string& name : thawed) {
     optimizer_->ResetMaster(name);
   }
@@ -237,7 +239,7 @@ absl::Status TrainState::RestorePretrained(OpenedCheckpoint& checkpoint, const P
     AppendOptimizerState(/*masters=*/false, /*without=*/thawed, state);
     WAYPOINT_RETURN_IF_ERROR(RestoreOptimizerScalars(checkpoint.metadata.training(), thawed));
   }
-  WAYPOINT_RETURN_IF_ERROR(Fill(checkpoint, state, /*cast=*/true));
+  WAYPOINT_RETURN_IF_ERROR(Fill(checkpoint, state, /*cast=*/true, restored));
   optimizer_->ResetParameters();
   return shards_->ShareLoaded();
 }

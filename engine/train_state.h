@@ -18,6 +18,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "checkpoint/format/metadata.pb.h"
+#include "checkpoint/tensor/tensor_source.h"
 #include "checkpoint/torch/tensor_bridge.h"
 #include "engine/collectives.h"
 #include "engine/config.h"
@@ -57,6 +58,7 @@ class TrainState {
   int64_t step = 0;           // completed
   int64_t data_position = 0;  // tokens consumed
   double last_loss = 0;
+  ReadStats restored;  // what Restore read
 
  private:
   explicit TrainState(ProcessGroups& groups) : groups_(groups) {}

@@ -116,6 +116,11 @@ absl::Status Trainer::Build() {
     return Annotate(AdviseOnDamage(state_->Restore(start_), start_),
                     absl::StrCat(StartKindName(start_.kind), " from \"", start_.path, "\""));
   }));
+  if (const ReadStats& read = state_->restored; read.bytes_unchecked > 0) {
+    Print(absl::StrCat("note: the digests of ", read.bytes_unchecked, " of ", read.bytes_read,
+                       " bytes that this rank read were not checked: of their chunks it needs parts only, and the rest "
+                       "of those would have been too much to read"));
+  }
   saver_ = absl::make_unique<RunSaver>(*options_.fs, start_, *options_.coordinator, options_.exchange);
   WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> notes, saver_->Prepare(*state_));
   for (const std::string& note : notes) {

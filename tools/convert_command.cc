@@ -1,6 +1,7 @@
 #include "tools/convert_command.h"
 
 #include <algorithm>
+#include <limits>
 #include <memory>
 #include <string>
 #include <utility>
@@ -87,6 +88,7 @@ class Conversion {
     load_.carry_unknown = request_.carry_unknown;
     load_.joined_dtype = request_.dtype;
     load_.window_bytes = split_.block_bytes;
+    load_.max_over_read = std::numeric_limits<double>::infinity();
     load_.format_options = SelectFormatOptions(*from, request_.format_options, FormatUse::kLoad);
     WAYPOINT_ASSIGN_OR_RETURN(source_, from->Open(fs, request_.source, load_));
     WAYPOINT_ASSIGN_OR_RETURN(to_, FindTargetFormat(*from, source_.metadata, request_.to));

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <limits>
 #include <map>
 #include <vector>
 
@@ -119,6 +120,7 @@ absl::Status Logits(const LogitsRequest& request, const LogitsEnvironment& envir
   WAYPOINT_ASSIGN_OR_RETURN(CheckpointFormat * format, FindFormat(fs, request.directory, request.format));
   LoadOptions load;
   load.carry_unknown = request.carry_unknown;
+  load.max_over_read = std::numeric_limits<double>::infinity();
   WAYPOINT_ASSIGN_OR_RETURN(load.format_options, LoadFormatOptions(*format, nullptr, request.format_options));
   WAYPOINT_ASSIGN_OR_RETURN(OpenedCheckpoint opened, format->Open(fs, request.directory, load));
   TransferOptions transfer;

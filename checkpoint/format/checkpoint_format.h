@@ -78,9 +78,16 @@ struct LoadOptions {
   bool strict = false;
   // Largest single read of tensor data; two of them per thread are held at most.
   int64_t window_bytes = int64_t{8} << 20;
-  // Bytes between two wanted runs that are read along rather than skipped.  Less reads fewer bytes in more, smaller
-  // reads: for ranks that take columns, when digests, which need whole chunks, are not checked.
+  // Bytes between two wanted pieces that are read along rather than skipped, as far as max_over_read admits.
   int64_t gap_bytes = int64_t{64} << 10;
+  // What Restore may read along, as a share of what it needs.  Small: ranks read little else than their own, columns in
+  // many small pieces.  Digests of our own formats are by chunk (128 or 256 KiB), and to check a chunk of which a part
+  // is needed, as at the ends of a rank's rows and everywhere in its columns, means to read the rest along: done for
+  // the chunks where that costs least, up to this share of what is needed of tensors that are read in part (an eighth
+  // of it for tensors that are read whole; 256 KiB in any case).  Bytes of the others are given out unchecked, and
+  // counted in TransferStats.  Infinity checks every byte and reads in few large pieces, columns at several times their
+  // size.
+  double max_over_read = 0.08;
   FormatOptionValues format_options;
 };
 

@@ -45,6 +45,8 @@ class ReadableFile {
   // address are multiples of kDirectAlignment (the length may instead end at the end of the file) and the file was
   // opened with direct = true.
   virtual absl::Status Read(int64_t offset, absl::Span<char> out) const = 0;
+  // These bytes will be read soon, in small pieces: fetching may begin.  A hint.
+  virtual void WillRead(int64_t offset, int64_t bytes) const {}
 };
 
 class WritableFile {

@@ -21,6 +21,8 @@ namespace {
 
 // Below this a direct read is dominated by the device's latency, and the page cache saves the next one.
 constexpr int64_t kSmallReadBytes = 16 << 10;
+// Up to here, what is not aligned is read through the page cache: whole pages around it would be too much.
+constexpr int64_t kSmallUnalignedReadBytes = 64 << 10;
 // Data whose address does not fit O_DIRECT passes through a buffer of this size, one per thread: one huge page.
 constexpr int64_t kBounceBytes = kHugePageBytes;
 // Incomplete pages kept per file before the oldest one goes through the page cache.
@@ -110,7 +112,8 @@ class PosixReadableFile : public ReadableFile {
     if (offset < 0 || bytes > size_bytes_ || offset > size_bytes_ - bytes) {
       return ReadPastEndError(path_, offset, bytes, size_bytes_);
     }
-    if (!use_direct_ || bytes <= kSmallReadBytes) {
+    const bool whole_pages = offset % kDirectAlignment == 0 && bytes % kDirectAlignment == 0;
+    if (!use_direct_ || bytes <= (whole_pages ? kSmallReadBytes : kSmallUnalignedReadBytes)) {
       return ReadPlain(offset, out);
     }
     const int64_t body = AlignUp(offset, kDirectAlignment);
@@ -131,6 +134,10 @@ class PosixReadableFile : public ReadableFile {
     }
     WAYPOINT_RETURN_IF_ERROR(CheckRead(n, body, aligned.size()));
     return ReadPlain(body_end, out.subspan(body_end - offset));
+  }
+
+  void WillRead(int64_t offset, int64_t bytes) const override {
+    posix_fadvise(plain_.get(), offset, bytes, POSIX_FADV_WILLNEED);
   }
 
  private:

@@ -9,6 +9,9 @@
 //
 // Thread-safe.
 
+#include <cstdint>
+
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "checkpoint/tensor/box.h"
@@ -24,6 +27,17 @@ struct ReadRequest {
   StridedSpan to;
 };
 
+// Calls back with batches of requests.
+using RequestList = absl::FunctionRef<void(absl::FunctionRef<void(absl::Span<const ReadRequest>)> visit)>;
+
+struct ReadStats {
+  // Read from storage, including what was read along.
+  int64_t bytes_read = 0;
+  // Given out without the check that the storage has a digest for: checking them would have meant to read too much else
+  // (LoadOptions::max_over_read).
+  int64_t bytes_unchecked = 0;
+};
+
 class TensorSource {
  public:
   virtual ~TensorSource() = default;
@@ -32,6 +46,14 @@ class TensorSource {
 
   // Fills every destination, or fails; after a failure the destinations hold anything.
   virtual absl::Status Read(absl::Span<const ReadRequest> requests) = 0;
+
+  // All that the next Reads will ask for together, in whatever batches, until it is called again: lets a source on disk
+  // read what lies between two of them once.  A hint: any other Read works too.  `to` points nowhere.  A source may go
+  // through the list more than once, or not at all.
+  virtual void Expect(RequestList requests) {}
+
+  // So far.  Zeros where nothing is counted.
+  virtual ReadStats stats() const { return {}; }
 
   // Upper bound of the memory that a Read of `block_bytes` in all needs beyond the destinations, so that the caller
   // can account for it.

@@ -55,6 +55,28 @@ absl::StatusOr<std::vector<int64_t>> MatchTensors(const Manifest& source, const 
   return indices;
 }
 
+// What a block asks of the source, in memory that begins at `memory`.
+std::vector<ReadRequest> RequestsOf(const Block& block, const Manifest& manifest,
+                                    const std::vector<int64_t>& source_index, char* memory) {
+  std::vector<ReadRequest> requests;
+  requests.reserve(block.pieces.size());
+  for (const Piece& piece : block.pieces) {
+    ReadRequest request;
+    request.tensor = source_index[piece.tensor];
+    request.box = piece.box;
+    const DType dtype = manifest[piece.tensor].dtype;
+    char* to = memory + piece.offset_bytes;
+    if (DTypeBytes(dtype) == 0) {
+      const int64_t bytes = piece.box.num_elements() * DTypeBits(dtype) / 8;
+      request.to = StridedSpan::Contiguous(to, 1, {bytes});
+    } else {
+      request.to = StridedSpan::Contiguous(to, DTypeBytes(dtype), piece.box.sizes);
+    }
+    requests.push_back(std::move(request));
+  }
+  return requests;
+}
+
 // The work that threads share.
 class Job {
  public:
@@ -107,23 +129,7 @@ class Job {
       buffer.Reserve(block.bytes);
       memory = buffer.span().subspan(0, block.bytes);
     }
-    std::vector<ReadRequest> requests;
-    requests.reserve(block.pieces.size());
-    for (const Piece& piece : block.pieces) {
-      ReadRequest request;
-      request.tensor = source_index_[piece.tensor];
-      request.box = piece.box;
-      const DType dtype = sink_.manifest()[piece.tensor].dtype;
-      char* to = memory.data() + piece.offset_bytes;
-      if (DTypeBytes(dtype) == 0) {
-        const int64_t bytes = piece.box.num_elements() * DTypeBits(dtype) / 8;
-        request.to = StridedSpan::Contiguous(to, 1, {bytes});
-      } else {
-        request.to = StridedSpan::Contiguous(to, DTypeBytes(dtype), piece.box.sizes);
-      }
-      requests.push_back(std::move(request));
-    }
-    absl::Status status = source_.Read(requests);
+    absl::Status status = source_.Read(RequestsOf(block, sink_.manifest(), source_index_, memory.data()));
     if (status.ok()) {
       status = sink_.Write(index, memory);
     }
@@ -173,6 +179,15 @@ absl::StatusOr<TransferStats> Transfer(TensorSource& source, TensorSink& sink, c
   const int64_t threads = std::max<int64_t>(
       1, std::min({int64_t{options.threads}, options.max_bytes_in_flight / per_thread, sink.num_blocks()}));
 
+  // Spans are computed with, never followed; the address only has to be far from zero.
+  char* const nowhere = reinterpret_cast<char*>(uintptr_t{1} << 40);
+  source.Expect([&](absl::FunctionRef<void(absl::Span<const ReadRequest>)> visit) {
+    for (int64_t i = 0; i < sink.num_blocks(); ++i) {
+      visit(RequestsOf(sink.block(i), sink.manifest(), indices, nowhere));
+    }
+  });
+  const ReadStats before = source.stats();
+
   Job job(source, sink, options, std::move(indices), bytes_total);
   std::vector<std::thread> workers;
   workers.reserve(threads);
@@ -194,6 +209,9 @@ absl::StatusOr<TransferStats> Transfer(TensorSource& source, TensorSink& sink, c
   stats.bytes = job.bytes_done();
   stats.blocks = sink.num_blocks();
   stats.peak_bytes_in_flight = job.peak_bytes();
+  const ReadStats after = source.stats();
+  stats.source.bytes_read = after.bytes_read - before.bytes_read;
+  stats.source.bytes_unchecked = after.bytes_unchecked - before.bytes_unchecked;
   return stats;
 }
 

@@ -39,6 +39,8 @@ struct TransferStats {
   int64_t bytes = 0;
   int64_t blocks = 0;
   int64_t peak_bytes_in_flight = 0;
+  // What the source read meanwhile, for whomever.
+  ReadStats source;
 };
 
 // Errors: E_MISSING, E_SHAPE, E_DTYPE (all mismatches in one message), and whatever source and sink return.  After a

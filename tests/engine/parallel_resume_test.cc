@@ -21,6 +21,7 @@
 namespace waypoint::engine {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::Contains;
 using ::testing::Each;
 using ::testing::HasSubstr;
@@ -40,6 +41,27 @@ TEST(OtherMeshTest, AsManyRanksThatDivideTheWorkOtherwiseAreToldWhatDiffers) {
                   HasSubstr("saved by 2 ranks as pipeline 1, data 1, tensor 2, zero NONE, 1 micro-batches"),
                   HasSubstr("continued as pipeline 1, data 2, tensor 1, zero OPTIMIZER"),
                   HasSubstr("sums round differently"))));
+}
+
+JobOptions StopAfter(int64_t steps) {
+  JobOptions options;
+  options.stop_after = steps;
+  return options;
+}
+
+// Columns lie scattered over chunks that would have to be read whole to be checked.
+TEST(UncheckedBytesTest, AreTold) {
+  const std::string directory = FreshDirectory("unchecked");
+  const std::string wide = "model { decoder { fixed { mlp { dense { intermediate_size: 6144 } } } } }";
+  const std::string config = JobConfig(directory + "/run", TextFile(directory), 2);
+
+  const JobRun saved = RunJob(1, {config, wide}, StopAfter(1));
+  const JobRun resumed = RunJob(3, {config, wide, "mesh { tensor: 3 }"});
+
+  ASSERT_THAT(saved.statuses, Each(IsOk()));
+  ASSERT_THAT(resumed.statuses, Each(IsOk()));
+  EXPECT_EQ(DifferenceOf(resumed.start, saved.end), "");
+  EXPECT_THAT(resumed.lines, Contains(AllOf(HasSubstr("note: the digests of"), HasSubstr("were not checked"))));
 }
 
 class PretrainedLayoutTest : public ::testing::TestWithParam<Layout> {

@@ -37,7 +37,8 @@ absl::StatusOr<std::unique_ptr<SafetensorsSource>> SafetensorsSource::Create(Fil
     // Digests are of whole chunks.
     const bool checked = !description.digests.digests.empty();
     run_files.push_back({description.path, description.header.file_bytes,
-                         checked ? description.digests.chunk_bytes : kDirectAlignment, nullptr});
+                         checked ? description.digests.chunk_bytes : kDirectAlignment, nullptr, checked});
+    source->checked_ = source->checked_ || checked;
   }
   source->reader_ =
       std::make_unique<RunReader>(fs, std::move(run_files), options,
@@ -47,22 +48,52 @@ absl::StatusOr<std::unique_ptr<SafetensorsSource>> SafetensorsSource::Create(Fil
   return source;
 }
 
+void SafetensorsSource::AddRuns(const ReadRequest& request, std::vector<FileRun>& runs) const {
+  const Place& place = places_[request.tensor];
+  const TensorMeta& meta = manifest_[request.tensor];
+  if (DTypeBytes(meta.dtype) == 0) {
+    runs.push_back({place.file, place.begin, request.to.sizes[0], 1, request.to.data, 1});
+    return;
+  }
+  ForEachRun(meta.shape, request.box, request.to,
+             [&](int64_t begin, int64_t elements, char* data, int64_t stride_bytes) {
+               const int bytes = request.to.element_bytes;
+               runs.push_back({place.file, place.begin + begin * bytes, elements, bytes, data, stride_bytes});
+             });
+}
+
 absl::Status SafetensorsSource::Read(absl::Span<const ReadRequest> requests) {
   std::vector<FileRun> runs;
   for (const ReadRequest& request : requests) {
-    const Place& place = places_[request.tensor];
-    const TensorMeta& meta = manifest_[request.tensor];
-    if (DTypeBytes(meta.dtype) == 0) {
-      runs.push_back({place.file, place.begin, request.to.sizes[0], 1, request.to.data, 1});
-      continue;
-    }
-    ForEachRun(meta.shape, request.box, request.to,
-               [&](int64_t begin, int64_t elements, char* data, int64_t stride_bytes) {
-                 const int bytes = request.to.element_bytes;
-                 runs.push_back({place.file, place.begin + begin * bytes, elements, bytes, data, stride_bytes});
-               });
+    AddRuns(request, runs);
   }
   return reader_->Read(std::move(runs));
+}
+
+void SafetensorsSource::Expect(RequestList requests) {
+  if (!checked_) {
+    return;
+  }
+  ChunkPlan plan = reader_->NewPlan();
+  std::vector<int64_t> needed_bytes(places_.size(), 0);
+  requests([&](absl::Span<const ReadRequest> batch) {
+    std::vector<FileRun> runs;
+    for (const ReadRequest& request : batch) {
+      runs.clear();
+      AddRuns(request, runs);
+      for (const FileRun& run : runs) {
+        plan.Need(run.file, run.offset, run.end() - run.offset);
+        needed_bytes[request.tensor] += run.end() - run.offset;
+      }
+    }
+  });
+  for (size_t i = 0; i < places_.size(); ++i) {
+    const int64_t bytes = manifest_[static_cast<int64_t>(i)].num_bytes();
+    if (needed_bytes[i] > 0 && needed_bytes[i] < bytes) {
+      plan.Cut(places_[i].file, places_[i].begin, places_[i].begin + bytes);
+    }
+  }
+  reader_->Expect(std::move(plan));
 }
 
 absl::Status SafetensorsSource::CheckDigests(int64_t file, int64_t begin, absl::Span<const char> data) const {

@@ -3,7 +3,8 @@
 
 // The tensors of one or more safetensors files, read by box.
 //
-// Reads go through a RunReader.  Where a file has digests, whole chunks are read and checked.  Thread-safe.
+// Reads go through a RunReader.  Where a file has digests, whole chunks are read and checked, but for those of which a
+// transfer needs too little (RunReaderOptions::max_over_read).  Thread-safe.
 
 #include <memory>
 #include <string>
@@ -39,8 +40,8 @@ class SafetensorsSource : public TensorSource {
   absl::Status Read(absl::Span<const ReadRequest> requests) override;
   int64_t ScratchBytes(int64_t block_bytes) const override { return reader_->ScratchBytes(block_bytes); }
 
-  // Read from disk so far, including what was read along.
-  int64_t bytes_read() const { return reader_->bytes_read(); }
+  void Expect(RequestList requests) override;
+  ReadStats stats() const override { return {reader_->bytes_read(), reader_->bytes_unchecked()}; }
 
  private:
   struct Place {
@@ -50,11 +51,14 @@ class SafetensorsSource : public TensorSource {
 
   explicit SafetensorsSource(std::vector<SafetensorsFile> files) : files_(std::move(files)) {}
 
+  // The runs of a request in its file.
+  void AddRuns(const ReadRequest& request, std::vector<FileRun>& runs) const;
   absl::Status CheckDigests(int64_t file, int64_t begin, absl::Span<const char> data) const;
 
   std::vector<SafetensorsFile> files_;  // without the headers' entries; not changed after Create
   Manifest manifest_;
   std::vector<Place> places_;  // by tensor
+  bool checked_ = false;       // some file has digests
   std::unique_ptr<RunReader> reader_;
 };
 

@@ -53,8 +53,7 @@ class TorchSource : public TensorSource {
   absl::Status Read(absl::Span<const ReadRequest> requests) override;
   int64_t ScratchBytes(int64_t block_bytes) const override;
 
-  // Read from disk so far, including what was read along.
-  int64_t bytes_read() const { return reader_->bytes_read(); }
+  ReadStats stats() const override { return {reader_->bytes_read(), 0}; }
 
  private:
   struct Record;

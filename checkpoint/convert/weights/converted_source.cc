@@ -66,6 +66,19 @@ int64_t ConvertedSource::ScratchBytes(int64_t block_bytes) const {
   return cast_bytes + inner_->ScratchBytes(std::max(block_bytes, cast_bytes));
 }
 
+void ConvertedSource::Expect(RequestList requests) {
+  inner_->Expect([&](absl::FunctionRef<void(absl::Span<const ReadRequest>)> visit) {
+    requests([&](absl::Span<const ReadRequest> batch) {
+      for (const ReadRequest& request : batch) {
+        // One at a time: a re-layout of many runs makes many requests.
+        Lowering lowering([&request](int64_t) { return request.to.data; });
+        lowering.Add(tensors_[request.tensor].expression, request.box, request.to);
+        visit(lowering.requests());
+      }
+    });
+  });
+}
+
 absl::Status ConvertedSource::Read(absl::Span<const ReadRequest> requests) {
   // One lease serves all casts of a call; a second one is only taken where the first was too small.
   std::vector<BufferPool::Lease> leases;

@@ -34,6 +34,8 @@ class ConvertedSource : public TensorSource {
   const Manifest& manifest() const override { return manifest_; }
   absl::Status Read(absl::Span<const ReadRequest> requests) override;
   int64_t ScratchBytes(int64_t block_bytes) const override;
+  void Expect(RequestList requests) override;
+  ReadStats stats() const override { return inner_->stats(); }
 
   // Over the innermost source, in the order of the manifest.
   const std::vector<ConvertedTensor>& tensors() const { return tensors_; }

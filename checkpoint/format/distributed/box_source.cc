@@ -21,24 +21,40 @@ absl::StatusOr<std::unique_ptr<BoxSource>> BoxSource::Create(Manifest tensors, s
   return source;
 }
 
+void BoxSource::AddStored(const ReadRequest& request, std::vector<ReadRequest>& stored) const {
+  const ReadPlan& plan = plans_[request.tensor];
+  for (const StoredPart& part : plan.Find(request.box)) {
+    ReadRequest one;
+    one.tensor = entry_of_[request.tensor][part.stored];
+    one.box = part.box;
+    one.to = request.to;
+    const Box& from = plan.stored()[part.stored];
+    for (int d = 0; d < from.rank(); ++d) {
+      one.to = one.to.Narrow(d, part.box.offsets[d] - request.box.offsets[d], part.box.sizes[d]);
+      one.box.offsets[d] -= from.offsets[d];
+    }
+    stored.push_back(std::move(one));
+  }
+}
+
 absl::Status BoxSource::Read(absl::Span<const ReadRequest> requests) {
   std::vector<ReadRequest> stored;
   for (const ReadRequest& request : requests) {
-    const ReadPlan& plan = plans_[request.tensor];
-    for (const StoredPart& part : plan.Find(request.box)) {
-      ReadRequest one;
-      one.tensor = entry_of_[request.tensor][part.stored];
-      one.box = part.box;
-      one.to = request.to;
-      const Box& from = plan.stored()[part.stored];
-      for (int d = 0; d < from.rank(); ++d) {
-        one.to = one.to.Narrow(d, part.box.offsets[d] - request.box.offsets[d], part.box.sizes[d]);
-        one.box.offsets[d] -= from.offsets[d];
-      }
-      stored.push_back(std::move(one));
-    }
+    AddStored(request, stored);
   }
   return files_->Read(stored);
+}
+
+void BoxSource::Expect(RequestList requests) {
+  files_->Expect([&](absl::FunctionRef<void(absl::Span<const ReadRequest>)> visit) {
+    requests([&](absl::Span<const ReadRequest> batch) {
+      std::vector<ReadRequest> stored;
+      for (const ReadRequest& request : batch) {
+        AddStored(request, stored);
+      }
+      visit(stored);
+    });
+  });
 }
 
 }  // namespace waypoint

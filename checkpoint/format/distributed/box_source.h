@@ -30,10 +30,13 @@ class BoxSource : public TensorSource {
   absl::Status Read(absl::Span<const ReadRequest> requests) override;
   int64_t ScratchBytes(int64_t block_bytes) const override { return files_->ScratchBytes(block_bytes); }
 
-  // As SafetensorsSource.
-  int64_t bytes_read() const { return files_->bytes_read(); }
+  void Expect(RequestList requests) override;
+  ReadStats stats() const override { return files_->stats(); }
 
  private:
+  // What the stored boxes give of a request.
+  void AddStored(const ReadRequest& request, std::vector<ReadRequest>& stored) const;
+
   BoxSource(Manifest tensors, std::unique_ptr<SafetensorsSource> files)
       : manifest_(std::move(tensors)), files_(std::move(files)) {}
 

@@ -118,6 +118,7 @@ class DistributedFormat : public CheckpointFormat {
     SafetensorsSourceOptions source_options;
     source_options.window_bytes = options.window_bytes;
     source_options.gap_bytes = options.gap_bytes;
+    source_options.max_over_read = options.max_over_read;
     WAYPOINT_ASSIGN_OR_RETURN(auto source, SafetensorsSource::Create(fs, std::move(files), source_options));
     auto boxes = BoxSource::Create(std::move(sealed.tensors), std::move(source), std::move(entries));
     if (!boxes.ok()) {

@@ -105,6 +105,7 @@ class NativeFormat : public CheckpointFormat {
     SafetensorsSourceOptions source_options;
     source_options.window_bytes = options.window_bytes;
     source_options.gap_bytes = options.gap_bytes;
+    source_options.max_over_read = options.max_over_read;
     WAYPOINT_ASSIGN_OR_RETURN(opened.tensors, SafetensorsSource::Create(fs, std::move(files), source_options));
     return opened;
   }

@@ -23,6 +23,7 @@ class RopeTableSource : public TensorSource {
   const Manifest& manifest() const override { return manifest_; }
   absl::Status Read(absl::Span<const ReadRequest> requests) override;
   int64_t ScratchBytes(int64_t block_bytes) const override { return inner_.ScratchBytes(block_bytes); }
+  ReadStats stats() const override { return inner_.stats(); }
 
  private:
   explicit RopeTableSource(TensorSource& inner) : inner_(inner) {}

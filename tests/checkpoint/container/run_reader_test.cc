@@ -8,11 +8,13 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "checkpoint/base/aligned_buffer.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/storage/memory_file_system.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/testing/counting_file_system.h"
 #include "tests/testing/status_matchers.h"
 
 namespace waypoint {
@@ -136,6 +138,171 @@ TEST(RunReaderTest, AGrainLargerThanAWindowIsReadOnceForARun) {
   ASSERT_OK(reader.Read({BytesOf(0, 3 << 19, inside)}));
   EXPECT_EQ(inside, contents.substr(0, 1 << 20));
   EXPECT_EQ(reader.bytes_read(), 6 << 20);
+}
+
+std::string ManyBytes(int64_t bytes) {
+  std::string text(bytes, '\0');
+  std::mt19937_64 random(5);
+  for (char& byte : text) {
+    byte = static_cast<char>(random());
+  }
+  return text;
+}
+
+// Every third KiB: read along with the others, it would be three times as much.
+TEST(RunReaderTest, ScatteredPiecesAreReadByThemselvesAndAnnounced) {
+  CountingFileSystem fs;
+  const std::string contents = ManyBytes(3 << 20);
+  ASSERT_OK(WriteSmallFile(fs, "/0", contents));
+  RunReader reader(fs, {{"/0", 3 << 20, kDirectAlignment, nullptr}}, RunReaderOptions(), nullptr);
+  std::string read(1 << 20, 'x');
+  std::vector<FileRun> runs;
+  for (int64_t i = 0; i < 1024; ++i) {
+    runs.push_back({0, i * 3072 + 1024, 256, 4, &read[i * 1024], 4});
+  }
+
+  ASSERT_OK(reader.Read(runs));
+
+  for (int64_t i = 0; i < 1024; ++i) {
+    ASSERT_EQ(read.substr(i * 1024, 1024), contents.substr(i * 3072 + 1024, 1024));
+  }
+  EXPECT_EQ(reader.bytes_read(), 1 << 20);
+  EXPECT_EQ(fs.bytes, 1 << 20);
+  EXPECT_GE(fs.announcements, 1);
+  EXPECT_LE(fs.announcements, 20);  // their pages touch
+}
+
+TEST(RunReaderTest, LargePiecesAreReadInWholePagesAndFewCalls) {
+  CountingFileSystem fs;
+  ASSERT_OK(WriteSmallFile(fs, "/0", ManyBytes(4 << 20)));
+  RunReader reader(fs, {{"/0", 4 << 20, kDirectAlignment, nullptr}}, RunReaderOptions(), nullptr);
+  std::string first(100'000, 'x');
+  std::string second(1'000'000, 'x');
+  std::string third(1'000'000, 'x');
+
+  // Little lies between the second and the third, beside both.
+  ASSERT_OK(reader.Read({BytesOf(0, 1000, first), BytesOf(0, 1'000'000, second), BytesOf(0, 2'030'000, third)}));
+
+  EXPECT_EQ(fs.calls, 2);
+  EXPECT_EQ(fs.announcements, 0);
+  EXPECT_LE(reader.bytes_read(), 2'130'000 + 4 * kDirectAlignment);
+}
+
+// A file of which every grain has a digest, by the check's own bookkeeping.
+struct GrainFile {
+  explicit GrainFile(int64_t bytes) : contents(ManyBytes(bytes)) {
+    EXPECT_OK(WriteSmallFile(fs, "/0", contents));
+    description = {"/0", bytes, 4096, nullptr, true};
+  }
+  RunReader::Check Check() {
+    return [this](int64_t, int64_t begin, absl::Span<const char> data) {
+      const int64_t end = begin + static_cast<int64_t>(data.size());
+      EXPECT_EQ(begin % 4096, 0);
+      EXPECT_TRUE(end % 4096 == 0 || end == description.file_bytes);
+      EXPECT_EQ(std::string(data.begin(), data.end()), contents.substr(begin, data.size()));
+      checked_bytes += end - begin;
+      return refuse ? MakeError(ErrorKind::kChecksum, "bad") : absl::OkStatus();
+    };
+  }
+
+  CountingFileSystem fs;
+  std::string contents;
+  RunFile description;
+  std::atomic<int64_t> checked_bytes{0};
+  std::atomic<bool> refuse{false};
+};
+
+// Blocks of a rank's memory end where they end: without the plan, a grain is read once for each block that it is in.
+TEST(RunReaderTest, GrainsThatReadsShareAreReadOnce) {
+  GrainFile file(1'000'000);
+  for (const bool expected : {false, true}) {
+    RunReader reader(file.fs, {file.description}, RunReaderOptions(), file.Check());
+    if (expected) {
+      ChunkPlan plan = reader.NewPlan();
+      plan.Need(0, 0, 1'000'000);
+      reader.Expect(std::move(plan));
+    }
+    // By threads, in any order.
+    std::string read(1'000'000, 'x');
+    std::atomic<int64_t> next{0};
+    std::vector<std::thread> threads;
+    for (int thread = 0; thread < 4; ++thread) {
+      threads.emplace_back([&] {
+        for (int64_t begin = next.fetch_add(25'000); begin < 1'000'000; begin = next.fetch_add(25'000)) {
+          FileRun run = {0, begin, 25'000, 1, &read[begin], 1};
+          EXPECT_OK(reader.Read({run}));
+        }
+      });
+    }
+    for (std::thread& thread : threads) {
+      thread.join();
+    }
+    EXPECT_EQ(read, file.contents);
+    if (expected) {
+      EXPECT_EQ(reader.bytes_read(), 1'000'000);
+      EXPECT_EQ(reader.bytes_unchecked(), 0);
+    } else {
+      EXPECT_GE(reader.bytes_read(), 1'000'000 + 30 * 4096);
+    }
+  }
+}
+
+TEST(RunReaderTest, SharedGrainsThatCouldNotBeReadAreAnErrorForAll) {
+  GrainFile file(100'000);
+  RunReader reader(file.fs, {file.description}, RunReaderOptions(), file.Check());
+  ChunkPlan plan = reader.NewPlan();
+  plan.Need(0, 0, 100'000);
+  reader.Expect(std::move(plan));
+  std::string first(50'000, 'x');
+  std::string second(50'000, 'x');
+
+  file.refuse = true;
+  EXPECT_THAT(reader.Read({BytesOf(0, 0, first)}), IsKind(ErrorKind::kChecksum));
+  EXPECT_THAT(reader.Read({BytesOf(0, 50'000, second)}), IsKind(ErrorKind::kChecksum));
+  file.refuse = false;
+  ASSERT_OK(reader.Read({BytesOf(0, 50'000, second)}));
+  EXPECT_EQ(second, file.contents.substr(50'000));
+}
+
+// Each read wants some of many columns; whatever is planned, decided and shared, the bytes arrive and are counted.
+TEST(RunReaderTest, WhateverIsExpectedArrives) {
+  GrainFile file(200'001);
+  std::mt19937 random(3);
+  for (int round = 0; round < 200; ++round) {
+    RunReaderOptions options;
+    options.window_bytes = 4096 << random() % 6;
+    options.max_over_read = random() % 3 == 0 ? 1e9 : 0.01;
+    RunReader reader(file.fs, {file.description}, options, file.Check());
+    const int64_t stride = 200 + static_cast<int64_t>(random() % 3000);
+    const int64_t bytes = 1 + static_cast<int64_t>(random() % stride);
+    std::vector<std::vector<FileRun>> batches(1 + random() % 5);
+    std::vector<std::string> memory;
+    memory.reserve(1001);
+    ChunkPlan plan = reader.NewPlan();
+    int64_t needed = 0;
+    for (int64_t offset = static_cast<int64_t>(random() % 200); offset + bytes <= 200'001; offset += stride) {
+      memory.emplace_back(bytes, 'x');
+      batches[random() % batches.size()].push_back(BytesOf(0, offset, memory.back()));
+      plan.Need(0, offset, bytes);
+      needed += bytes;
+    }
+    plan.Cut(0, 0, 200'001);
+    reader.Expect(std::move(plan));
+    const int64_t checked_before = file.checked_bytes;
+    const int64_t read_before = file.fs.bytes;
+    for (const std::vector<FileRun>& batch : batches) {
+      ASSERT_OK(reader.Read(batch));
+      for (const FileRun& run : batch) {
+        ASSERT_EQ(std::string(run.to, run.elements), file.contents.substr(run.offset, run.elements));
+      }
+    }
+    EXPECT_EQ(reader.bytes_read(), file.fs.bytes - read_before);
+    EXPECT_LE(reader.bytes_unchecked(), needed);
+    EXPECT_GE(file.checked_bytes - checked_before, needed - reader.bytes_unchecked());
+    if (options.max_over_read > 1) {
+      EXPECT_EQ(reader.bytes_unchecked(), 0);
+    }
+  }
 }
 
 // Counts the files that are open.

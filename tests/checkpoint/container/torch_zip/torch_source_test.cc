@@ -246,7 +246,7 @@ TEST_F(TorchSourceTest, APartOfATensorIsCheckedOnlyWhereThatIsAskedFor) {
   TorchSourceOptions options;
   ASSERT_OK_AND_ASSIGN(const auto by_boxes, Open({Damaged(tensor, 100'000, 77)}, options));
   EXPECT_OK(ReadBox(*by_boxes, 0, 50, 100));
-  EXPECT_LE(by_boxes->bytes_read(), 3 * kDirectAlignment);
+  EXPECT_LE(by_boxes->stats().bytes_read, 3 * kDirectAlignment);
 
   options.verify_whole = true;
   ASSERT_OK_AND_ASSIGN(const auto whole, Open({Damaged(tensor, 100'000, 77)}, options));
