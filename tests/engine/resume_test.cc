@@ -98,7 +98,13 @@ INSTANTIATE_TEST_SUITE_P(Variants, ResumeEqualityTest,
                                            Variant{"copy", "checkpoint { async: COPY }"},
                                            Variant{"lazy", "checkpoint { async: LAZY }"},
                                            Variant{"lazy_bfloat16", "checkpoint { async: LAZY } dtype: \"bfloat16\""},
-                                           Variant{"write_protect", "checkpoint { async: WRITE_PROTECT }"}),
+                                           Variant{"write_protect", "checkpoint { async: WRITE_PROTECT }"},
+                                           Variant{"frozen_lazy",
+                                                   "checkpoint { async: LAZY } dtype: \"bfloat16\" "
+                                                   "frozen: [\"embeddings\", \"decoder.*.mlp\"]"},
+                                           Variant{"frozen_write_protect",
+                                                   "checkpoint { async: WRITE_PROTECT } "
+                                                   "frozen: [\"embeddings\", \"decoder.*.mlp\"]"}),
                          [](const auto& info) { return info.param.name; });
 
 TEST(ResumeTest, TrainingLearns) {
