@@ -102,14 +102,15 @@ struct SaveOptions {
   int64_t block_bytes = int64_t{8} << 20;
   // The ranks that save together, each its own boxes of the state; null: this process alone.  Borrowed.
   Coordinator* coordinator = nullptr;
-  // Formats whose files all ranks write together (native, Hugging Face) hand tensors from rank to rank through this; it
-  // uses `coordinator`.  Not needed where every rank has the whole state.  Borrowed.
+  // All formats but those with a file per rank hand tensors from rank to rank through this; it uses `coordinator`.  Not
+  // needed where every rank has the whole state.  Borrowed.
   Exchange* exchange = nullptr;
   // What a rank may hold at a time beside its own state, when tensors go through `exchange`; 4 MiB at least.
   int64_t max_exchange_bytes = int64_t{64} << 20;
   // Plans that stay valid as long as no rank holds anything else.  Null: plan anew.  Borrowed.
   PlanCache* plan_cache = nullptr;
-  // For each wait on other ranks, which lasts as long as the slowest of them writes.
+  // For each wait on other ranks, which lasts as long as the slowest of them writes its share, or rank 0 a part of what
+  // it writes for all.
   absl::Duration coordination_timeout = absl::Minutes(30);
   FormatOptionValues format_options;
 };
@@ -139,6 +140,8 @@ class CheckpointWriter {
   virtual absl::StatusOr<TransferStats> Write(const TransferOptions& options) {
     return Transfer(source(), sink(), options);
   }
+  // Of several ranks, rank 0 writes everything, and gets from the others what it lacks; else all write.
+  virtual bool rank_0_writes_all() const { return false; }
   // target tensor -> expression over the tensors of the innermost source, one per line in order; for --print-plan.
   virtual std::vector<std::string> PlanLines() const = 0;
   // After Write: completes and syncs every file, writes what seals the checkpoint last.  Of several ranks, one alone

@@ -44,6 +44,10 @@ class TensorSink {
   // kDirectAlignment).
   virtual absl::Span<char> Destination(int64_t index) { return {}; }
 
+  // Upper bound of the memory of the sink's own for each block that is being filled or written, where blocks come about
+  // in order, so that the caller can account for it.
+  virtual int64_t ScratchBytes() const { return 0; }
+
   // Takes a filled block.  `data` may be changed by the sink (it adds what no piece covers) and is free for reuse afterwards.
   virtual absl::Status Write(int64_t index, absl::Span<char> data) = 0;
 

@@ -123,7 +123,7 @@ class Job {
   absl::Status Move(int64_t index, AlignedBuffer& buffer) {
     const Block block = sink_.block(index);
     absl::Span<char> memory = sink_.Destination(index);
-    const int64_t held = (memory.empty() ? block.bytes : 0) + source_.ScratchBytes(block.bytes);
+    const int64_t held = (memory.empty() ? block.bytes : 0) + source_.ScratchBytes(block.bytes) + sink_.ScratchBytes();
     budget_.Acquire(held);
     if (memory.empty()) {
       buffer.Reserve(block.bytes);
@@ -175,7 +175,7 @@ absl::StatusOr<TransferStats> Transfer(TensorSource& source, TensorSink& sink, c
     largest = std::max(largest, bytes);
   }
   // Every thread keeps its block's memory between blocks, so the budget bounds the number of threads.
-  const int64_t per_thread = largest + source.ScratchBytes(largest);
+  const int64_t per_thread = largest + source.ScratchBytes(largest) + sink.ScratchBytes();
   const int64_t threads = std::max<int64_t>(
       1, std::min({int64_t{options.threads}, options.max_bytes_in_flight / per_thread, sink.num_blocks()}));
 

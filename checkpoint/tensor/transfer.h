@@ -25,7 +25,7 @@ struct TransferProgress {
 };
 
 struct TransferOptions {
-  // Upper bound of the bytes held between source and sink: block memory and the source's scratch.  A single block
+  // Upper bound of the bytes held between source and sink: block memory and the scratch of both.  A single block
   // that is larger is admitted alone.  Fewer threads run when it does not suffice for all.
   int64_t max_bytes_in_flight = int64_t{192} << 20;
   int threads = 4;

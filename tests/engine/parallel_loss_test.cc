@@ -3,6 +3,8 @@
 #include <fstream>
 
 #include "absl/strings/str_cat.h"
+#include "checkpoint/base/registry.h"
+#include "checkpoint/format/checkpoint_format.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/engine/job_run.h"
@@ -16,6 +18,8 @@ namespace {
 using ::testing::AllOf;
 using ::testing::Each;
 using ::testing::HasSubstr;
+using ::testing::Not;
+using ::testing::ResultOf;
 
 constexpr int64_t kSteps = 4;
 
@@ -143,10 +147,40 @@ TEST(ParallelTest, MeshesThatDoNotFitAreRefusedOnAllRanks) {
               Each(IsKind(ErrorKind::kRequest, HasSubstr("checkpoint.format"))));
 }
 
-TEST(ParallelTest, ExportsThatManyRanksCannotWriteAreRefusedAtTheStart) {
-  const JobRun run = Train("export", {"dp2", 2, "export { format: \"reference\" }"}, {});
+// Neither read nor written here.
+class OneRankFormat : public CheckpointFormat {
+ public:
+  std::string name() const override { return "one_rank"; }
+  std::string description() const override { return "written by one rank"; }
+  bool external() const override { return true; }
+  bool supports_optimizer_state() const override { return false; }
+  absl::StatusOr<bool> Probe(FileSystem&, const std::string&) override { return false; }
+  absl::StatusOr<OpenedCheckpoint> Open(FileSystem&, const std::string&, const LoadOptions&) override {
+    return MakeError(ErrorKind::kUnsupported, "not read");
+  }
+  absl::StatusOr<std::unique_ptr<CheckpointWriter>> Create(FileSystem&, const std::string&, const CheckpointMetadata&,
+                                                           TensorSource&, const std::vector<Asset>&,
+                                                           const SaveOptions&) override {
+    return MakeError(ErrorKind::kUnsupported, "not written");
+  }
+};
+std::unique_ptr<CheckpointFormat> NewOneRankFormat() { return std::make_unique<OneRankFormat>(); }
+WAYPOINT_REGISTER(CheckpointFormat, "one_rank", NewOneRankFormat);
 
-  EXPECT_THAT(run.statuses, Each(IsKind(ErrorKind::kUnsupported, HasSubstr("\"reference\" is written by one rank"))));
+TEST(ParallelTest, ExportsThatManyRanksCannotWriteAreRefusedAtTheStart) {
+  const JobRun run = Train("export", {"dp2", 2, "export { format: \"one_rank\" }"}, {});
+
+  EXPECT_THAT(run.statuses, Each(IsKind(ErrorKind::kUnsupported, HasSubstr("\"one_rank\" is written by one rank"))));
+  EXPECT_TRUE(run.losses.empty());
+}
+
+TEST(ParallelTest, ExportsThatTheFormatCannotHoldAreRefusedByAllRanksAtTheStart) {
+  // The model of these runs has biases, Meta's has none.
+  const JobRun run = Train("biases", {"tp2", 2, "mesh { tensor: 2 } export { format: \"reference\" }"}, {});
+
+  EXPECT_THAT(run.statuses, Each(Not(IsOk())));
+  EXPECT_THAT(run.statuses, Each(ResultOf([](const absl::Status& status) { return std::string(status.message()); },
+                                          HasSubstr("export as \"reference\""))));
   EXPECT_TRUE(run.losses.empty());
 }
 

@@ -16,6 +16,7 @@
 #include "tests/engine/job_run.h"
 #include "tests/engine/layouts.h"
 #include "tests/engine/tiny_run.h"
+#include "tests/testing/directory_contents.h"
 #include "tests/testing/status_matchers.h"
 
 namespace waypoint::engine {
@@ -211,6 +212,45 @@ TEST(ParallelSaveTest, AStateThatNeedsMoreCopiesThanAllowedIsRefusedAtTheStart) 
                                 "checkpoint { async: COPY max_snapshot_bytes: 1000 }"});
 
   EXPECT_THAT(run.statuses, Each(IsKind(ErrorKind::kLimit, HasSubstr("max_snapshot_bytes is 1000"))));
+}
+
+// Formats whose files rank 0 writes, with what the others hand it.
+TEST(ParallelExportTest, PyTorchFilesAreThoseThatOneProcessMakesOfTheCheckpoint) {
+  struct Export {
+    std::string format;
+    FormatOptionValues values;
+  };
+  // What all of them can say.
+  const std::string llama =
+      "model { decoder { fixed { mixer { attention { head_size: 2 add_linear_biases: false } } } } }"
+      "schedule { warmup_steps: 0 }";
+  for (const Export& wanted :
+       {Export{"reference", {}}, Export{"fairseq2", {}}, Export{"llama", {{"weights", "bin"}}}}) {
+    std::string more = absl::StrCat("export { format: \"", wanted.format, "\" ");
+    for (const auto& [key, value] : wanted.values) {
+      absl::StrAppend(&more, "format_options { key: \"", key, "\" value: \"", value, "\" } ");
+    }
+    for (const Layout& layout : {Layout{"tp2", 2, "mesh { tensor: 2 }"}, Layout{"pp2", 2, "mesh { pipeline: 2 }"},
+                                 Layout{"dp3_weights", 3, "mesh { zero: WEIGHTS }"}}) {
+      SCOPED_TRACE(absl::StrCat(layout.name, " ", more));
+      const std::string directory = FreshDirectory(absl::StrCat("export_", wanted.format, "_", layout.name));
+
+      const JobRun run = RunJob(
+          layout.ranks, {JobConfig(directory + "/run", TextFile(directory), 1), llama, layout.config, more + "}"});
+
+      ASSERT_THAT(run.statuses, Each(IsOk()));
+      FileSystem& fs = PosixFileSystem();
+      const std::string saved = run.reports[0].checkpoints.at(0);
+      ASSERT_OK_AND_ASSIGN(CheckpointFormat * format, DetectFormat(fs, saved));
+      ASSERT_OK_AND_ASSIGN(const OpenedCheckpoint opened, format->Open(fs, saved, {}));
+      WriteOptions options;
+      options.format = wanted.format;
+      options.save.format_options = wanted.values;
+      options.save.optimizer_state = false;
+      ASSERT_OK(WriteCheckpoint(fs, directory + "/converted", options, opened.metadata, *opened.tensors, {}));
+      EXPECT_TRUE(ReadContents(fs, run.reports[0].exports.at(0)) == ReadContents(fs, directory + "/converted"));
+    }
+  }
 }
 
 TEST(ParallelSaveTest, ASecondJobIsRefusedOnAllItsRanks) {

@@ -8,7 +8,9 @@
 #include <fstream>
 #include <functional>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "checkpoint/storage/file_system.h"
 #include "gmock/gmock.h"
@@ -37,9 +39,9 @@ class ConvertRanksTest : public ::testing::Test {
     for (const char* name : {"source", "run"}) {
       directory_.MakeDirectory(name);
     }
-    // A copy, since a test sees its data as links, which lead out of the directory.
+    // A copy, since a test sees its data as links, which lead out of the directory.  Of a model that all formats hold.
     for (const char* name : {"config.json", "generation_config.json", "model.safetensors"}) {
-      const std::string from = absl::StrCat("tests/testdata/fixtures/llama31_v5_bf16/hf/", name);
+      const std::string from = absl::StrCat("tests/testdata/fixtures/meta_llama31_bf16_mp2/hf/", name);
       directory_.Write(absl::StrCat("source/", name),
                        ReadSmallFile(PosixFileSystem(), from, 1 << 26, "test_bytes").value());
     }
@@ -122,8 +124,17 @@ class ConvertRanksTest : public ::testing::Test {
 };
 
 TEST_F(ConvertRanksTest, AnyNumberOfRanksWritesTheSameDirectory) {
-  for (const std::string to : {"native", "llama"}) {
-    const std::vector<std::string> flags = {"--to", to, "--max-shard-size", "50KB", "--dtype", "float32"};
+  struct Target {
+    std::vector<std::string> flags;
+    bool by_rank_0 = false;
+  };
+  for (const Target& target :
+       {Target{{"--to", "native"}}, Target{{"--to", "llama"}}, Target{{"--to", "llama", "--weights", "bin"}, true},
+        Target{{"--to", "reference", "--model-parallel", "2"}, true},
+        Target{{"--to", "fairseq2", "--model-parallel", "2"}, true}}) {
+    std::vector<std::string> flags = target.flags;
+    flags.insert(flags.end(), {"--max-shard-size", "50KB", "--dtype", "float32"});
+    SCOPED_TRACE(absl::StrJoin(flags, " "));
     std::vector<DirectoryContents> written;
     for (const int world_size : {1, 2, 3}) {
       std::vector<std::string> arguments = {Path("source"), Path("out")};
@@ -135,9 +146,10 @@ TEST_F(ConvertRanksTest, AnyNumberOfRanksWritesTheSameDirectory) {
         EXPECT_EQ(outcomes[rank].exit_code, 0) << outcomes[rank].err;
         EXPECT_EQ(outcomes[rank].out.empty(), rank != 0);
       }
+      EXPECT_EQ(absl::StrContains(outcomes[0].out, "rank 0 wrote all files"), target.by_rank_0 && world_size > 1);
       written.push_back(ReadContents(PosixFileSystem(), Path("out")));
-      EXPECT_GT(written.back().size(), 3u);
-      EXPECT_TRUE(written.back() == written.front()) << to << " by " << world_size;
+      EXPECT_GE(written.back().size(), 3u);
+      EXPECT_TRUE(written.back() == written.front()) << "by " << world_size;
       EXPECT_THAT(Others("out"), ::testing::IsEmpty());
       ASSERT_OK(RemoveTree(PosixFileSystem(), Path("out")));
     }
@@ -165,6 +177,18 @@ TEST_F(ConvertRanksTest, TheDeathOfARankFailsAllOthersAndPublishesNothing) {
   const std::vector<Outcome> outcomes = Run(2, {Path("source"), Path("out")});
   EXPECT_EQ(outcomes[0].exit_code, 0) << outcomes[0].err;
   EXPECT_THAT(Others("out"), ::testing::IsEmpty());
+}
+
+TEST_F(ConvertRanksTest, RanksThatWaitForRank0HearOfItsDeath) {
+  const std::vector<Outcome> outcomes =
+      Run(3, {Path("source"), Path("out"), "--to", "reference"}, 0, [] { return kill(getpid(), SIGKILL) == 0; });
+
+  EXPECT_EQ(outcomes[0].exit_code, -1);
+  for (const int rank : {1, 2}) {
+    EXPECT_GT(outcomes[rank].exit_code, 0);
+    EXPECT_THAT(outcomes[rank].err, HasSubstr("rank 0 died"));
+  }
+  EXPECT_FALSE(Exists(PosixFileSystem(), Path("out")).value());
 }
 
 TEST_F(ConvertRanksTest, AStalledRankIsNamedInTime) {

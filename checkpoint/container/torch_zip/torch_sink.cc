@@ -55,6 +55,7 @@ struct TorchSink::File {
   std::mutex mutex;
   std::vector<Record> records;  // as the layout's entries; crc32s, missing and crc32 under the mutex
   std::map<int64_t, Held> held ABSL_GUARDED_BY(mutex);  // by begin
+  int64_t blocks_left ABSL_GUARDED_BY(mutex) = 0;       // that were not seen yet
   std::unique_ptr<WritableFile> open;                   // set under the mutex
 
   int64_t chunk_bytes() const { return written.digests.chunk_bytes; }
@@ -104,7 +105,10 @@ struct TorchSink::File {
     return open->Write(begin, data);
   }
 
-  absl::Status Finish();
+  // Where what WriteDirectory writes begins.
+  int64_t tail_begin() const { return AlignDown(layout.directory_begin(), chunk_bytes()); }
+  // Once all blocks were seen.
+  absl::Status WriteDirectory();
 };
 
 TorchSink::TorchSink(FileSystem& fs, std::string directory, Manifest manifest)
@@ -177,6 +181,7 @@ absl::Status TorchSink::AddFile(TorchFilePlan plan, int64_t block_bytes, int64_t
   const int64_t blocks_end = std::min(file_bytes, AlignUp(file->layout.directory_begin(), chunk_bytes));
   for (int64_t begin = 0; begin < blocks_end; begin += block_bytes) {
     blocks_.push_back({static_cast<int64_t>(files_.size()), begin, std::min(block_bytes, blocks_end - begin)});
+    ++file->blocks_left;
   }
   files_.push_back(std::move(file));
   return absl::OkStatus();
@@ -242,6 +247,7 @@ absl::Status TorchSink::Write(int64_t index, absl::Span<char> data) {
 
   std::map<int64_t, Held> ready;     // of other blocks, now complete
   std::map<int64_t, int64_t> waits;  // chunk of this block -> number of things that it misses
+  bool last_block = false;
   {
     const std::lock_guard<std::mutex> lock(file.mutex);
     for (const auto& [i, crc32] : seen) {
@@ -273,6 +279,7 @@ absl::Status TorchSink::Write(int64_t index, absl::Span<char> data) {
       std::memcpy(held.buffer.data(), data.data() + (chunk - range.begin), held.bytes);
       file.held.emplace(chunk, std::move(held));
     }
+    last_block = --file.blocks_left == 0;
   }
 
   for (const auto& [begin, chunk] : ready) {
@@ -285,19 +292,19 @@ absl::Status TorchSink::Write(int64_t index, absl::Span<char> data) {
     }
     begin = std::min(chunk + file.chunk_bytes(), range.end());
   }
-  return begin == range.end() ? absl::OkStatus() : file.WriteChunks(begin, data.subspan(begin - range.begin));
+  if (begin < range.end()) {
+    WAYPOINT_RETURN_IF_ERROR(file.WriteChunks(begin, data.subspan(begin - range.begin)));
+  }
+  return last_block ? file.WriteDirectory() : absl::OkStatus();
 }
 
-absl::Status TorchSink::File::Finish() {
+absl::Status TorchSink::File::WriteDirectory() {
   const std::lock_guard<std::mutex> lock(mutex);
   std::vector<uint32_t> crc32s;
   for (const Record& record : records) {
-    if (record.missing != 0) {
-      return absl::InternalError(absl::StrCat(Quoted(written.name), " is finished before all its blocks came"));
-    }
     crc32s.push_back(record.crc32);
   }
-  const int64_t begin = AlignDown(layout.directory_begin(), chunk_bytes());
+  const int64_t begin = tail_begin();
   const AlignedBuffer tail(written.size_bytes - begin);
   const auto it = held.find(begin);
   if (it != held.end()) {
@@ -305,15 +312,25 @@ absl::Status TorchSink::File::Finish() {
     held.erase(it);
   }
   CopyInto(layout.Directory(crc32s), layout.directory_begin(), begin, tail.span());
-  WAYPOINT_RETURN_IF_ERROR(WriteChunks(begin, tail.span()));
-  WAYPOINT_RETURN_IF_ERROR(open->Sync());
-  return open->Close();
+  return WriteChunks(begin, tail.span());
+}
+
+int64_t TorchSink::ScratchBytes() const {
+  int64_t bytes = 0;
+  for (const auto& file : files_) {
+    bytes = std::max(bytes, 2 * file->chunk_bytes() + file->written.size_bytes - file->tail_begin());
+  }
+  return bytes;
 }
 
 absl::Status TorchSink::Finish() {
   for (const auto& file : files_) {
-    WAYPOINT_RETURN_IF_ERROR(OpenFile(*file).status());
-    WAYPOINT_RETURN_IF_ERROR(file->Finish());
+    const std::lock_guard<std::mutex> lock(file->mutex);
+    if (file->blocks_left != 0) {
+      return absl::InternalError(absl::StrCat(Quoted(file->written.name), " is finished before all its blocks came"));
+    }
+    WAYPOINT_RETURN_IF_ERROR(file->open->Sync());
+    WAYPOINT_RETURN_IF_ERROR(file->open->Close());
   }
   return absl::OkStatus();
 }

@@ -12,8 +12,9 @@
 // digest of every chunk and the CRC-32 of every record while the bytes pass, past the page cache.  A record's CRC is
 // known when the last of its bytes was seen, yet stands in the file behind them: until then the sink holds back the one
 // chunk (at a boundary two) in which it stands.  A block holds back only what a record that began before it waits for,
-// so blocks that come about in order keep about one chunk per thread in memory.  Nothing is created before the first
-// Write.  Equal input gives equal bytes.  Thread-safe as TensorSink says.
+// so blocks that come about in order keep at most two chunks per block that is still to come (ScratchBytes).  The
+// archive's directory is written with the last block of a file.  Nothing is created before the first Write.  Equal
+// input gives equal bytes.  Thread-safe as TensorSink says.
 
 #include <map>
 #include <memory>
@@ -67,7 +68,8 @@ class TorchSink : public TensorSink {
   int64_t num_blocks() const override { return static_cast<int64_t>(blocks_.size()); }
   Block block(int64_t index) const override;
   absl::Status Write(int64_t index, absl::Span<char> data) override;
-  // Writes what was held back and the archive's directory; syncs and closes every file (not the directory).
+  int64_t ScratchBytes() const override;
+  // Syncs and closes every file (not the directory).
   absl::Status Finish() override;
 
   // Complete after Finish.

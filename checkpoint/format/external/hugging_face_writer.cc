@@ -101,10 +101,6 @@ absl::StatusOr<std::unique_ptr<CheckpointWriter>> HuggingFaceWriter::Create(
     }
   }
   WAYPOINT_ASSIGN_OR_RETURN(const bool bin, WantsBin(options.format_options));
-  if (bin && writer->together_ != nullptr) {
-    return MakeError(ErrorKind::kUnsupported,
-                     "many ranks write safetensors files only; save those, and convert them with --weights bin");
-  }
   if (bin) {
     writer->shared_ = TakeRepeated(&plan.tensors);
   }
@@ -133,6 +129,10 @@ absl::StatusOr<std::unique_ptr<CheckpointWriter>> HuggingFaceWriter::Create(
   return std::unique_ptr<CheckpointWriter>(std::move(writer));
 }
 
+int64_t HuggingFaceWriter::BlockBytes(const SaveOptions& options) const {
+  return together_ == nullptr ? options.block_bytes : together_->block_bytes();
+}
+
 absl::Status HuggingFaceWriter::PlanSafetensors(const SaveOptions& options) {
   const Manifest& manifest = source_->manifest();
   std::vector<SafetensorsFilePlan> files =
@@ -145,10 +145,8 @@ absl::Status HuggingFaceWriter::PlanSafetensors(const SaveOptions& options) {
       }
     }
   }
-  WAYPOINT_ASSIGN_OR_RETURN(
-      std::unique_ptr<SafetensorsSink> sink,
-      SafetensorsSink::Create(fs_, directory_, manifest, std::move(files),
-                              together_ == nullptr ? options.block_bytes : together_->block_bytes()));
+  WAYPOINT_ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsSink> sink,
+                            SafetensorsSink::Create(fs_, directory_, manifest, std::move(files), BlockBytes(options)));
   safetensors_sink_ = sink.get();
   sink_ = std::move(sink);
   return absl::OkStatus();
@@ -181,7 +179,7 @@ absl::Status HuggingFaceWriter::PlanBin(const SaveOptions& options) {
       }
     }
   }
-  WAYPOINT_ASSIGN_OR_RETURN(sink_, TorchSink::Create(fs_, directory_, manifest, std::move(files), options.block_bytes));
+  WAYPOINT_ASSIGN_OR_RETURN(sink_, TorchSink::Create(fs_, directory_, manifest, std::move(files), BlockBytes(options)));
   return absl::OkStatus();
 }
 
@@ -198,8 +196,11 @@ std::vector<std::string> HuggingFaceWriter::PlanLines() const {
 }
 
 absl::StatusOr<TransferStats> HuggingFaceWriter::Write(const TransferOptions& options) {
-  return together_ == nullptr ? Transfer(*source_, *sink_, options)
-                              : together_->Write(*source_, *safetensors_sink_, options);
+  if (together_ == nullptr) {
+    return Transfer(*source_, *sink_, options);
+  }
+  return rank_0_writes_all() ? together_->WriteByRank0(*source_, *source_, *sink_, options)
+                             : together_->Write(*source_, *safetensors_sink_, options);
 }
 
 absl::Status HuggingFaceWriter::Finish() {

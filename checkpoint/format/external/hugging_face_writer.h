@@ -2,8 +2,8 @@
 #define CHECKPOINT_FORMAT_EXTERNAL_HUGGING_FACE_WRITER_H_
 
 // Writes a Hugging Face directory: model.safetensors or pytorch_model.bin, or several of them and an index.  In .bin
-// files tensors of one expression (tied weights that are stored twice) share one storage.  One thread; the sink as
-// TensorSink says.
+// files tensors of one expression (tied weights that are stored twice) share one storage.  Many ranks write safetensors
+// together, .bin files by rank 0.  One thread; the sink as TensorSink says.
 
 #include <map>
 #include <memory>
@@ -33,6 +33,7 @@ class HuggingFaceWriter : public CheckpointWriter {
   TensorSink& sink() override { return *sink_; }
   std::vector<std::string> PlanLines() const override;
   absl::StatusOr<TransferStats> Write(const TransferOptions& options) override;
+  bool rank_0_writes_all() const override { return safetensors_sink_ == nullptr; }
   absl::Status Finish() override;
   std::vector<std::string> notes() const override { return notes_; }
 
@@ -40,6 +41,7 @@ class HuggingFaceWriter : public CheckpointWriter {
   HuggingFaceWriter(FileSystem& fs, std::string directory, std::vector<Asset> assets)
       : fs_(fs), directory_(std::move(directory)), assets_(std::move(assets)) {}
 
+  int64_t BlockBytes(const SaveOptions& options) const;
   absl::Status PlanSafetensors(const SaveOptions& options);
   absl::Status PlanBin(const SaveOptions& options);
   absl::Status WriteSmallFiles();

@@ -17,6 +17,8 @@ namespace {
 constexpr int64_t kMinExchangeBytes = int64_t{4} << 20;
 // Of the bound, for one block: casts need a few times a block.
 constexpr int64_t kBlocksPerBound = 16;
+// What rank 0 writes alone before it meets the others again, who wait.
+constexpr int64_t kAloneBytes = int64_t{1} << 30;
 
 // Some blocks of a sink.
 class BlockSubset : public TensorSink {
@@ -27,6 +29,7 @@ class BlockSubset : public TensorSink {
   int64_t num_blocks() const override { return static_cast<int64_t>(blocks_.size()); }
   Block block(int64_t index) const override { return sink_.block(blocks_[index]); }
   absl::Status Write(int64_t index, absl::Span<char> data) override { return sink_.Write(blocks_[index], data); }
+  int64_t ScratchBytes() const override { return sink_.ScratchBytes(); }
   // The whole sink is finished once.
   absl::Status Finish() override { return absl::OkStatus(); }
 
@@ -35,17 +38,14 @@ class BlockSubset : public TensorSink {
   const std::vector<int64_t> blocks_;
 };
 
-std::vector<int64_t> OwnBlocks(const TensorSink& sink, const Coordinator& ranks) {
-  const auto [begin, end] = ShareOfBlocks(sink.num_blocks(), ranks.rank(), ranks.world_size());
-  std::vector<int64_t> blocks(end - begin);
-  std::iota(blocks.begin(), blocks.end(), begin);
-  return blocks;
-}
-
+// `source_index` is by tensor of the block's sink; what is not in the source needs nothing.
 BlockNeeds NeedsOf(const ConvertedSource& source, const std::vector<int64_t>& source_index, const Block& block) {
   BlockNeeds needs;
   needs.bytes = block.bytes;
   for (const Piece& piece : block.pieces) {
+    if (source_index[piece.tensor] < 0) {
+      continue;
+    }
     const Expr& expression = source.tensors()[source_index[piece.tensor]].expression;
     for (InputRegion& region : InputRegions(expression, piece.box)) {
       needs.boxes.push_back({region.tensor, std::move(region.box)});
@@ -135,7 +135,7 @@ absl::StatusOr<std::unique_ptr<SharedWrite>> NewSharedWrite(TensorSource& state,
 absl::StatusOr<std::unique_ptr<SharedWrite>> SharedWrite::Create(TensorSource& state, const SaveOptions& options) {
   auto shared = std::unique_ptr<SharedWrite>(new SharedWrite(state, options));
   WAYPOINT_ASSIGN_OR_RETURN(
-      std::shared_ptr<const JobLayout> layout,
+      shared->layout_,
       PlanTogether<JobLayout>("shared", shared->ranks_, shared->timeout_, options.plan_cache, state.manifest(),
                               [](const std::vector<std::string>& held_by_rank) -> absl::StatusOr<JobLayout> {
                                 std::vector<Manifest> held;
@@ -145,7 +145,7 @@ absl::StatusOr<std::unique_ptr<SharedWrite>> SharedWrite::Create(TensorSource& s
                                 }
                                 return JobLayout::Create(held);
                               }));
-  if (layout->all_hold_all()) {
+  if (shared->layout_->all_hold_all()) {
     return shared;
   }
   // Ranks may have been called with different options.
@@ -159,7 +159,7 @@ absl::StatusOr<std::unique_ptr<SharedWrite>> SharedWrite::Create(TensorSource& s
                                                          ", wanted at least ", kMinExchangeBytes));
   }
   WAYPOINT_RETURN_IF_ERROR(shared->ranks_.Agree("exchange", usable, shared->timeout_));
-  shared->job_ = std::make_unique<JobState>(state, std::move(layout));
+  shared->job_ = std::make_unique<JobState>(state, shared->layout_);
   return shared;
 }
 
@@ -167,27 +167,40 @@ int64_t SharedWrite::block_bytes() const {
   return job_ == nullptr ? block_bytes_ : std::min(block_bytes_, max_exchange_bytes_ / kBlocksPerBound);
 }
 
-absl::StatusOr<TransferStats> SharedWrite::WriteOwn(ConvertedSource& source, SafetensorsSink& sink,
-                                                    const TransferOptions& options) {
-  BlockSubset mine(sink, OwnBlocks(sink, ranks_));
-  return Transfer(source, mine, options);
+std::vector<int64_t> SharedWrite::OwnBlocks(const Work& work) const {
+  const auto [begin, end] = ShareOfBlocks(work.sink.num_blocks(), ranks_.rank(), work.writers);
+  std::vector<int64_t> blocks(end - begin);
+  std::iota(blocks.begin(), blocks.end(), begin);
+  return blocks;
 }
 
-absl::StatusOr<TransferStats> SharedWrite::WriteRounds(ConvertedSource& source, SafetensorsSink& sink,
-                                                       const TransferOptions& options, absl::Status* failed) {
+absl::StatusOr<TransferStats> SharedWrite::WriteRounds(const Work& work, const TransferOptions& options,
+                                                       absl::Status* failed) {
+  TensorSink& sink = work.sink;
   std::vector<int64_t> source_index;
   for (const TensorMeta& tensor : sink.manifest().tensors()) {
-    source_index.push_back(source.manifest().Find(tensor.name));
+    source_index.push_back(work.converted.manifest().Find(tensor.name));
   }
+  const auto needs_of = [&](int64_t index) {
+    const Block block = sink.block(index);
+    // Where everybody has everything the source may be a conversion of another one, whose tensors are not the job's.
+    return job_ == nullptr ? BlockNeeds{block.bytes, {}} : NeedsOf(work.converted, source_index, block);
+  };
+  const bool some_wait = work.writers < ranks_.world_size();
   ExchangePlanOptions plan_options;
+  plan_options.writers = work.writers;
   plan_options.max_staged_bytes = max_exchange_bytes_ / 2;
-  ExchangePlanner planner(job_->layout(), plan_options, sink.num_blocks(),
-                          [&](int64_t block) { return NeedsOf(source, source_index, sink.block(block)); });
+  if (some_wait) {
+    plan_options.max_block_bytes = kAloneBytes;
+  }
+  ExchangePlanner planner(*layout_, plan_options, sink.num_blocks(), needs_of);
   TransferOptions transfer = options;
-  transfer.max_bytes_in_flight = std::min(options.max_bytes_in_flight, max_exchange_bytes_ / 2);
+  if (job_ != nullptr) {
+    transfer.max_bytes_in_flight = std::min(options.max_bytes_in_flight, max_exchange_bytes_ / 2);
+  }
   TransferStats total;
   int64_t share_bytes = 0;
-  for (const int64_t block : OwnBlocks(sink, ranks_)) {
+  for (const int64_t block : OwnBlocks(work)) {
     share_bytes += sink.block(block).bytes;
   }
   transfer.progress = nullptr;
@@ -205,6 +218,9 @@ absl::StatusOr<TransferStats> SharedWrite::WriteRounds(ConvertedSource& source, 
     }
     const Staging staging(round, ranks_, buffer);
     total.peak_bytes_in_flight = std::max(total.peak_bytes_in_flight, staging.bytes());
+    if (some_wait && failed->ok() && options.cancelled && options.cancelled()) {
+      *failed = absl::CancelledError("the transfer was cancelled");
+    }
     if (!round.parts.empty()) {
       const absl::Status packed =
           failed->ok() ? Pack(round, ranks_.rank(), *job_, block_bytes(), staging.outgoing()) : *failed;
@@ -212,11 +228,17 @@ absl::StatusOr<TransferStats> SharedWrite::WriteRounds(ConvertedSource& source, 
       *failed = absl::OkStatus();
       WAYPOINT_RETURN_IF_ERROR(exchange_->AllToAll(absl::StrCat("tensors, round ", number), packed, staging.send(),
                                                    staging.receive(), timeout_));
+    } else if (some_wait) {
+      // Else they would be at the end at once, wait there for all that is to be written, and not hear of an error.
+      const absl::Status mine = std::exchange(*failed, absl::OkStatus());
+      WAYPOINT_RETURN_IF_ERROR(ranks_.Agree(absl::StrCat("blocks, round ", number), mine, timeout_));
     }
-    job_->Stage(Unpack(round, ranks_.rank(), staging.incoming()));
+    if (job_ != nullptr) {
+      job_->Stage(Unpack(round, ranks_.rank(), staging.incoming()));
+    }
     if (failed->ok()) {
       BlockSubset mine(sink, round.blocks[ranks_.rank()]);
-      const absl::StatusOr<TransferStats> stats = Transfer(source, mine, transfer);
+      const absl::StatusOr<TransferStats> stats = Transfer(work.source, mine, transfer);
       // Told to the others when they next meet.
       *failed = stats.status();
       if (stats.ok()) {
@@ -238,14 +260,16 @@ absl::StatusOr<TransferStats> SharedWrite::Write(ConvertedSource& source, Safete
     sink.JoinFiles();
   }
   WAYPOINT_RETURN_IF_ERROR(ranks_.Agree("files", created, timeout_));
+  const Work work = {source, source, sink, ranks_.world_size()};
   TransferStats stats;
   absl::Status written;
   if (job_ == nullptr) {
-    const absl::StatusOr<TransferStats> own = WriteOwn(source, sink, options);
+    BlockSubset mine(sink, OwnBlocks(work));
+    const absl::StatusOr<TransferStats> own = Transfer(source, mine, options);
     written = own.status();
     stats = own.value_or(stats);
   } else {
-    WAYPOINT_ASSIGN_OR_RETURN(stats, WriteRounds(source, sink, options, &written));
+    WAYPOINT_ASSIGN_OR_RETURN(stats, WriteRounds(work, options, &written));
     job_->Stage({});
   }
   const int world_size = ranks_.world_size();
@@ -261,6 +285,21 @@ absl::StatusOr<TransferStats> SharedWrite::Write(ConvertedSource& source, Safete
     const auto [begin, end] = ShareOfBlocks(sink.num_blocks(), rank, world_size);
     WAYPOINT_RETURN_IF_ERROR(Annotate(sink.SetBlockDigests(begin, end, digests[rank]), absl::StrCat("rank ", rank)));
   }
+  return stats;
+}
+
+absl::StatusOr<TransferStats> SharedWrite::WriteByRank0(TensorSource& source, const ConvertedSource& converted,
+                                                        TensorSink& sink, const TransferOptions& options) {
+  absl::Status written;
+  WAYPOINT_ASSIGN_OR_RETURN(const TransferStats stats,
+                            WriteRounds({source, converted, sink, /*writers=*/1}, options, &written));
+  if (job_ != nullptr) {
+    job_->Stage({});
+  }
+  if (written.ok() && ranks_.rank() == 0) {
+    written = sink.Finish();
+  }
+  WAYPOINT_RETURN_IF_ERROR(ranks_.Agree("files", written, timeout_));
   return stats;
 }
 

@@ -1,20 +1,24 @@
 #ifndef CHECKPOINT_FORMAT_SHARED_SHARED_WRITE_H_
 #define CHECKPOINT_FORMAT_SHARED_SHARED_WRITE_H_
 
-// Safetensors files that all ranks of a job write together: the same files as one rank would write, byte for byte.
+// Files of a whole job: the same as one rank would write that has the job's whole state, byte for byte.
 //
 //   WAYPOINT_ASSIGN_OR_RETURN(auto shared, SharedWrite::Create(state, options));
-//   ... plan a ConvertedSource over shared->state() and a SafetensorsSink, as one rank would ...
+//   ... plan a ConvertedSource over shared->state() and a sink, as one rank would, on all ranks ...
 //   WAYPOINT_RETURN_IF_ERROR(shared->Write(source, sink, transfer).status());   // on all ranks
 //   WAYPOINT_RETURN_IF_ERROR(shared->Seal([&] { return WriteManifest(); }));    // runs on rank 0
 //
-// Every rank writes about as many neighbouring blocks of the files as any other.  What a block needs of tensors that
-// other ranks hold comes in rounds (plan/exchange_plan.h) through SaveOptions::exchange, into memory that is bounded by
-// SaveOptions::max_exchange_bytes.  Rank 0 creates the files, all others open them, everybody syncs what it wrote, and
-// rank 0 gets the digests.  One thread.
+// What a block of the files needs of tensors that other ranks hold comes in rounds (plan/exchange_plan.h) through
+// SaveOptions::exchange, into memory that is bounded by SaveOptions::max_exchange_bytes.
+//
+// Of safetensors files every rank writes about as many neighbouring blocks as any other (Write): rank 0 creates the
+// files, all others open them, everybody syncs what it wrote, and rank 0 gets the digests.  Files of other kinds, whose
+// blocks depend on each other (checksums of whole records), rank 0 writes alone (WriteByRank0), and the others hand it
+// what it lacks.  One thread.
 
 #include <functional>
 #include <memory>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "checkpoint/container/safetensors/safetensors_sink.h"
@@ -38,6 +42,11 @@ class SharedWrite {
   // All ranks call it, and get OK or an error together.  `source` is made of state().  Of the bound, half is for what
   // is sent and received, half for blocks.
   absl::StatusOr<TransferStats> Write(ConvertedSource& source, SafetensorsSink& sink, const TransferOptions& options);
+  // The same for a sink that one process writes: nothing of it is called on other ranks but what tells its plan.
+  // `source` has the tensors of `converted`, which is made of state(), and may have more that every rank can make.  No
+  // rank waits for longer than a round takes, and all stop when one is cancelled.
+  absl::StatusOr<TransferStats> WriteByRank0(TensorSource& source, const ConvertedSource& converted, TensorSink& sink,
+                                             const TransferOptions& options);
 
   // Runs `seal` on rank 0, after Write; the others hear of its outcome before the checkpoint is published.
   absl::Status Seal(const std::function<absl::Status()>& seal);
@@ -51,11 +60,17 @@ class SharedWrite {
         max_exchange_bytes_(options.max_exchange_bytes),
         block_bytes_(options.block_bytes) {}
 
-  absl::StatusOr<TransferStats> WriteOwn(ConvertedSource& source, SafetensorsSink& sink,
-                                         const TransferOptions& options);
+  // What is written, and by how many ranks.
+  struct Work {
+    TensorSource& source;
+    const ConvertedSource& converted;
+    TensorSink& sink;
+    int writers = 0;
+  };
+
+  std::vector<int64_t> OwnBlocks(const Work& work) const;
   // An error in *failed is this rank's own, which the others have not heard of yet.
-  absl::StatusOr<TransferStats> WriteRounds(ConvertedSource& source, SafetensorsSink& sink,
-                                            const TransferOptions& options, absl::Status* failed);
+  absl::StatusOr<TransferStats> WriteRounds(const Work& work, const TransferOptions& options, absl::Status* failed);
 
   TensorSource& state_;
   Coordinator& ranks_;
@@ -63,6 +78,7 @@ class SharedWrite {
   const absl::Duration timeout_;
   const int64_t max_exchange_bytes_;
   const int64_t block_bytes_;
+  std::shared_ptr<const JobLayout> layout_;
   std::unique_ptr<JobState> job_;  // null where every rank has everything
 };
 

@@ -9,6 +9,7 @@
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/container/torch_zip/torch_source.h"
 #include "checkpoint/format/format_options.h"
+#include "checkpoint/format/shared/shared_write.h"
 #include "models/llama/fairseq2/directory.h"
 #include "models/llama/fairseq2/names.h"
 #include "models/llama/fairseq2/pieces.h"
@@ -178,7 +179,8 @@ std::string LoadableAs(const LlamaFacts& facts) {
 }
 
 absl::StatusOr<std::unique_ptr<CheckpointWriter>> Write(FileSystem& fs, const std::string& directory,
-                                                        const CheckpointMetadata& metadata, TensorSource& state,
+                                                        const CheckpointMetadata& metadata,
+                                                        std::unique_ptr<SharedWrite> together, TensorSource& state,
                                                         const std::vector<Asset>& assets, const SaveOptions& options) {
   WAYPOINT_ASSIGN_OR_RETURN(ReferenceOptions reference, ParseReferenceOptions(options.format_options));
   reference.model_parallel = reference.model_parallel.value_or(1);
@@ -206,7 +208,8 @@ absl::StatusOr<std::unique_ptr<CheckpointWriter>> Write(FileSystem& fs, const st
     style.set.files.push_back({absl::StrCat(name, ".pt"), absl::StrCat(name, "/")});
   }
   style.wrapper = {"model", {{"model_key", "model"}}, {"fs2"}};
-  return ShardWriter::Create(fs, directory, std::move(plan), std::move(style), state, assets, options);
+  return ShardWriter::Create(fs, directory, std::move(plan), std::move(style), std::move(together), state, assets,
+                             options);
 }
 
 class Fairseq2Format : public CheckpointFormat {
@@ -217,6 +220,7 @@ class Fairseq2Format : public CheckpointFormat {
   }
   bool external() const override { return true; }
   bool supports_optimizer_state() const override { return false; }
+  bool written_by_many_ranks() const override { return true; }
   bool split_by_bytes() const override { return false; }
   std::vector<FormatOption> options() const override { return Options(); }
 
@@ -241,11 +245,14 @@ class Fairseq2Format : public CheckpointFormat {
   }
 
   absl::StatusOr<std::unique_ptr<CheckpointWriter>> Create(FileSystem& fs, const std::string& directory,
-                                                           const CheckpointMetadata& metadata, TensorSource& state,
+                                                           const CheckpointMetadata& metadata, TensorSource& rank_state,
                                                            const std::vector<Asset>& assets,
                                                            const SaveOptions& options) override {
+    // First, so that ranks do not miss each other over what is wrong on one of them alone.
+    WAYPOINT_ASSIGN_OR_RETURN(std::unique_ptr<SharedWrite> together, NewSharedWrite(rank_state, options));
+    TensorSource& state = together == nullptr ? rank_state : together->state();
     WAYPOINT_RETURN_IF_ERROR(CheckFormatOptions(*this, options.format_options, FormatUse::kSave));
-    return Write(fs, directory, metadata, state, assets, options);
+    return Write(fs, directory, metadata, std::move(together), state, assets, options);
   }
 };
 

@@ -7,6 +7,7 @@
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/container/torch_zip/torch_source.h"
 #include "checkpoint/format/format_options.h"
+#include "checkpoint/format/shared/shared_write.h"
 #include "models/llama/reference/directory.h"
 #include "models/llama/reference/export_plan.h"
 #include "models/llama/reference/import_shards.h"
@@ -74,6 +75,7 @@ class ReferenceFormat : public CheckpointFormat {
   }
   bool external() const override { return true; }
   bool supports_optimizer_state() const override { return false; }
+  bool written_by_many_ranks() const override { return true; }
   bool split_by_bytes() const override { return false; }
   std::vector<FormatOption> options() const override { return ReferenceFormatOptions(); }
 
@@ -98,16 +100,20 @@ class ReferenceFormat : public CheckpointFormat {
   }
 
   absl::StatusOr<std::unique_ptr<CheckpointWriter>> Create(FileSystem& fs, const std::string& directory,
-                                                           const CheckpointMetadata& metadata, TensorSource& state,
+                                                           const CheckpointMetadata& metadata, TensorSource& rank_state,
                                                            const std::vector<Asset>& assets,
                                                            const SaveOptions& options) override {
+    // First, so that ranks do not miss each other over what is wrong on one of them alone.
+    WAYPOINT_ASSIGN_OR_RETURN(std::unique_ptr<SharedWrite> together, NewSharedWrite(rank_state, options));
+    TensorSource& state = together == nullptr ? rank_state : together->state();
     WAYPOINT_RETURN_IF_ERROR(CheckFormatOptions(*this, options.format_options, FormatUse::kSave));
     WAYPOINT_ASSIGN_OR_RETURN(const ReferenceOptions reference, ParseReferenceOptions(options.format_options));
     WAYPOINT_ASSIGN_OR_RETURN(ReferenceExport plan, PlanReferenceExport(metadata, reference));
     ShardStyle style;
     style.set = ReferenceShards(plan.layout.files);
     style.emit_rope_freqs = reference.emit_rope_freqs;
-    return ShardWriter::Create(fs, directory, std::move(plan), std::move(style), state, assets, options);
+    return ShardWriter::Create(fs, directory, std::move(plan), std::move(style), std::move(together), state, assets,
+                               options);
   }
 };
 

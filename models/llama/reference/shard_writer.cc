@@ -18,6 +18,7 @@ namespace waypoint::models {
 
 absl::StatusOr<std::unique_ptr<CheckpointWriter>> ShardWriter::Create(FileSystem& fs, const std::string& directory,
                                                                       ReferenceExport plan, ShardStyle style,
+                                                                      std::unique_ptr<SharedWrite> together,
                                                                       TensorSource& state,
                                                                       const std::vector<Asset>& assets,
                                                                       const SaveOptions& options) {
@@ -31,8 +32,10 @@ absl::StatusOr<std::unique_ptr<CheckpointWriter>> ShardWriter::Create(FileSystem
   }
   auto writer = absl::WrapUnique(new ShardWriter(fs, directory, assets, std::move(plan), std::move(style)));
   WAYPOINT_RETURN_IF_ERROR(writer->PlanTensors(state, options));
-  WAYPOINT_ASSIGN_OR_RETURN(writer->sink_, TorchSink::Create(fs, directory, writer->source().manifest(),
-                                                             writer->PlanFiles(), options.block_bytes));
+  const int64_t block_bytes = together == nullptr ? options.block_bytes : together->block_bytes();
+  WAYPOINT_ASSIGN_OR_RETURN(
+      writer->sink_, TorchSink::Create(fs, directory, writer->source().manifest(), writer->PlanFiles(), block_bytes));
+  writer->together_ = std::move(together);
   return std::unique_ptr<CheckpointWriter>(std::move(writer));
 }
 
@@ -125,7 +128,16 @@ std::vector<std::string> ShardWriter::PlanLines() const {
   return lines;
 }
 
+absl::StatusOr<TransferStats> ShardWriter::Write(const TransferOptions& options) {
+  return together_ == nullptr ? Transfer(source(), *sink_, options)
+                              : together_->WriteByRank0(source(), *converted_, *sink_, options);
+}
+
 absl::Status ShardWriter::Finish() {
+  return together_ == nullptr ? WriteSmallFiles() : together_->Seal([this] { return WriteSmallFiles(); });
+}
+
+absl::Status ShardWriter::WriteSmallFiles() {
   for (const Asset& asset : assets_) {
     WAYPOINT_RETURN_IF_ERROR(CopyAsset(fs_, asset, JoinPath(directory_, asset.name)).status());
   }

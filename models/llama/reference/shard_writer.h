@@ -2,7 +2,7 @@
 #define MODELS_LLAMA_REFERENCE_SHARD_WRITER_H_
 
 // Writes a directory of Meta's reference code, or of one with the same layout under other names: files of weights,
-// params.json, assets.  One thread; the sink as TensorSink says.
+// params.json, assets.  Of many ranks, rank 0 writes them.  One thread; the sink as TensorSink says.
 
 #include <memory>
 #include <string>
@@ -12,6 +12,7 @@
 #include "checkpoint/container/torch_zip/torch_sink.h"
 #include "checkpoint/convert/weights/converted_source.h"
 #include "checkpoint/format/checkpoint_format.h"
+#include "checkpoint/format/shared/shared_write.h"
 #include "models/llama/reference/export_plan.h"
 #include "models/llama/reference/rope_table_source.h"
 
@@ -27,17 +28,20 @@ struct ShardStyle {
 
 class ShardWriter : public CheckpointWriter {
  public:
+  // `state` is the whole model's: of several ranks, that of `together`, which is null for one.
   // Errors: E_REQUEST for an asset with the name of a file that is to be written, E_SHAPE for a state that is not the
   // planned model, those of PlanExport and TorchSink::Create.
   static absl::StatusOr<std::unique_ptr<CheckpointWriter>> Create(FileSystem& fs, const std::string& directory,
                                                                   ReferenceExport plan, ShardStyle style,
+                                                                  std::unique_ptr<SharedWrite> together,
                                                                   TensorSource& state, const std::vector<Asset>& assets,
                                                                   const SaveOptions& options);
 
   TensorSource& source() override;
   TensorSink& sink() override { return *sink_; }
+  absl::StatusOr<TransferStats> Write(const TransferOptions& options) override;
+  bool rank_0_writes_all() const override { return true; }
   std::vector<std::string> PlanLines() const override;
-  // params.json last: without it nothing reads the directory but with the model's name.
   absl::Status Finish() override;
   std::vector<std::string> notes() const override { return plan_.notes; }
   FormatOptionValues ReadBackOptions() const override { return plan_.read_back; }
@@ -54,12 +58,15 @@ class ShardWriter : public CheckpointWriter {
   bool SharesOutput() const { return plan_.facts.tied && plan_.layout.embedding_dim == 0; }
   absl::Status PlanTensors(TensorSource& state, const SaveOptions& options);
   std::vector<TorchFilePlan> PlanFiles();
+  // params.json last: without it nothing reads the directory but with the model's name.
+  absl::Status WriteSmallFiles();
 
   FileSystem& fs_;
   const std::string directory_;
   const std::vector<Asset> assets_;
   ReferenceExport plan_;
   const ShardStyle style_;
+  std::unique_ptr<SharedWrite> together_;  // null: alone
   std::unique_ptr<ConvertedSource> converted_;
   std::unique_ptr<RopeTableSource> with_tables_;  // null without rope.freqs
   std::unique_ptr<TorchSink> sink_;

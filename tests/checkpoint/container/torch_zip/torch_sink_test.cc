@@ -212,11 +212,50 @@ TEST(TorchSinkTest, LittleIsHeldBackInOrder) {
   MemoryFileSystem fs;
   ASSERT_OK_AND_ASSIGN(const auto sink, TorchSink::Create(fs, "/", tensors.manifest(), {PlanAll(tensors.manifest())},
                                                           100'000, kDirectAlignment));
-  for (int64_t i = 0; i + 1 < sink->num_blocks(); ++i) {
+  for (int64_t i = 0; i < sink->num_blocks(); ++i) {
     ASSERT_OK(WriteBlock(tensors, *sink, i));
     EXPECT_EQ(sink->held_bytes(), 0) << "nothing misses what an earlier block has";
   }
   EXPECT_GT(sink->num_blocks(), 10);
+}
+
+// As threads write them: taken in order, some at a time, finished in any order.
+TEST(TorchSinkTest, ScratchBytesBoundWhatIsHeldBack) {
+  RandomGeometry random(77);
+  MemorySource tensors;
+  for (int i = 0; i < 60; ++i) {
+    AddRandomTensor(absl::StrCat("t", i), DType::kF32, {random.Pick(1, 6'000)}, &random, &tensors);
+  }
+  std::vector<TorchFilePlan> files(6);
+  for (int64_t i = 0; i < tensors.manifest().size(); ++i) {
+    files[i / 10].name = absl::StrCat(i / 10, ".bin");
+    files[i / 10].entries.push_back({tensors.manifest()[i].name, i});
+  }
+  MemoryFileSystem fs;
+  int64_t most = 0;
+  for (int round = 0; round < 20; ++round) {
+    const std::string directory = absl::StrCat("/", round);
+    ASSERT_OK(fs.MakeDirectory(directory));
+    ASSERT_OK_AND_ASSIGN(const auto sink,
+                         TorchSink::Create(fs, directory, tensors.manifest(), files, 4096, kDirectAlignment));
+    std::vector<int64_t> taken;
+    for (int64_t next = 0; next < sink->num_blocks() || !taken.empty();) {
+      while (taken.size() < 4 && next < sink->num_blocks()) {
+        taken.push_back(next++);
+      }
+      const int64_t pick = random.Pick(0, static_cast<int64_t>(taken.size()) - 1);
+      ASSERT_OK(WriteBlock(tensors, *sink, taken[pick]));
+      taken.erase(taken.begin() + pick);
+
+      EXPECT_LE(sink->held_bytes(), static_cast<int64_t>(taken.size()) * sink->ScratchBytes());
+      most = std::max(most, sink->held_bytes());
+    }
+    ASSERT_OK(sink->Finish());
+    for (int64_t file = 0; file < 6; ++file) {
+      ExpectSealed(fs, JoinPath(directory, files[file].name), sink->written_files()[file]);
+    }
+  }
+  EXPECT_GT(most, 0);
 }
 
 TEST(TorchSinkTest, NothingIsCreatedBeforeTheFirstWrite) {

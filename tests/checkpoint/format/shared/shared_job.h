@@ -3,13 +3,19 @@
 
 // Jobs of threads that write common files.
 
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "checkpoint/coordination/thread_exchange.h"
+#include "checkpoint/plan/job_layout.h"
+#include "checkpoint/storage/memory_file_system.h"
+#include "gmock/gmock.h"
 #include "tests/checkpoint/format/distributed/job.h"
+#include "tests/testing/directory_contents.h"
+#include "tests/testing/status_matchers.h"
 
 namespace waypoint {
 
@@ -41,8 +47,7 @@ struct SharedJob {
     exchanges = NewThreadExchanges(borrowed);
   }
 
-  SaveOptions Options(int rank) const {
-    SaveOptions options;
+  SaveOptions Options(int rank, SaveOptions options = {}) const {
     options.coordinator = coordinators[rank].get();
     options.exchange = exchanges[rank].get();
     options.coordination_timeout = absl::Seconds(20);
@@ -67,6 +72,73 @@ struct SharedJob {
     return statuses;
   }
 };
+
+// What is saved.
+struct Model {
+  CheckpointMetadata metadata;
+  TensorSource* tensors = nullptr;
+  std::vector<Asset> assets;
+};
+
+inline DirectoryContents SavedByOne(const Model& model, const WriteOptions& options) {
+  MemoryFileSystem fs;
+  EXPECT_OK(WriteCheckpoint(fs, "/out", options, model.metadata, *model.tensors, model.assets));
+  return ReadContents(fs, "/out");
+}
+
+// Every byte of every file was written once.
+inline void ExpectWrittenOnce(const std::vector<std::unique_ptr<FaultFileSystem>>& file_systems,
+                              const DirectoryContents& contents) {
+  std::map<std::string, std::map<int64_t, int64_t>> ranges;  // file -> begin -> bytes
+  for (const auto& fs : file_systems) {
+    for (const FileCall& call : fs->trace()) {
+      if (call.kind == FileCall::kWrite && call.bytes > 0) {
+        EXPECT_TRUE(ranges[BaseName(call.path)].emplace(call.offset, call.bytes).second) << call.path;
+      }
+    }
+  }
+  for (const auto& [name, bytes] : contents) {
+    int64_t end = 0;
+    for (const auto& [begin, size] : ranges[BaseName(name)]) {
+      EXPECT_EQ(begin, end) << name;
+      end = begin + size;
+    }
+    EXPECT_EQ(end, static_cast<int64_t>(bytes.size())) << name;
+  }
+}
+
+// The job's files, after checks of what was written and held.
+inline DirectoryContents SavedByMany(const Model& model, const WriteOptions& options, Layout layout, int world_size) {
+  MemoryFileSystem disk;
+  std::vector<std::unique_ptr<FaultFileSystem>> file_systems;
+  for (int rank = 0; rank < world_size; ++rank) {
+    file_systems.push_back(std::make_unique<FaultFileSystem>(disk));
+  }
+  SharedJob job(NewThreadCoordinators(world_size));
+  std::vector<TransferStats> stats(world_size);
+  const auto statuses = job.Run([&](int rank) {
+    RankSource mine(*model.tensors, layout, rank, world_size);
+    WriteOptions own = options;
+    own.save = job.Options(rank, options.save);
+    const auto written = WriteCheckpoint(*file_systems[rank], "/out", own, model.metadata, mine, model.assets);
+    stats[rank] = written.value_or(TransferStats());
+    return written.status();
+  });
+  EXPECT_THAT(statuses, ::testing::Each(IsOk()));
+  const DirectoryContents contents = ReadContents(disk, "/out");
+  ExpectWrittenOnce(file_systems, contents);
+  std::vector<Manifest> held_by_rank;
+  for (int rank = 0; rank < world_size; ++rank) {
+    held_by_rank.push_back(RankManifest(model.tensors->manifest(), layout, rank, world_size));
+  }
+  // Else nothing crosses ranks.
+  if (!JobLayout::Create(held_by_rank)->all_hold_all()) {
+    for (const TransferStats& held : stats) {
+      EXPECT_LE(held.peak_bytes_in_flight, int64_t{4} << 20);
+    }
+  }
+  return contents;
+}
 
 }  // namespace waypoint
 

@@ -1,7 +1,6 @@
 // Many ranks write the files of one: the same bytes, each once, within the bound.
 
 #include <atomic>
-#include <map>
 #include <tuple>
 
 #include "checkpoint/base/registry.h"
@@ -19,75 +18,12 @@ namespace {
 using ::testing::Each;
 using ::testing::HasSubstr;
 
-struct Model {
-  CheckpointMetadata metadata;
-  TensorSource* tensors = nullptr;
-  std::vector<Asset> assets;
-};
-
 WriteOptions Options(const std::string& format) {
   WriteOptions options;
   options.format = format;
   options.save.max_shard_bytes = 3'000'000;
   options.transfer.threads = 2;
   return options;
-}
-
-DirectoryContents SavedByOne(const Model& model, const WriteOptions& options) {
-  MemoryFileSystem fs;
-  EXPECT_OK(WriteCheckpoint(fs, "/out", options, model.metadata, *model.tensors, model.assets));
-  return ReadContents(fs, "/out");
-}
-
-// Every byte of every file was written once.
-void ExpectWrittenOnce(const std::vector<std::unique_ptr<FaultFileSystem>>& file_systems,
-                       const DirectoryContents& contents) {
-  std::map<std::string, std::map<int64_t, int64_t>> ranges;  // file -> begin -> bytes
-  for (const auto& fs : file_systems) {
-    for (const FileCall& call : fs->trace()) {
-      if (call.kind == FileCall::kWrite && call.bytes > 0) {
-        EXPECT_TRUE(ranges[BaseName(call.path)].emplace(call.offset, call.bytes).second) << call.path;
-      }
-    }
-  }
-  for (const auto& [name, bytes] : contents) {
-    int64_t end = 0;
-    for (const auto& [begin, size] : ranges[BaseName(name)]) {
-      EXPECT_EQ(begin, end) << name;
-      end = begin + size;
-    }
-    EXPECT_EQ(end, static_cast<int64_t>(bytes.size())) << name;
-  }
-}
-
-// The job's files, after checks of what was written and held.
-DirectoryContents SavedByMany(const Model& model, const WriteOptions& options, Layout layout, int world_size) {
-  MemoryFileSystem disk;
-  std::vector<std::unique_ptr<FaultFileSystem>> file_systems;
-  for (int rank = 0; rank < world_size; ++rank) {
-    file_systems.push_back(std::make_unique<FaultFileSystem>(disk));
-  }
-  SharedJob job(NewThreadCoordinators(world_size));
-  std::vector<TransferStats> stats(world_size);
-  const auto statuses = job.Run([&](int rank) {
-    RankSource mine(*model.tensors, layout, rank, world_size);
-    WriteOptions own = options;
-    own.save = job.Options(rank);
-    own.save.max_shard_bytes = options.save.max_shard_bytes;
-    own.save.weights_dtype = options.save.weights_dtype;
-    const auto written = WriteCheckpoint(*file_systems[rank], "/out", own, model.metadata, mine, model.assets);
-    stats[rank] = written.value_or(TransferStats());
-    return written.status();
-  });
-  EXPECT_THAT(statuses, Each(IsOk()));
-  const DirectoryContents contents = ReadContents(disk, "/out");
-  ExpectWrittenOnce(file_systems, contents);
-  if (layout != Replicated && world_size > 1) {
-    for (const TransferStats& held : stats) {
-      EXPECT_LE(held.peak_bytes_in_flight, int64_t{4} << 20);
-    }
-  }
-  return contents;
 }
 
 // A fixture's Hugging Face directory: a copy, since a test sees its data as links, which lead out of the directory.
@@ -162,26 +98,6 @@ TEST(SharedWriteErrorTest, WithoutAnExchangePartsOfTensorsAreRefusedByAll) {
   });
 
   EXPECT_THAT(statuses, Each(IsKind(ErrorKind::kRequest, HasSubstr("no exchange"))));
-  EXPECT_THAT(disk.List("/").value(), ::testing::IsEmpty());
-}
-
-TEST(SharedWriteErrorTest, OtherFilesThanSafetensorsAreRefusedByAll) {
-  const TempDirectory directory;
-  const std::string original = CopyFixture(directory, "llama2_fp32");
-  ASSERT_OK_AND_ASSIGN(CheckpointFormat * format, DetectFormat(PosixFileSystem(), original));
-  ASSERT_OK_AND_ASSIGN(const OpenedCheckpoint opened, format->Open(PosixFileSystem(), original, {}));
-  MemoryFileSystem disk;
-  SharedJob job(NewThreadCoordinators(2));
-
-  const auto statuses = job.Run([&](int rank) {
-    RankSource mine(*opened.tensors, Rows, rank, 2);
-    WriteOptions options = Options("llama");
-    options.save = job.Options(rank);
-    options.save.format_options["weights"] = "bin";
-    return WriteCheckpoint(disk, "/out", options, opened.metadata, mine, {}).status();
-  });
-
-  EXPECT_THAT(statuses, Each(IsKind(ErrorKind::kUnsupported, HasSubstr("safetensors files only"))));
   EXPECT_THAT(disk.List("/").value(), ::testing::IsEmpty());
 }
 
