@@ -155,6 +155,7 @@ class OneRankFormat : public CheckpointFormat {
   bool external() const override { return true; }
   bool supports_optimizer_state() const override { return false; }
   absl::StatusOr<bool> Probe(FileSystem&, const std::string&) override { return false; }
+  bool Makes(const DirectoryEntry&) const override { return false; }
   absl::StatusOr<OpenedCheckpoint> Open(FileSystem&, const std::string&, const LoadOptions&) override {
     return MakeError(ErrorKind::kUnsupported, "not read");
   }
