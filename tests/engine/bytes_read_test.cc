@@ -271,6 +271,18 @@ TEST(BytesReadTest, ColumnsAreCheckedByWhoPaysForIt) {
   EXPECT_GE(LoadRank(fs, state, IsColumns).unchecked, 0.5);
 }
 
+// Conversions have the whole bandwidth of the disk to themselves: few large reads are what they want.
+TEST(BytesReadTest, ColumnsComeInFewPiecesForWhoPaysForIt) {
+  CountingFileSystem fs;
+  SaveWhole(fs, "llama", false);
+  const LiveState state = StateOf(Cut::kTensor, 1, 3, false);
+  LoadOptions options;
+  options.max_over_read = std::numeric_limits<double>::infinity();
+
+  EXPECT_LE(LoadRank(fs, state, IsColumns, options).calls, 100);
+  EXPECT_GE(LoadRank(fs, state, IsColumns).calls, 3000);
+}
+
 // What conversions and whole loads do: few calls, large ones, every byte once.
 TEST(BytesReadTest, WholeReadsAreFewAndLarge) {
   for (const std::string format : {"native", "llama"}) {

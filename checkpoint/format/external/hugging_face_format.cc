@@ -34,6 +34,7 @@ absl::StatusOr<std::unique_ptr<TensorSource>> OpenWeights(FileSystem& fs, HfDire
     TorchSourceOptions source_options;
     source_options.reader.window_bytes = options.window_bytes;
     source_options.reader.gap_bytes = options.gap_bytes;
+    source_options.reader.max_over_read = options.max_over_read;
     source_options.verify = options.verify_digests;
     source_options.verify_whole = options.verify_whole_records;
     return TorchSource::Create(fs, std::move(files), source_options);
@@ -45,6 +46,7 @@ absl::StatusOr<std::unique_ptr<TensorSource>> OpenWeights(FileSystem& fs, HfDire
   SafetensorsSourceOptions source_options;
   source_options.window_bytes = options.window_bytes;
   source_options.gap_bytes = options.gap_bytes;
+  source_options.max_over_read = options.max_over_read;
   return SafetensorsSource::Create(fs, std::move(files), source_options);
 }
 

@@ -116,6 +116,7 @@ class Opener {
     TorchSourceOptions source_options;
     source_options.reader.window_bytes = options_.window_bytes;
     source_options.reader.gap_bytes = options_.gap_bytes;
+    source_options.reader.max_over_read = options_.max_over_read;
     source_options.verify = options_.verify_digests;
     source_options.verify_whole = options_.verify_whole_records;
     std::vector<TorchContents> contents;

@@ -52,6 +52,7 @@ absl::StatusOr<OpenedCheckpoint> OpenDirectory(FileSystem& fs, ReferenceDirector
   TorchSourceOptions source_options;
   source_options.reader.window_bytes = options.window_bytes;
   source_options.reader.gap_bytes = options.gap_bytes;
+  source_options.reader.max_over_read = options.max_over_read;
   source_options.verify = options.verify_digests;
   source_options.verify_whole = options.verify_whole_records;
   WAYPOINT_ASSIGN_OR_RETURN(checkpoint.files, TorchSource::Create(fs, std::move(directory.files), source_options));
