@@ -241,7 +241,12 @@ class RunReader::FileRead {
 
   absl::Status ReadPiece(const Piece& piece, char* memory) {
     if (piece.small()) {
-      return ReadBytes(piece.begin, piece.end, piece, memory);
+      // In one, unless windows are even smaller.
+      const int64_t most_bytes = ScratchBytesOf(piece);
+      for (int64_t begin = piece.begin; begin < piece.end; begin += most_bytes) {
+        WAYPOINT_RETURN_IF_ERROR(ReadBytes(begin, std::min(begin + most_bytes, piece.end), piece, memory));
+      }
+      return absl::OkStatus();
     }
     const int64_t grain_bytes = GrainOf(piece);
     const int64_t most = WindowBytes(piece);
