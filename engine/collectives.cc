@@ -1,5 +1,6 @@
 #include "engine/collectives.h"
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -69,7 +70,8 @@ absl::StatusOr<std::unique_ptr<ProcessGroups>> ProcessGroups::Create(const C10dO
   impl->shape = shape;
   impl->here = CoordinatesOf(shape, rendezvous.rank);
   C10dOptions meeting = rendezvous;
-  meeting.connect_timeout = options.timeout;
+  // c10d connects within whole seconds, and not at all within none.
+  meeting.connect_timeout = std::min(rendezvous.connect_timeout, std::max(options.timeout, absl::Seconds(1)));
   WAYPOINT_ASSIGN_OR_RETURN(const auto store, ConnectC10dStore(meeting));
   for (const MeshAxis axis : {MeshAxis::kTensor, MeshAxis::kData, MeshAxis::kPipeline, MeshAxis::kWorld}) {
     Group& group = impl->group(axis);
