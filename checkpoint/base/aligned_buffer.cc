@@ -3,15 +3,20 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cstdlib>
 
 namespace waypoint {
 
 char* AllocatePages(size_t bytes) {
   const int64_t rounded = AlignUp(std::max<int64_t>(static_cast<int64_t>(bytes), 1), kDirectAlignment);
   const int64_t huge = AlignDown(rounded, kHugePageBytes);
-  void* const data = std::aligned_alloc(huge > 0 ? kHugePageBytes : kDirectAlignment, rounded);
+  void* data = nullptr;
+  // Not aligned_alloc, whose sizes are multiples of the alignment.
+  if (posix_memalign(&data, huge > 0 ? kHugePageBytes : kDirectAlignment, rounded) != 0) {
+    return nullptr;
+  }
 #ifdef MADV_HUGEPAGE
-  if (huge > 0 && data != nullptr) {
+  if (huge > 0) {
     // Refused only by kernels without huge pages, where small ones serve.
     madvise(data, huge, MADV_HUGEPAGE);
   }
