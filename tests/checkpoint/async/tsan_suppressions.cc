@@ -1,5 +1,5 @@
-// For --config=tsan.  Debian's Abseil is not instrumented: the sanitizer sees threads share an absl::Status, but not that
-// its reference count, which is lowered inside the library, puts their uses in order.
+// For --config=tsan.  Debian's Abseil is not instrumented: the sanitizer sees threads share an absl::Status, but not
+// that its reference count, which is lowered inside the library, puts their uses in order.
 
 extern "C" const char* __tsan_default_suppressions() {
   return "race:absl::debian3::Status::Unref\n"
