@@ -10,6 +10,7 @@
 #include "tests/engine/job_run.h"
 #include "tests/engine/layouts.h"
 #include "tests/engine/tiny_run.h"
+#include "tests/testing/one_rank_format.h"
 #include "tests/testing/status_matchers.h"
 
 namespace waypoint::engine {
@@ -147,25 +148,7 @@ TEST(ParallelTest, MeshesThatDoNotFitAreRefusedOnAllRanks) {
               Each(IsKind(ErrorKind::kRequest, HasSubstr("checkpoint.format"))));
 }
 
-// Neither read nor written here.
-class OneRankFormat : public CheckpointFormat {
- public:
-  std::string name() const override { return "one_rank"; }
-  std::string description() const override { return "written by one rank"; }
-  bool external() const override { return true; }
-  bool supports_optimizer_state() const override { return false; }
-  absl::StatusOr<bool> Probe(FileSystem&, const std::string&) override { return false; }
-  bool Makes(const DirectoryEntry&) const override { return false; }
-  absl::StatusOr<OpenedCheckpoint> Open(FileSystem&, const std::string&, const LoadOptions&) override {
-    return MakeError(ErrorKind::kUnsupported, "not read");
-  }
-  absl::StatusOr<std::unique_ptr<CheckpointWriter>> Create(FileSystem&, const std::string&, const CheckpointMetadata&,
-                                                           TensorSource&, const std::vector<Asset>&,
-                                                           const SaveOptions&) override {
-    return MakeError(ErrorKind::kUnsupported, "not written");
-  }
-};
-std::unique_ptr<CheckpointFormat> NewOneRankFormat() { return std::make_unique<OneRankFormat>(); }
+std::unique_ptr<CheckpointFormat> NewOneRankFormat() { return std::make_unique<OneRankFormat>(/*external=*/true); }
 WAYPOINT_REGISTER(CheckpointFormat, "one_rank", NewOneRankFormat);
 
 TEST(ParallelTest, ExportsThatManyRanksCannotWriteAreRefusedAtTheStart) {

@@ -9,6 +9,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/checkpoint/format/distributed/job.h"
+#include "tests/testing/one_rank_format.h"
 #include "tests/testing/status_matchers.h"
 
 namespace waypoint {
@@ -148,25 +149,7 @@ TEST(DistributedFormatTest, RanksThatDisagreeAllLearnIt) {
   EXPECT_THAT(CheckpointRoot(fs, "/run").List().value(), ::testing::IsEmpty());
 }
 
-// Neither read nor written here.
-class OneRankFormat : public CheckpointFormat {
- public:
-  std::string name() const override { return "one_rank"; }
-  std::string description() const override { return "written by one rank"; }
-  bool external() const override { return false; }
-  bool supports_optimizer_state() const override { return true; }
-  absl::StatusOr<bool> Probe(FileSystem&, const std::string&) override { return false; }
-  bool Makes(const DirectoryEntry&) const override { return false; }
-  absl::StatusOr<OpenedCheckpoint> Open(FileSystem&, const std::string&, const LoadOptions&) override {
-    return MakeError(ErrorKind::kUnsupported, "not read");
-  }
-  absl::StatusOr<std::unique_ptr<CheckpointWriter>> Create(FileSystem&, const std::string&, const CheckpointMetadata&,
-                                                           TensorSource&, const std::vector<Asset>&,
-                                                           const SaveOptions&) override {
-    return MakeError(ErrorKind::kUnsupported, "not written");
-  }
-};
-std::unique_ptr<CheckpointFormat> NewOneRankFormat() { return std::make_unique<OneRankFormat>(); }
+std::unique_ptr<CheckpointFormat> NewOneRankFormat() { return std::make_unique<OneRankFormat>(/*external=*/false); }
 WAYPOINT_REGISTER(CheckpointFormat, "one_rank", NewOneRankFormat);
 
 TEST(DistributedFormatTest, FormatsOfOneRankRefuseAJobOfMany) {
