@@ -17,12 +17,15 @@ namespace {
 constexpr int64_t kLargePieceBytes = 64 << 10;
 // A shorter piece is not worth a call of its own.
 constexpr int64_t kTinyPieceBytes = 32;
+// Windows end at multiples of this at least, so that they cut no element that lies at a multiple of its size.
+constexpr int64_t kElementAlignment = 8;
 // Small pieces that the kernel is told of ahead, so that the device has a queue.
 constexpr size_t kPiecesAhead = 256;
 
 bool ComesBefore(const FileRun& a, const FileRun& b) { return std::tie(a.file, a.offset) < std::tie(b.file, b.offset); }
 
-// Copies the bytes [begin, end) of the file, which `data` holds, as far as the run wants them.  Elements may be cut.
+// Copies the bytes [begin, end) of the file, which `data` holds, as far as the run wants them.  Elements may be cut,
+// unless they are cast.
 void CopyPart(const FileRun& run, int64_t begin, int64_t end, char* data) {
   int64_t done = std::max(begin, run.offset) - run.offset;
   const int64_t stop = std::min(end, run.end()) - run.offset;
@@ -30,6 +33,11 @@ void CopyPart(const FileRun& run, int64_t begin, int64_t end, char* data) {
     return;
   }
   data += run.offset + done - begin;
+  if (run.cast != nullptr) {
+    run.cast->Apply(data, run.to + done / run.element_bytes * run.to_stride, run.to_stride,
+                    (stop - done) / run.element_bytes);
+    return;
+  }
   const bool dense = run.to_stride == run.element_bytes;
   const int64_t element_bytes = dense ? 1 : run.element_bytes;
   const int64_t stride = dense ? 1 : run.to_stride;
@@ -207,7 +215,8 @@ class RunReader::FileRead {
   }
 
   int64_t GrainOf(const Piece& piece) const {
-    return description_.checked_by_grain && !piece.grains ? kDirectAlignment : description_.grain_bytes;
+    return description_.checked_by_grain && !piece.grains ? kDirectAlignment
+                                                          : std::max(description_.grain_bytes, kElementAlignment);
   }
   // What is read of a large piece at once.
   int64_t WindowBytes(const Piece& piece) const { return std::min(piece.bytes(), window_bytes_) + 2 * GrainOf(piece); }
@@ -243,8 +252,11 @@ class RunReader::FileRead {
     if (piece.small()) {
       // In one, unless windows are even smaller.
       const int64_t most_bytes = ScratchBytesOf(piece);
-      for (int64_t begin = piece.begin; begin < piece.end; begin += most_bytes) {
-        WAYPOINT_RETURN_IF_ERROR(ReadBytes(begin, std::min(begin + most_bytes, piece.end), piece, memory));
+      for (int64_t begin = piece.begin; begin < piece.end;) {
+        const int64_t end =
+            piece.end - begin <= most_bytes ? piece.end : AlignDown(begin + most_bytes, kElementAlignment);
+        WAYPOINT_RETURN_IF_ERROR(ReadBytes(begin, end, piece, memory));
+        begin = end;
       }
       return absl::OkStatus();
     }

@@ -29,6 +29,7 @@
 #include "checkpoint/container/chunk_plan.h"
 #include "checkpoint/container/shared_chunks.h"
 #include "checkpoint/storage/file_system.h"
+#include "checkpoint/tensor/cast.h"
 
 namespace waypoint {
 
@@ -37,9 +38,11 @@ struct FileRun {
   int64_t file = 0;
   int64_t offset = 0;
   int64_t elements = 0;
-  int element_bytes = 0;
+  int element_bytes = 0;  // in the file
   char* to = nullptr;
   int64_t to_stride = 0;
+  // Converts the elements on the way; borrowed.  Only where offset % element_bytes == 0.
+  ElementCast* cast = nullptr;
 
   int64_t end() const { return offset + elements * element_bytes; }
 };

@@ -15,6 +15,7 @@
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "checkpoint/tensor/box.h"
+#include "checkpoint/tensor/cast.h"
 #include "checkpoint/tensor/manifest.h"
 
 namespace waypoint {
@@ -22,9 +23,11 @@ namespace waypoint {
 struct ReadRequest {
   int64_t tensor = 0;  // index into the source's manifest
   Box box;             // inside the tensor's shape (and inside one of its boxes, where it has any)
-  // to.sizes == box.sizes, to.element_bytes == bytes of the dtype.
+  // to.sizes == box.sizes, to.element_bytes == bytes of the dtype, or of what it is cast to.
   // Tensors of sub-byte elements are read whole only: `to` then is one dimension of bytes.
   StridedSpan to;
+  // Converts the elements on the way; borrowed.  Only for tensors that the source CanCast; cast->from is their dtype.
+  ElementCast* cast = nullptr;
 };
 
 // Calls back with batches of requests.
@@ -51,6 +54,10 @@ class TensorSource {
   // read what lies between two of them once.  A hint: any other Read works too.  `to` points nowhere.  A source may go
   // through the list more than once, or not at all.
   virtual void Expect(RequestList requests) {}
+
+  // May requests for this tensor have a cast?  Saves whoever converts the memory and the copy of the tensor before the
+  // conversion.
+  virtual bool CanCast(int64_t tensor) const { return false; }
 
   // So far.  Zeros where nothing is counted.
   virtual ReadStats stats() const { return {}; }

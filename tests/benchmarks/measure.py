@@ -1,6 +1,7 @@
 """What the comparison scripts share: cold, synced, side by side."""
 
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -38,12 +39,15 @@ def cp(source, target):
 
 
 def in_turn(measurements, rounds, clean):
-    """{name: [value of each round]}; every measurement once a round, in an order that turns from round to round."""
-    names = list(measurements)
-    values = {name: [] for name in names}
+    """{name: [value of each round]}; every measurement once a round, in an order that is drawn anew for each.
+
+    Who runs before leaves the machine as it likes: a virtual one, for instance, with memory that the host has already
+    found for it, or without.  So nobody always comes after the same other one.  The same draw in every run.
+    """
+    draw = random.Random(1)
+    values = {name: [] for name in measurements}
     for round_number in range(rounds):
-        turn = round_number % len(names)
-        for name in names[turn:] + names[:turn]:
+        for name in draw.sample(list(measurements), len(measurements)):
             values[name].append(measurements[name]())
             clean()
             print("round %d: %-30s %s" % (round_number + 1, name, values[name][-1]), file=sys.stderr)

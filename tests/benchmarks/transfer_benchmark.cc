@@ -5,8 +5,8 @@
 
 #include "benchmark/benchmark.h"
 #include "checkpoint/base/digest.h"
-#include "checkpoint/convert/weights/cast.h"
 #include "checkpoint/tensor/box.h"
+#include "checkpoint/tensor/cast.h"
 #include "checkpoint/tensor/tensor_sink.h"
 #include "checkpoint/tensor/transfer.h"
 #include "tests/testing/memory_source.h"

@@ -43,6 +43,10 @@ class MemorySource : public TensorSource {
         std::memcpy(request.to.data, data, bytes_[request.tensor].size());
         continue;
       }
+      if (request.cast != nullptr) {
+        Cast(request, data);
+        continue;
+      }
       StridedSpan from = StridedSpan::Contiguous(data, DTypeBytes(meta.dtype), meta.shape);
       for (int dim = 0; dim < request.box.rank(); ++dim) {
         from = from.Narrow(dim, request.box.offsets[dim], request.box.sizes[dim]);
@@ -52,7 +56,30 @@ class MemorySource : public TensorSource {
     return absl::OkStatus();
   }
 
+  bool CanCast(int64_t tensor) const override { return casts_ && tensor % 2 == 0; }
+  // From now on casts every other tensor while it is read.
+  void CastOnRead() { casts_ = true; }
+
  private:
+  // Element by element.
+  void Cast(const ReadRequest& request, const char* data) const {
+    const TensorMeta& meta = manifest_[request.tensor];
+    Dims index(request.box.rank(), 0);
+    for (int64_t i = 0; i < request.box.num_elements(); ++i) {
+      int64_t from = 0;
+      char* to = request.to.data;
+      for (int d = 0; d < request.box.rank(); ++d) {
+        from = from * meta.shape[d] + request.box.offsets[d] + index[d];
+        to += index[d] * request.to.strides[d];
+      }
+      request.cast->Apply(data + from * DTypeBytes(meta.dtype), to, request.to.element_bytes, 1);
+      for (int d = request.box.rank() - 1; d >= 0 && ++index[d] == request.box.sizes[d]; --d) {
+        index[d] = 0;
+      }
+    }
+  }
+
+  bool casts_ = false;
   Manifest manifest_;
   std::vector<std::vector<char>> bytes_;
 };

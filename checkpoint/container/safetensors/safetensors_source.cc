@@ -55,11 +55,16 @@ void SafetensorsSource::AddRuns(const ReadRequest& request, std::vector<FileRun>
     runs.push_back({place.file, place.begin, request.to.sizes[0], 1, request.to.data, 1});
     return;
   }
-  ForEachRun(meta.shape, request.box, request.to,
-             [&](int64_t begin, int64_t elements, char* data, int64_t stride_bytes) {
-               const int bytes = request.to.element_bytes;
-               runs.push_back({place.file, place.begin + begin * bytes, elements, bytes, data, stride_bytes});
-             });
+  ForEachRun(
+      meta.shape, request.box, request.to, [&](int64_t begin, int64_t elements, char* data, int64_t stride_bytes) {
+        const int bytes = DTypeBytes(meta.dtype);
+        runs.push_back({place.file, place.begin + begin * bytes, elements, bytes, data, stride_bytes, request.cast});
+      });
+}
+
+bool SafetensorsSource::CanCast(int64_t tensor) const {
+  const DType dtype = manifest_[tensor].dtype;
+  return IsCastable(dtype) && places_[tensor].begin % DTypeBytes(dtype) == 0;
 }
 
 absl::Status SafetensorsSource::Read(absl::Span<const ReadRequest> requests) {

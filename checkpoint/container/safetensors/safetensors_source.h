@@ -38,6 +38,7 @@ class SafetensorsSource : public TensorSource {
   const Manifest& manifest() const override { return manifest_; }
   // Errors: E_IO, E_TRUNCATED, E_CHECKSUM; messages name the file and the offset.
   absl::Status Read(absl::Span<const ReadRequest> requests) override;
+  bool CanCast(int64_t tensor) const override;
   int64_t ScratchBytes(int64_t block_bytes) const override { return reader_->ScratchBytes(block_bytes); }
 
   void Expect(RequestList requests) override;

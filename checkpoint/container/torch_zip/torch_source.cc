@@ -145,6 +145,11 @@ int64_t TorchSource::ScratchBytes(int64_t block_bytes) const {
   return reader_->ScratchBytes(block_bytes) + static_cast<int64_t>(kBatchRuns * sizeof(FileRun));
 }
 
+bool TorchSource::CanCast(int64_t tensor) const {
+  const DType dtype = manifest_[tensor].dtype;
+  return IsCastable(dtype) && places_[tensor].begin % DTypeBytes(dtype) == 0;
+}
+
 absl::Status TorchSource::Read(absl::Span<const ReadRequest> requests) {
   for (const ReadRequest& request : requests) {
     Record& record = *records_[places_[request.tensor].record];
@@ -156,10 +161,10 @@ absl::Status TorchSource::Read(absl::Span<const ReadRequest> requests) {
   for (const ReadRequest& request : requests) {
     const Place& place = places_[request.tensor];
     const int64_t run_file = records_[place.record]->run_file;
-    const int bytes = request.to.element_bytes;
+    const int bytes = DTypeBytes(manifest_[request.tensor].dtype);
     WAYPOINT_RETURN_IF_ERROR(ForEachStridedRun(
         place.strides, request.box, request.to, [&](int64_t begin, int64_t elements, char* data, int64_t stride_bytes) {
-          runs.push_back({run_file, place.begin + begin * bytes, elements, bytes, data, stride_bytes});
+          runs.push_back({run_file, place.begin + begin * bytes, elements, bytes, data, stride_bytes, request.cast});
           return runs.size() < kBatchRuns ? absl::OkStatus() : reader_->Read(std::exchange(runs, {}));
         }));
   }

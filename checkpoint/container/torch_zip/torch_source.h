@@ -51,6 +51,7 @@ class TorchSource : public TensorSource {
   const Manifest& manifest() const override { return manifest_; }
   // Errors: E_IO, E_TRUNCATED, E_CHECKSUM, E_ZIP (compressed data); messages name the file, the record and the offset.
   absl::Status Read(absl::Span<const ReadRequest> requests) override;
+  bool CanCast(int64_t tensor) const override;
   int64_t ScratchBytes(int64_t block_bytes) const override;
 
   ReadStats stats() const override { return {reader_->bytes_read(), 0}; }

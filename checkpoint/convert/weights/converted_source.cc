@@ -9,14 +9,16 @@
 namespace waypoint {
 namespace {
 
-// Input bytes per output byte of the widest cast in an expression, casts in casts added.
-double CastExpansion(const Expr& expression) {
+// Input bytes per output byte of the widest cast in an expression, casts in casts added.  Nothing for casts that the
+// source makes.
+double CastExpansion(const Expr& expression, const TensorSource* source) {
   double expansion = 0;
   for (const Expr& input : expression->inputs()) {
-    expansion = std::max(expansion, CastExpansion(input));
+    expansion = std::max(expansion, CastExpansion(input, source));
   }
-  if (expression->kind() == Expression::Kind::kCast) {
-    const double ratio = static_cast<double>(DTypeBytes(expression->input()->dtype())) / DTypeBytes(expression->dtype());
+  if (expression->kind() == Expression::Kind::kCast && !IsCastOnRead(*expression, source)) {
+    const double ratio =
+        static_cast<double>(DTypeBytes(expression->input()->dtype())) / DTypeBytes(expression->dtype());
     expansion = ratio * (1 + expansion);
   }
   return expansion;
@@ -42,8 +44,7 @@ absl::StatusOr<std::unique_ptr<ConvertedSource>> ConvertedSource::Create(std::un
 absl::Status ConvertedSource::Init(std::vector<ConvertedTensor> tensors) {
   if (auto* converted = dynamic_cast<ConvertedSource*>(inner_)) {
     for (ConvertedTensor& tensor : tensors) {
-      WAYPOINT_ASSIGN_OR_RETURN(tensor.expression,
-                                Substitute(tensor.expression, [converted](const Expression& ref) {
+      WAYPOINT_ASSIGN_OR_RETURN(tensor.expression, Substitute(tensor.expression, [converted](const Expression& ref) {
                                   return converted->tensors_[ref.tensor()].expression;
                                 }));
     }
@@ -56,7 +57,7 @@ absl::Status ConvertedSource::Init(std::vector<ConvertedTensor> tensors) {
     meta.dtype = tensor.expression->dtype();
     meta.shape = tensor.expression->shape();
     WAYPOINT_RETURN_IF_ERROR(manifest_.Add(std::move(meta)));
-    cast_expansion_ = std::max(cast_expansion_, CastExpansion(tensor.expression));
+    cast_expansion_ = std::max(cast_expansion_, CastExpansion(tensor.expression, inner_));
   }
   return absl::OkStatus();
 }
@@ -71,7 +72,7 @@ void ConvertedSource::Expect(RequestList requests) {
     requests([&](absl::Span<const ReadRequest> batch) {
       for (const ReadRequest& request : batch) {
         // One at a time: a re-layout of many runs makes many requests.
-        Lowering lowering([&request](int64_t) { return request.to.data; });
+        Lowering lowering(inner_, [&request](int64_t) { return request.to.data; });
         lowering.Add(tensors_[request.tensor].expression, request.box, request.to);
         visit(lowering.requests());
       }
@@ -89,7 +90,7 @@ absl::Status ConvertedSource::Read(absl::Span<const ReadRequest> requests) {
     wanted += NumElements(request.to.sizes) * request.to.element_bytes;
   }
   wanted = static_cast<int64_t>(cast_expansion_ * static_cast<double>(wanted));
-  Lowering lowering([&](int64_t bytes) {
+  Lowering lowering(inner_, [&](int64_t bytes) {
     bytes = AlignUp(bytes, 64);
     if (bytes > left) {
       left = std::max(bytes, wanted + 64 * static_cast<int64_t>(requests.size()));

@@ -3,8 +3,9 @@
 
 // A TensorSource whose tensors are expressions over another source's tensors.
 //
-// A read is rewritten, region by region, to reads of the inputs straight into the caller's memory; only casts need
-// scratch.  A conversion of a conversion is composed and simplified when it is made, so there is never a chain.
+// A read is rewritten, region by region, to reads of the inputs straight into the caller's memory; only casts that the
+// inner source does not make (TensorSource::CanCast) need scratch.  A conversion of a conversion is composed and
+// simplified when it is made, so there is never a chain.
 
 #include <memory>
 #include <string>
@@ -49,7 +50,7 @@ class ConvertedSource : public TensorSource {
   std::unique_ptr<TensorSource> owned_;
   std::vector<ConvertedTensor> tensors_;
   Manifest manifest_;
-  // Largest number of input bytes that a cast needs for one byte of output; 0 without casts.
+  // Largest number of input bytes that a cast needs for one byte of output; 0 without casts of our own.
   double cast_expansion_ = 0;
   BufferPool scratch_;
 };

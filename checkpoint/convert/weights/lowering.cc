@@ -5,31 +5,21 @@
 
 #include "absl/strings/str_cat.h"
 #include "checkpoint/base/error.h"
-#include "checkpoint/convert/weights/cast.h"
 
 namespace waypoint {
 namespace {
 
-// Casts one contiguous array to strided memory, row by row.  Returns how many elements overflow.
-int64_t CastStrided(DType from_dtype, const char* from, DType to_dtype, const StridedSpan& to, int dim,
-                    int64_t* position) {
-  const int64_t from_bytes = DTypeBytes(from_dtype);
-  const int rank = static_cast<int>(to.sizes.size());
-  if (dim == rank - 1 && to.strides[dim] == to.element_bytes) {
-    const int64_t begin = *position;
-    *position += to.sizes[dim];
-    return CastElements(from_dtype, from + begin * from_bytes, to_dtype, to.data, to.sizes[dim]);
+// Can the source cast whatever an expression is made of?
+bool CanCastInputs(const Expression& expression, const TensorSource& source) {
+  switch (expression.kind()) {
+    case Expression::Kind::kRef:
+      return source.CanCast(expression.tensor());
+    case Expression::Kind::kCast:
+      return false;
+    default:
+      return std::all_of(expression.inputs().begin(), expression.inputs().end(),
+                         [&source](const Expr& input) { return CanCastInputs(*input, source); });
   }
-  if (dim == rank) {
-    return CastElements(from_dtype, from + (*position)++ * from_bytes, to_dtype, to.data, 1);
-  }
-  int64_t overflows = 0;
-  StridedSpan part = to;
-  for (int64_t i = 0; i < to.sizes[dim]; ++i) {
-    part.data = to.data + i * to.strides[dim];
-    overflows += CastStrided(from_dtype, from, to_dtype, part, dim + 1, position);
-  }
-  return overflows;
 }
 
 absl::Status OverflowError(const Expression& cast, int64_t overflows, int64_t elements) {
@@ -45,18 +35,24 @@ absl::Status OverflowError(const Expression& cast, int64_t overflows, int64_t el
 
 }  // namespace
 
-void Lowering::Add(const Expr& expression, const Box& box, const StridedSpan& to) {
+bool IsCastOnRead(const Expression& cast, const TensorSource* source) {
+  return source != nullptr && CanCastInputs(*cast.input(), *source);
+}
+
+void Lowering::Add(const Expr& expression, const Box& box, const StridedSpan& to) { Add(expression, box, to, nullptr); }
+
+void Lowering::Add(const Expr& expression, const Box& box, const StridedSpan& to, ElementCast* cast) {
   if (box.empty()) {
     return;
   }
   switch (expression->kind()) {
     case Expression::Kind::kRef:
-      requests_.push_back({expression->tensor(), box, to});
+      requests_.push_back({expression->tensor(), box, to, cast});
       return;
     case Expression::Kind::kNarrow: {
       Box inner = box;
       inner.offsets[expression->dim()] += expression->start();
-      Add(expression->input(), inner, to);
+      Add(expression->input(), inner, to, cast);
       return;
     }
     case Expression::Kind::kTranspose: {
@@ -68,19 +64,19 @@ void Lowering::Add(const Expr& expression, const Box& box, const StridedSpan& to
         inner.sizes[permutation[d]] = box.sizes[d];
         inverse[permutation[d]] = static_cast<int>(d);
       }
-      Add(expression->input(), inner, to.Transpose(inverse));
+      Add(expression->input(), inner, to.Transpose(inverse), cast);
       return;
     }
     case Expression::Kind::kConcat:
-      return AddConcat(*expression, box, to);
+      return AddConcat(*expression, box, to, cast);
     case Expression::Kind::kReshape:
-      return AddReshape(*expression, box, to);
+      return AddReshape(*expression, box, to, cast);
     case Expression::Kind::kCast:
       return AddCast(*expression, box, to);
   }
 }
 
-void Lowering::AddConcat(const Expression& concat, const Box& box, const StridedSpan& to) {
+void Lowering::AddConcat(const Expression& concat, const Box& box, const StridedSpan& to, ElementCast* cast) {
   const int dim = concat.dim();
   int64_t begin = 0;
   for (const Expr& input : concat.inputs()) {
@@ -91,14 +87,14 @@ void Lowering::AddConcat(const Expression& concat, const Box& box, const Strided
       Box inner = box;
       inner.offsets[dim] = from - begin;
       inner.sizes[dim] = until - from;
-      Add(input, inner, to.Narrow(dim, from - box.offsets[dim], until - from));
+      Add(input, inner, to.Narrow(dim, from - box.offsets[dim], until - from), cast);
     }
     begin = end;
   }
 }
 
 // Each run of the outer side is at most 2 * rank - 1 boxes on the inner side.
-void Lowering::AddReshape(const Expression& reshape, const Box& box, const StridedSpan& to) {
+void Lowering::AddReshape(const Expression& reshape, const Box& box, const StridedSpan& to, ElementCast* cast) {
   const Dims& inner = reshape.input()->shape();
   ForEachRun(reshape.shape(), box, to, [&](int64_t begin, int64_t elements, char* data, int64_t run_stride) {
     int64_t done = 0;
@@ -113,7 +109,7 @@ void Lowering::AddReshape(const Expression& reshape, const Box& box, const Strid
         span.strides[d] = stride;
         stride *= inner[d];
       }
-      Add(reshape.input(), part, span);
+      Add(reshape.input(), part, span, cast);
       done += part.num_elements();
     }
   });
@@ -121,27 +117,33 @@ void Lowering::AddReshape(const Expression& reshape, const Box& box, const Strid
 
 void Lowering::AddCast(const Expression& cast, const Box& box, const StridedSpan& to) {
   const Expr& input = cast.input();
-  const int from_bytes = DTypeBytes(input->dtype());
   PendingCast pending;
-  pending.cast = &cast;
-  pending.from = StridedSpan::Contiguous(scratch_(box.num_elements() * from_bytes), from_bytes, box.sizes);
-  pending.to = to;
-  Add(input, box, pending.from);
+  pending.expression = &cast;
+  pending.elements = box.num_elements();
+  pending.cast = std::make_unique<ElementCast>(input->dtype(), cast.dtype());
+  if (IsCastOnRead(cast, source_)) {
+    Add(input, box, to, pending.cast.get());
+  } else {
+    const int from_bytes = DTypeBytes(input->dtype());
+    pending.from = StridedSpan::Contiguous(scratch_(pending.elements * from_bytes), from_bytes, box.sizes);
+    pending.to = to;
+    Add(input, box, pending.from, nullptr);
+  }
   casts_.push_back(std::move(pending));
 }
 
 absl::Status Lowering::FinishCasts() {
   // An inner cast was added before the one around it.
   for (const PendingCast& pending : casts_) {
-    const DType from_dtype = pending.cast->input()->dtype();
-    const DType to_dtype = pending.cast->dtype();
-    const int64_t elements = NumElements(pending.to.sizes);
-    int64_t position = 0;
-    const int64_t overflows = pending.to.IsContiguous()
-                                  ? CastElements(from_dtype, pending.from.data, to_dtype, pending.to.data, elements)
-                                  : CastStrided(from_dtype, pending.from.data, to_dtype, pending.to, 0, &position);
-    if (overflows > 0) {
-      return OverflowError(*pending.cast, overflows, elements);
+    if (pending.from.data != nullptr) {
+      const int64_t from_bytes = pending.from.element_bytes;
+      ForEachRun(pending.to.sizes, Box::Whole(pending.to.sizes), pending.to,
+                 [&](int64_t begin, int64_t elements, char* data, int64_t stride_bytes) {
+                   pending.cast->Apply(pending.from.data + begin * from_bytes, data, stride_bytes, elements);
+                 });
+    }
+    if (pending.cast->overflows > 0) {
+      return OverflowError(*pending.expression, pending.cast->overflows, pending.elements);
     }
   }
   return absl::OkStatus();
@@ -150,7 +152,7 @@ absl::Status Lowering::FinishCasts() {
 std::vector<InputRegion> InputRegions(const Expr& expression, const Box& box) {
   // Spans are computed with, never followed; the address only has to be far from zero.
   char* const nowhere = reinterpret_cast<char*>(uintptr_t{1} << 40);
-  Lowering lowering([nowhere](int64_t) { return nowhere; });
+  Lowering lowering(nullptr, [nowhere](int64_t) { return nowhere; });
   lowering.Add(expression, box, StridedSpan::Contiguous(nowhere, DTypeBytes(expression->dtype()), box.sizes));
   std::vector<InputRegion> regions;
   for (const ReadRequest& request : lowering.requests()) {

@@ -1,5 +1,7 @@
 #include "checkpoint/format/distributed/box_source.h"
 
+#include <algorithm>
+
 #include "checkpoint/base/status_macros.h"
 
 namespace waypoint {
@@ -28,6 +30,7 @@ void BoxSource::AddStored(const ReadRequest& request, std::vector<ReadRequest>& 
     one.tensor = entry_of_[request.tensor][part.stored];
     one.box = part.box;
     one.to = request.to;
+    one.cast = request.cast;
     const Box& from = plan.stored()[part.stored];
     for (int d = 0; d < from.rank(); ++d) {
       one.to = one.to.Narrow(d, part.box.offsets[d] - request.box.offsets[d], part.box.sizes[d]);
@@ -35,6 +38,11 @@ void BoxSource::AddStored(const ReadRequest& request, std::vector<ReadRequest>& 
     }
     stored.push_back(std::move(one));
   }
+}
+
+bool BoxSource::CanCast(int64_t tensor) const {
+  return std::all_of(entry_of_[tensor].begin(), entry_of_[tensor].end(),
+                     [this](int64_t entry) { return files_->CanCast(entry); });
 }
 
 absl::Status BoxSource::Read(absl::Span<const ReadRequest> requests) {

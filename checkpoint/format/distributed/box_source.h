@@ -28,6 +28,7 @@ class BoxSource : public TensorSource {
 
   const Manifest& manifest() const override { return manifest_; }
   absl::Status Read(absl::Span<const ReadRequest> requests) override;
+  bool CanCast(int64_t tensor) const override;
   int64_t ScratchBytes(int64_t block_bytes) const override { return files_->ScratchBytes(block_bytes); }
 
   void Expect(RequestList requests) override;

@@ -22,6 +22,7 @@ class RopeTableSource : public TensorSource {
 
   const Manifest& manifest() const override { return manifest_; }
   absl::Status Read(absl::Span<const ReadRequest> requests) override;
+  bool CanCast(int64_t tensor) const override { return tensor < inner_.manifest().size() && inner_.CanCast(tensor); }
   int64_t ScratchBytes(int64_t block_bytes) const override { return inner_.ScratchBytes(block_bytes); }
   ReadStats stats() const override { return inner_.stats(); }
 

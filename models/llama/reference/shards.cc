@@ -17,8 +17,8 @@
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/json.h"
 #include "checkpoint/base/status_macros.h"
-#include "checkpoint/convert/weights/cast.h"
 #include "checkpoint/format/external/equal_tensors.h"
+#include "checkpoint/tensor/cast.h"
 
 namespace waypoint::models {
 namespace {

@@ -80,6 +80,46 @@ TEST(RunReaderTest, OverlappingRunsOfAnyElementsArriveWhole) {
   }
 }
 
+// Windows of a few bytes, in which no element may be cut, and results that lie close or apart.
+TEST(RunReaderTest, ElementsAreCastOnTheWay) {
+  MemoryFileSystem fs;
+  std::vector<float> numbers(3000);
+  for (size_t i = 0; i < numbers.size(); ++i) {
+    numbers[i] = static_cast<float>(i % 251) - 100;
+  }
+  const std::string contents(reinterpret_cast<const char*>(numbers.data()), numbers.size() * sizeof(float));
+  ASSERT_OK(WriteSmallFile(fs, "/0", contents));
+  std::mt19937 random(3);
+  for (int round = 0; round < 300; ++round) {
+    RunReaderOptions options;
+    options.window_bytes = 1 + static_cast<int64_t>(random() % 100);
+    const int64_t grain = int64_t{1} << random() % 7;
+    RunReader reader(fs, {{"/0", static_cast<int64_t>(contents.size()), grain, nullptr, random() % 2 == 0}}, options,
+                     nullptr);
+    ElementCast cast(DType::kF32, DType::kF64);
+    std::vector<FileRun> runs(1 + random() % 5);
+    std::vector<std::vector<double>> results(runs.size());
+    for (size_t i = 0; i < runs.size(); ++i) {
+      const auto first = static_cast<int64_t>(random() % 1000);
+      const auto apart = static_cast<int64_t>(1 + random() % 2);
+      const auto elements = static_cast<int64_t>(random() % 2000);
+      results[i].resize(elements * apart, -1);
+      runs[i] = {0, first * 4, elements, 4, reinterpret_cast<char*>(results[i].data()), apart * 8, &cast};
+    }
+    // One byte before them, so that the piece that holds the first run begins at an odd offset.
+    char byte = 0;
+    runs.push_back({0, std::max<int64_t>(runs[0].offset - 1, 0), 1, 1, &byte, 1});
+    ASSERT_OK(reader.Read(runs));
+    for (size_t i = 0; i < results.size(); ++i) {
+      for (int64_t element = 0; element < runs[i].elements; ++element) {
+        const int64_t apart = runs[i].to_stride / 8;
+        ASSERT_EQ(results[i][element * apart], numbers[runs[i].offset / 4 + element]);
+        ASSERT_TRUE(apart == 1 || results[i][element * apart + 1] == -1);
+      }
+    }
+  }
+}
+
 TEST(RunReaderTest, NeighboursAreReadTogether) {
   MemoryFileSystem fs;
   ASSERT_OK(WriteSmallFile(fs, "/0", FileBytes(0)));

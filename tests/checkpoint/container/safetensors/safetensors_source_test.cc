@@ -1,5 +1,7 @@
 #include "checkpoint/container/safetensors/safetensors_source.h"
 
+#include <cstring>
+
 #include "checkpoint/base/aligned_buffer.h"
 #include "checkpoint/base/digest.h"
 #include "checkpoint/storage/memory_file_system.h"
@@ -93,6 +95,20 @@ TEST(SafetensorsSourceTest, ElementsAcrossChunksAndWindows) {
       const auto source = file.Open(fs, options, shift % 2 == 0);
       ASSERT_OK_AND_ASSIGN(const std::vector<char> bytes, ReadWhole(*source, 1));
       ASSERT_TRUE(Text(bytes) == file.Tensor(1)) << shift << " with a window of " << window_bytes;
+
+      // A window never cuts what is cast while it is read.
+      ASSERT_EQ(source->CanCast(1), shift == 0);
+      ASSERT_FALSE(source->CanCast(0));
+      if (source->CanCast(1)) {
+        std::vector<float> cast(80'000);
+        std::vector<float> wanted(cast.size());
+        ElementCast to_float(DType::kF64, DType::kF32);
+        char* const memory = reinterpret_cast<char*>(cast.data());
+        ASSERT_OK(source->Read({{1, Box::Whole({80'000}), StridedSpan::Contiguous(memory, 4, {80'000}), &to_float}}));
+        CastElements(DType::kF64, bytes.data(), DType::kF32, reinterpret_cast<char*>(wanted.data()), 80'000);
+        ASSERT_EQ(std::memcmp(cast.data(), wanted.data(), 4 * wanted.size()), 0)
+            << " with a window of " << window_bytes;
+      }
     }
   }
 }

@@ -11,6 +11,8 @@
 namespace waypoint {
 namespace {
 
+using ::testing::HasSubstr;
+
 // A tensor that was computed the plain way, beside the expression for it.
 struct Evaluated {
   Expr expression;
@@ -186,6 +188,9 @@ TEST_P(RandomExpressionTest, AnyBoxIsWhatTheWholeIs) {
   RandomGeometry random(GetParam() ? 11 : 12);
   for (int round = 0; round < 1500; ++round) {
     MemorySource memory;
+    if (random.Coin()) {
+      memory.CastOnRead();
+    }
     RandomExpressions expressions(&random, &memory, GetParam());
     std::vector<Evaluated> wanted;
     std::vector<ConvertedTensor> tensors;
@@ -258,6 +263,28 @@ TEST(ConvertedSourceTest, CastsAreAccountedFor) {
   ASSERT_OK_AND_ASSIGN(const auto source, ConvertedSource::Create(&memory, {{"a", half}}));
 
   EXPECT_GE(source->ScratchBytes(1000), 2000);
+}
+
+TEST(ConvertedSourceTest, CastsThatTheSourceMakesNeedNoMemory) {
+  MemorySource memory;
+  memory.CastOnRead();
+  memory.Add("a", DType::kF32, {3}, std::vector<float>{1, 1e30f, 2});
+  memory.Add("b", DType::kF32, {1}, std::vector<float>{1});
+  ASSERT_OK_AND_ASSIGN(const Expr half, Cast(Ref(memory.manifest()[0], 0), DType::kF16));
+  ASSERT_OK_AND_ASSIGN(const auto source, ConvertedSource::Create(&memory, {{"half", half}}));
+
+  EXPECT_EQ(source->ScratchBytes(1000), 0);
+
+  // What does not fit is refused all the same.
+  char to[6];
+  EXPECT_THAT(source->Read({{0, Box::Whole({3}), StridedSpan::Contiguous(to, 2, {3})}}),
+              IsKind(ErrorKind::kDType, HasSubstr("\"a\": 1 of 3 elements")));
+
+  // "b" is none that the source casts, so nothing of what they make together is.
+  ASSERT_OK_AND_ASSIGN(const Expr both, Concat({Ref(memory.manifest()[0], 0), Ref(memory.manifest()[1], 1)}, 0));
+  ASSERT_OK_AND_ASSIGN(const Expr halves, Cast(both, DType::kF16));
+  ASSERT_OK_AND_ASSIGN(const auto mixed, ConvertedSource::Create(&memory, {{"halves", halves}}));
+  EXPECT_GE(mixed->ScratchBytes(1000), 2000);
 }
 
 TEST(ConvertedSourceTest, NamesAreUnique) {

@@ -1,4 +1,4 @@
-#include "checkpoint/convert/weights/cast.h"
+#include "checkpoint/tensor/cast.h"
 
 #include <cmath>
 #include <cstring>
@@ -228,6 +228,8 @@ TEST(CastTest, CountsFiniteElementsThatBecomeInfinite) {
   EXPECT_EQ(Overflows(DType::kF64, doubles, DType::kF16), 3);
   const std::vector<char> brains = BytesOf<uint16_t>({0x7f7f, 0x7f80, 0x7fc0, 0x3f80});
   EXPECT_EQ(Overflows(DType::kBF16, brains, DType::kF16), 1);
+  // The first that bfloat16 rounds up, and the one before it.
+  EXPECT_EQ(Overflows(DType::kF32, BytesOf<uint32_t>({0x7f7f8000, 0xff7f8000, 0x7f7f7fff}), DType::kBF16), 2);
   // In every block of many.
   std::vector<float> many(20000, 1.0f);
   for (size_t i = 0; i < many.size(); i += 1000) {

@@ -1,10 +1,11 @@
-#include "checkpoint/convert/weights/cast.h"
+#include "checkpoint/tensor/cast.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 
 #include "Eigen/Core"
+#include "checkpoint/tensor/box.h"
 
 // The loops are written for the compiler to vectorise; these are the widths that it makes them for.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__) && \
@@ -20,12 +21,29 @@ namespace {
 
 constexpr int64_t kBlock = 4096;  // elements that stay in the first-level cache between two steps
 
-WAYPOINT_VECTORISED void FloatToBFloat16(const uint32_t* from, uint16_t* to, int64_t count) {
+// The least magnitude of a float32 that bfloat16 rounds to infinity: half a step above its largest finite value.
+constexpr uint32_t kRoundsToInfinity = 0x7f7f8000;
+
+template <typename T>
+T Load(const char* from) {
+  T value;
+  std::memcpy(&value, from, sizeof(value));
+  return value;
+}
+
+// One pass: this is what a checkpoint of float32 weights goes through to start training in bfloat16.  Returns how many
+// finite elements become infinite.
+WAYPOINT_VECTORISED int64_t FloatToBFloat16(const char* from, char* to, int64_t count) {
+  uint32_t overflows = 0;  // as narrow as the elements, for the vectors; blocks are small
   for (int64_t i = 0; i < count; ++i) {
-    const uint32_t bits = from[i];
+    const auto bits = Load<uint32_t>(from + i * 4);
+    const uint32_t magnitude = bits & 0x7fffffff;
     const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    to[i] = static_cast<uint16_t>((bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded);
+    const auto half = static_cast<uint16_t>(magnitude > 0x7f800000 ? 0x7fc0 : rounded);
+    std::memcpy(to + i * 2, &half, sizeof(half));
+    overflows += magnitude < 0x7f800000 && magnitude >= kRoundsToInfinity ? 1 : 0;
   }
+  return overflows;
 }
 
 WAYPOINT_VECTORISED void BFloat16ToFloat(const uint16_t* from, uint32_t* to, int64_t count) {
@@ -59,12 +77,12 @@ void FloatToHalf(const float* from, uint16_t* to, int64_t count) {
   }
 }
 
-// Of a float that is `infinity` as 16 bits.  Both are in the first-level cache still.
-WAYPOINT_VECTORISED int64_t CountOverflows(const float* from, const uint16_t* to, uint16_t infinity, int64_t count) {
+// Both are in the first-level cache still.
+WAYPOINT_VECTORISED int64_t CountHalfOverflows(const float* from, const uint16_t* to, int64_t count) {
   const auto* bits = reinterpret_cast<const uint32_t*>(from);
   uint32_t overflows = 0;
   for (int64_t i = 0; i < count; ++i) {
-    const uint32_t is_infinite = (to[i] & 0x7fff) == infinity ? 1 : 0;
+    const uint32_t is_infinite = (to[i] & 0x7fff) == 0x7c00 ? 1 : 0;
     overflows += (bits[i] & 0x7fffffff) < 0x7f800000 ? is_infinite : 0;
   }
   return overflows;
@@ -105,11 +123,9 @@ int64_t FromFloat(const float* from, DType dtype, char* to, int64_t count) {
     case DType::kF16:
       FloatToHalf(from, halves, count);
       std::memcpy(to, halves, count * 2);
-      return CountOverflows(from, halves, 0x7c00, count);
+      return CountHalfOverflows(from, halves, count);
     case DType::kBF16:
-      FloatToBFloat16(reinterpret_cast<const uint32_t*>(from), halves, count);
-      std::memcpy(to, halves, count * 2);
-      return CountOverflows(from, halves, 0x7f80, count);
+      return FloatToBFloat16(reinterpret_cast<const char*>(from), to, count);
     case DType::kF64:
       for (int64_t i = 0; i < count; ++i) {
         const double value = from[i];
@@ -136,10 +152,34 @@ int64_t CastElements(DType from_dtype, const char* from, DType to_dtype, char* t
   int64_t overflows = 0;
   for (int64_t begin = 0; begin < count; begin += kBlock) {
     const int64_t size = std::min(kBlock, count - begin);
+    if (from_dtype == DType::kF32 && to_dtype == DType::kBF16) {
+      overflows += FloatToBFloat16(from + begin * 4, to + begin * 2, size);
+      continue;
+    }
     overflows += ToFloat(from_dtype, from + begin * from_bytes, values, size);
     overflows += FromFloat(values, to_dtype, to + begin * to_bytes, size);
   }
   return overflows;
+}
+
+void ElementCast::Apply(const char* elements, char* results, int64_t to_stride, int64_t count) {
+  const int from_bytes = DTypeBytes(from);
+  const int to_bytes = DTypeBytes(to);
+  if (to_stride == to_bytes) {
+    overflows += CastElements(from, elements, to, results, count);
+    return;
+  }
+  char together[kBlock * sizeof(double)];
+  for (int64_t begin = 0; begin < count; begin += kBlock) {
+    const int64_t size = std::min(kBlock, count - begin);
+    overflows += CastElements(from, elements + begin * from_bytes, to, together, size);
+    StridedSpan apart;
+    apart.data = results + begin * to_stride;
+    apart.element_bytes = to_bytes;
+    apart.sizes = {size};
+    apart.strides = {to_stride};
+    CopyStrided(StridedSpan::Contiguous(together, to_bytes, {size}), apart);
+  }
 }
 
 }  // namespace waypoint
