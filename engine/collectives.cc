@@ -12,7 +12,7 @@
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/coordination/c10d/c10d_store.h"
-#include "checkpoint/coordination/c10d/gloo_group.h"
+#include "checkpoint/coordination/c10d/process_group.h"
 
 namespace waypoint::engine {
 namespace {
@@ -20,14 +20,14 @@ namespace {
 constexpr int kAxes = 4;
 
 // Gloo's only call without a sequence number of its own is send; one tag serves, as messages of a pair keep their
-// order.
+// order.  NCCL has none.
 constexpr int kTag = 0;
 
 struct Group {
   std::vector<int> ranks;
   int index = 0;
-  // Null for one rank.  By its own type: the base classes differ between libtorch 1.13 and 2.
-  c10::intrusive_ptr<c10d::ProcessGroupGloo> gloo;
+  // Null for one rank.
+  c10::intrusive_ptr<GroupBackend> backend;
 };
 
 // The bytes of a contiguous tensor, for calls that move and do not compute: Gloo knows no bfloat16.
@@ -39,6 +39,7 @@ struct ProcessGroups::Impl {
   int rank = 0;
   MeshShape shape;
   MeshCoordinates here;
+  at::Device device = at::kCPU;
   std::array<Group, kAxes> groups;
 
   Group& group(MeshAxis axis) { return groups[static_cast<size_t>(axis)]; }
@@ -47,8 +48,9 @@ struct ProcessGroups::Impl {
 ProcessGroups::ProcessGroups(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 ProcessGroups::~ProcessGroups() = default;
 
-std::unique_ptr<ProcessGroups> ProcessGroups::Alone() {
+std::unique_ptr<ProcessGroups> ProcessGroups::Alone(at::Device device) {
   auto impl = absl::make_unique<Impl>();
+  impl->device = device;
   for (Group& group : impl->groups) {
     group.ranks = {0};
   }
@@ -63,12 +65,13 @@ absl::StatusOr<std::unique_ptr<ProcessGroups>> ProcessGroups::Create(const C10dO
                      absl::StrCat("a mesh of ", shape.world_size(), " ranks for a job of ", rendezvous.world_size));
   }
   if (shape.world_size() == 1) {
-    return Alone();
+    return Alone(options.device);
   }
   auto impl = absl::make_unique<Impl>();
   impl->rank = rendezvous.rank;
   impl->shape = shape;
   impl->here = CoordinatesOf(shape, rendezvous.rank);
+  impl->device = options.device;
   C10dOptions meeting = rendezvous;
   // c10d connects within whole seconds, and not at all within none.
   meeting.connect_timeout = std::min(rendezvous.connect_timeout, std::max(options.timeout, absl::Seconds(1)));
@@ -85,8 +88,10 @@ absl::StatusOr<std::unique_ptr<ProcessGroups>> ProcessGroups::Create(const C10dO
     const std::string name =
         absl::StrCat("waypoint/", rendezvous.name, "/groups/", MeshAxisName(axis), "/", group.ranks[0]);
     try {
-      group.gloo = NewGlooGroup(store, rendezvous.host, name, group.index, static_cast<int>(group.ranks.size()),
-                                options.timeout);
+      const int size = static_cast<int>(group.ranks.size());
+      group.backend = options.device.is_cpu()
+                          ? NewGlooGroup(store, rendezvous.host, name, group.index, size, options.timeout)
+                          : NewNcclGroup(store, name, group.index, size, options.timeout);
     } catch (const std::exception& e) {
       return MakeError(ErrorKind::kRank,
                        absl::StrCat("rank ", impl->rank, " cannot connect to its ", MeshAxisName(axis),
@@ -99,12 +104,13 @@ absl::StatusOr<std::unique_ptr<ProcessGroups>> ProcessGroups::Create(const C10dO
 int ProcessGroups::rank() const { return impl_->rank; }
 const MeshShape& ProcessGroups::shape() const { return impl_->shape; }
 const MeshCoordinates& ProcessGroups::here() const { return impl_->here; }
+at::Device ProcessGroups::device() const { return impl_->device; }
 int ProcessGroups::size(MeshAxis axis) const { return static_cast<int>(impl_->group(axis).ranks.size()); }
 int ProcessGroups::index(MeshAxis axis) const { return impl_->group(axis).index; }
 
 void ProcessGroups::Close() {
   for (Group& group : impl_->groups) {
-    group.gloo.reset();
+    group.backend.reset();
   }
   if (failure_.ok() && impl_->shape.world_size() > 1) {
     failure_ = MakeError(ErrorKind::kRank, absl::StrCat("rank ", impl_->rank, " has left its process groups"));
@@ -117,12 +123,12 @@ absl::Status ProcessGroups::Do(MeshAxis axis, absl::string_view what, const at::
     return failure_;
   }
   const Group& group = impl_->group(axis);
-  if (group.gloo == nullptr) {
+  if (group.backend == nullptr) {
     return absl::OkStatus();
   }
   try {
     const c10::NoGradGuard no_grad;
-    call(*group.gloo);
+    call(*group.backend);
   } catch (const std::exception& e) {
     failure_ = MakeError(ErrorKind::kRank, absl::StrCat("rank ", impl_->rank, ": ", what, " of ", tensor.numel(),
                                                         " elements in its ", MeshAxisName(axis), " group (ranks ",
@@ -133,12 +139,12 @@ absl::Status ProcessGroups::Do(MeshAxis axis, absl::string_view what, const at::
 
 namespace {
 
-void AllReduce(c10d::ProcessGroupGloo& gloo, const at::Tensor& tensor, c10d::ReduceOp operation) {
+void AllReduce(GroupBackend& backend, at::Device device, const at::Tensor& tensor, c10d::ReduceOp operation) {
   const bool narrow = tensor.scalar_type() == at::kBFloat16 || tensor.scalar_type() == at::kHalf;
-  std::vector<at::Tensor> tensors = {narrow ? tensor.to(at::kFloat) : tensor.contiguous()};
+  std::vector<at::Tensor> tensors = {tensor.to(device, narrow ? at::kFloat : tensor.scalar_type()).contiguous()};
   c10d::AllreduceOptions options;
   options.reduceOp = operation;
-  gloo.allreduce(tensors, options)->wait();
+  backend.allreduce(tensors, options)->wait();
   if (!tensors[0].is_same(tensor)) {
     tensor.copy_(tensors[0]);
   }
@@ -147,12 +153,13 @@ void AllReduce(c10d::ProcessGroupGloo& gloo, const at::Tensor& tensor, c10d::Red
 }  // namespace
 
 absl::Status ProcessGroups::AllReduceSum(MeshAxis axis, const at::Tensor& tensor) {
-  return Do(axis, "sum", tensor, [&](c10d::ProcessGroupGloo& gloo) { AllReduce(gloo, tensor, c10d::ReduceOp::SUM); });
+  return Do(axis, "sum", tensor,
+            [&](GroupBackend& backend) { AllReduce(backend, impl_->device, tensor, c10d::ReduceOp::SUM); });
 }
 
 absl::Status ProcessGroups::AllReduceMax(MeshAxis axis, const at::Tensor& tensor) {
   return Do(axis, "maximum", tensor,
-            [&](c10d::ProcessGroupGloo& gloo) { AllReduce(gloo, tensor, c10d::ReduceOp::MAX); });
+            [&](GroupBackend& backend) { AllReduce(backend, impl_->device, tensor, c10d::ReduceOp::MAX); });
 }
 
 absl::StatusOr<at::Tensor> ProcessGroups::ReduceScatterSum(MeshAxis axis, const at::Tensor& values) {
@@ -163,32 +170,40 @@ absl::StatusOr<at::Tensor> ProcessGroups::ReduceScatterSum(MeshAxis axis, const 
 
 absl::StatusOr<std::vector<at::Tensor>> ProcessGroups::AllGather(MeshAxis axis, const at::Tensor& mine) {
   std::vector<at::Tensor> all = {mine};
-  WAYPOINT_RETURN_IF_ERROR(Do(axis, "gather", mine, [&](c10d::ProcessGroupGloo& gloo) {
+  WAYPOINT_RETURN_IF_ERROR(Do(axis, "gather", mine, [&](GroupBackend& backend) {
     all.clear();
     std::vector<std::vector<at::Tensor>> outputs(1);
     for (int i = 0; i < size(axis); ++i) {
-      all.push_back(at::empty(mine.sizes(), mine.options()));
+      all.push_back(at::empty(mine.sizes(), mine.options().device(impl_->device)));
       outputs[0].push_back(BytesOf(all.back()));
     }
     if (mine.numel() > 0) {
-      std::vector<at::Tensor> inputs = {BytesOf(mine.contiguous())};
-      gloo.allgather(outputs, inputs)->wait();
+      std::vector<at::Tensor> inputs = {BytesOf(mine.to(impl_->device).contiguous())};
+      backend.allgather(outputs, inputs)->wait();
+    }
+    for (at::Tensor& one : all) {
+      one = one.to(mine.device());
     }
   }));
   return all;
 }
 
 absl::Status ProcessGroups::Send(MeshAxis axis, const at::Tensor& tensor, int to) {
-  return Do(axis, absl::StrCat("send to member ", to), tensor, [&](c10d::ProcessGroupGloo& gloo) {
-    std::vector<at::Tensor> tensors = {BytesOf(tensor)};
-    gloo.send(tensors, to, kTag)->wait();
+  return Do(axis, absl::StrCat("send to member ", to), tensor, [&](GroupBackend& backend) {
+    std::vector<at::Tensor> tensors = {BytesOf(tensor.to(impl_->device))};
+    backend.send(tensors, to, kTag)->wait();
   });
 }
 
 absl::Status ProcessGroups::Recv(MeshAxis axis, const at::Tensor& tensor, int from) {
-  return Do(axis, absl::StrCat("receive from member ", from), tensor, [&](c10d::ProcessGroupGloo& gloo) {
-    std::vector<at::Tensor> tensors = {BytesOf(tensor)};
-    gloo.recv(tensors, from, kTag)->wait();
+  return Do(axis, absl::StrCat("receive from member ", from), tensor, [&](GroupBackend& backend) {
+    const at::Tensor received =
+        tensor.device() == impl_->device ? tensor : at::empty(tensor.sizes(), tensor.options().device(impl_->device));
+    std::vector<at::Tensor> tensors = {BytesOf(received)};
+    backend.recv(tensors, from, kTag)->wait();
+    if (!received.is_same(tensor)) {
+      tensor.copy_(received);
+    }
   });
 }
 

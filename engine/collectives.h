@@ -1,7 +1,7 @@
 #ifndef ENGINE_COLLECTIVES_H_
 #define ENGINE_COLLECTIVES_H_
 
-// Tensors between the ranks of a mesh, through libtorch's process groups (Gloo, on the CPU).
+// Tensors between the ranks of a mesh, through libtorch's process groups: over NCCL for GPUs, else over Gloo.
 //
 //   WAYPOINT_ASSIGN_OR_RETURN(auto groups, ProcessGroups::Create(rendezvous, shape, {}));
 //   WAYPOINT_RETURN_IF_ERROR(groups->AllReduceSum(MeshAxis::kData, gradient));
@@ -25,6 +25,8 @@
 namespace waypoint::engine {
 
 struct ProcessGroupOptions {
+  // Where most tensors of the calls live; all others pass through it.
+  at::Device device = at::kCPU;
   // Of each call, Create included: the time by which ranks may differ in reaching it, and it itself.
   absl::Duration timeout = absl::Minutes(10);
 };
@@ -37,12 +39,13 @@ class ProcessGroups {
   static absl::StatusOr<std::unique_ptr<ProcessGroups>> Create(const C10dOptions& rendezvous, const MeshShape& shape,
                                                                const ProcessGroupOptions& options);
   // A job of one process.
-  static std::unique_ptr<ProcessGroups> Alone();
+  static std::unique_ptr<ProcessGroups> Alone(at::Device device = at::kCPU);
   ~ProcessGroups();
 
   int rank() const;
   const MeshShape& shape() const;
   const MeshCoordinates& here() const;
+  at::Device device() const;
   // Of this rank's group along an axis.
   int size(MeshAxis axis) const;
   int index(MeshAxis axis) const;

@@ -154,6 +154,9 @@ void FillDefaults(TrainConfig& config, int world_size) {
   if (!config.has_dtype()) {
     config.set_dtype("float32");
   }
+  if (!config.has_device()) {
+    config.set_device("cpu");
+  }
   if (!config.has_seed()) {
     config.set_seed(0);
   }
@@ -261,6 +264,7 @@ absl::Status FillAndCheck(TrainConfig& config, int world_size) {
   problems.Required(!config.output().empty(), "output");
   problems.Check(config.dtype() == "float32" || config.dtype() == "bfloat16", "dtype", config.dtype(),
                  "float32 or bfloat16");
+  problems.Check(config.device() == "cpu" || config.device() == "cuda", "device", config.device(), "cpu or cuda");
   problems.Check(config.log_interval() >= 1, "log_interval", config.log_interval(), "1 or more");
   problems.Check(config.threads() >= 0, "threads", config.threads(), "0 (all cores) or more");
   CheckData(config.data(), problems);

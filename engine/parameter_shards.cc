@@ -170,7 +170,7 @@ absl::Status ParameterShards::SumBucket(const Bucket& bucket) {
 absl::Status ParameterShards::SumBucketToParts(const Bucket& bucket) {
   const int64_t part = bucket.part_elements;
   const int data_ranks = groups_.shape().data;
-  const at::Tensor values = at::zeros({part * data_ranks}, at::kFloat);
+  const at::Tensor values = at::zeros({part * data_ranks}, at::TensorOptions(at::kFloat).device(groups_.device()));
   for (int data = 0; data < data_ranks; ++data) {
     int64_t at = part * data;
     for (const size_t i : bucket.parameters) {

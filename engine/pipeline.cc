@@ -39,7 +39,8 @@ class Schedule {
   absl::Status Forward(int index) {
     at::Tensor input = Rows(batch_.inputs, index);
     if (!model_.part().first_stage()) {
-      const at::TensorOptions options(model_.parameters()[0].second.scalar_type());
+      const at::TensorOptions options =
+          at::TensorOptions(model_.parameters()[0].second.scalar_type()).device(groups_.device());
       input = at::empty({input.size(0), input.size(1), model_.config().hidden_size()}, options);
       WAYPOINT_RETURN_IF_ERROR(groups_.Recv(MeshAxis::kPipeline, input, stage() - 1));
       input.set_requires_grad(true);

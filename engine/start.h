@@ -9,8 +9,8 @@
 // of `model`; a
 //    config that asks for another architecture or dtype is refused (E_CONFIG, naming the fields), any other difference
 //    is a note.  `pretrained` is not looked at, so that it may be gone by then.  A checkpoint that lies under the name
-//    of another step is refused (E_AMBIGUOUS).  One whose seal was cut short is passed over with a note; a damaged one is
-//    an error that says what to move away.
+//    of another step is refused (E_AMBIGUOUS).  One whose seal was cut short is passed over with a note; a damaged one
+//    is an error that says what to move away.
 // 2. Else `pretrained.path`: a run from step 0 with those weights; what of its config is the base says `load_config`.
 //    An architecture that then differs is a note, but weights that the model does not take are refused (E_EXTRA), by
 //    name on every rank; shapes are checked when the weights are read.

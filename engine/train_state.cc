@@ -110,6 +110,7 @@ absl::StatusOr<std::unique_ptr<TrainState>> TrainState::Create(const TrainConfig
                             models::DecoderModule::Create(config.model(), dtype, part, state->tensor_ranks_.get()));
   state->model_->Initialize(config.seed());
   for (const auto& [name, parameter] : state->model_->parameters()) {
+    parameter.set_data(parameter.to(groups.device()));
     parameter.set_requires_grad(!IsFrozen(config, name));
   }
   state->shards_ = absl::make_unique<ParameterShards>(*state->model_, groups, config.mesh().zero());

@@ -31,9 +31,9 @@ namespace waypoint::engine {
 
 class TrainState {
  public:
-  // This rank's part of it, parameters of config.frozen not to be trained.  Seeds libtorch's CPU generator.  `config`
-  // as ResolveStart left it; `groups` connect the ranks of its mesh and outlive the state.  Errors: those of
-  // DecoderModule::Create.
+  // This rank's part of it, on the device of `groups`, parameters of config.frozen not to be trained.  Seeds libtorch's
+  // CPU generator.  `config` as ResolveStart left it; `groups` connect the ranks of its mesh and outlive the state.
+  // Errors: those of DecoderModule::Create.
   static absl::StatusOr<std::unique_ptr<TrainState>> Create(const TrainConfig& config, ProcessGroups& groups);
 
   // Fills the state from start.checkpoint, each rank reading its own boxes: everything, bit for bit, for kResume; what

@@ -17,6 +17,7 @@
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/tensor/box.h"
 #include "engine/catch_torch.h"
+#include "engine/device.h"
 #include "engine/frozen.h"
 #include "engine/pipeline.h"
 #include "engine/share_failure.h"
@@ -94,14 +95,17 @@ absl::Status Trainer::Connect() {
     Print(absl::StrCat("note: ", note));
   }
   at::set_num_threads(config.threads());
+  const auto device = DeviceOf(config.device(), options_.coordinator->world_size());
   auto data = TokenFile::Open(config.data(), config.model().vocab_size());
   // First, since ranks that connect wait in vain for one that does not come.
+  WAYPOINT_RETURN_IF_ERROR(options_.coordinator->Agree("device", device.status(), CheckpointTimeout(config)));
   WAYPOINT_RETURN_IF_ERROR(options_.coordinator->Agree("data", data.status(), CheckpointTimeout(config)));
   data_ = *std::move(data);
   WAYPOINT_ASSIGN_OR_RETURN(const MeshShape shape, MakeMeshShape(options_.coordinator->world_size(),
                                                                  config.mesh().pipeline(), config.mesh().tensor()));
   ProcessGroupOptions group_options;
   group_options.timeout = absl::Seconds(config.mesh().timeout_seconds());
+  group_options.device = *device;
   auto groups = ProcessGroups::Create(options_.rendezvous, shape, group_options);
   WAYPOINT_RETURN_IF_ERROR(
       ShareFailure(*options_.coordinator, "process groups", groups.status(), /*gone=*/true, CheckpointTimeout(config)));
@@ -154,8 +158,9 @@ absl::Status Trainer::UpdateWeights(StepMetrics& metrics) {
 absl::Status Trainer::ForwardBackward(StepMetrics& metrics) {
   const MeshShape& shape = groups_->shape();
   const int64_t rows = config().data().batch_size() / shape.data;
-  WAYPOINT_ASSIGN_OR_RETURN(const Batch batch,
-                            data_->BatchAt(state_->data_position, rows * groups_->here().data, rows));
+  WAYPOINT_ASSIGN_OR_RETURN(Batch batch, data_->BatchAt(state_->data_position, rows * groups_->here().data, rows));
+  batch.inputs = batch.inputs.to(groups_->device());
+  batch.targets = batch.targets.to(groups_->device());
   WAYPOINT_RETURN_IF_ERROR(state_->shards().BeginStep());
   WAYPOINT_ASSIGN_OR_RETURN(const double loss, RunForwardBackward(state_->model(), *groups_, batch,
                                                                   config().mesh().micro_batches(), 1.0 / shape.data));

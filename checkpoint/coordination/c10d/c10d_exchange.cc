@@ -12,7 +12,7 @@
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/coordination/c10d/c10d_store.h"
-#include "checkpoint/coordination/c10d/gloo_group.h"
+#include "checkpoint/coordination/c10d/process_group.h"
 
 namespace waypoint {
 namespace {
@@ -24,7 +24,7 @@ at::Tensor Bytes(const char* data, int64_t size) {
 }  // namespace
 
 struct C10dExchange::Group {
-  c10::intrusive_ptr<c10d::ProcessGroupGloo> gloo;
+  c10::intrusive_ptr<GroupBackend> gloo;
 };
 
 C10dExchange::C10dExchange(C10dCoordinator& coordinator, std::unique_ptr<Group> group)

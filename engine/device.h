@@ -1,0 +1,20 @@
+#ifndef ENGINE_DEVICE_H_
+#define ENGINE_DEVICE_H_
+
+// Where a rank keeps its tensors and computes.  Thread-safe.
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "c10/core/Device.h"
+
+namespace waypoint::engine {
+
+// "cpu", or "cuda": the GPU of this rank's number on its host (LOCAL_RANK; the first one without it).  E_REQUEST for
+// anything else and where LOCAL_RANK is no number; E_UNSUPPORTED, with what is missing, where this program or this
+// machine has no such GPU, or no NCCL for the tensors that `world_size` ranks hand each other.
+absl::StatusOr<c10::Device> DeviceOf(const std::string& name, int world_size);
+
+}  // namespace waypoint::engine
+
+#endif  // ENGINE_DEVICE_H_
