@@ -134,15 +134,7 @@ absl::StatusOr<JobLayout> JobLayout::Create(const std::vector<Manifest>& held) {
     WAYPOINT_RETURN_IF_ERROR(layout.tensors_.Add(std::move(meta)));
   }
   const int64_t tensors = layout.tensors_.size();
-  std::vector<std::vector<Box>> boxes(tensors);
-  std::vector<std::vector<int32_t>> ranks(tensors);
-  const auto take = [&](std::vector<Places>* places) {
-    for (int64_t tensor = 0; tensor < tensors; ++tensor) {
-      places->push_back({BoxIndex(std::move(boxes[tensor])), std::move(ranks[tensor])});
-      boxes[tensor].clear();
-      ranks[tensor].clear();
-    }
-  };
+  layout.held_.resize(tensors);
   layout.all_hold_all_ = true;
   for (int rank = 0; rank < layout.world_size_; ++rank) {
     layout.all_hold_all_ = layout.all_hold_all_ && held[rank].size() == tensors;
@@ -152,12 +144,13 @@ absl::StatusOr<JobLayout> JobLayout::Create(const std::vector<Manifest>& held) {
       layout.all_hold_all_ =
           layout.all_hold_all_ && (meta.boxes.empty() || (meta.boxes.size() == 1 && meta.boxes[0] == whole));
       for (const Box& box : meta.boxes.empty() ? std::vector<Box>{whole} : meta.boxes) {
-        boxes[tensor].push_back(box);
-        ranks[tensor].push_back(rank);
+        layout.held_[tensor].ranks.push_back(rank);
+        layout.held_[tensor].boxes.push_back(box);
       }
     }
   }
-  take(&layout.held_);
+  std::vector<std::vector<Box>> boxes(tensors);
+  std::vector<std::vector<int32_t>> ranks(tensors);
   for (int rank = 0; rank < layout.world_size_; ++rank) {
     for (const PlannedBox& write : plan.writes[rank]) {
       const int64_t tensor = layout.tensors_.Find(plan.tensors[write.tensor].name);
@@ -165,21 +158,22 @@ absl::StatusOr<JobLayout> JobLayout::Create(const std::vector<Manifest>& held) {
       ranks[tensor].push_back(rank);
     }
   }
-  take(&layout.givers_);
+  for (int64_t tensor = 0; tensor < tensors; ++tensor) {
+    layout.givers_.push_back({BoxIndex(std::move(boxes[tensor])), std::move(ranks[tensor])});
+  }
   return layout;
 }
 
 void JobLayout::ForEachMissing(int rank, int64_t tensor, const Box& box,
                                absl::FunctionRef<void(int from, const Box& part)> visit) const {
   std::vector<Box> missing = {box};
-  const Places& held = held_[tensor];
-  held.index.ForEachOverlap(box, [&](int64_t i) {
-    if (held.ranks[i] == rank) {
-      Cut(&missing, held.index.boxes()[i]);
-    }
-    return !missing.empty();
-  });
-  const Places& givers = givers_[tensor];
+  // A rank has few boxes of a tensor, many ranks may have the same one.
+  const Held& held = held_[tensor];
+  const auto own = std::equal_range(held.ranks.begin(), held.ranks.end(), rank);
+  for (auto it = own.first; it != own.second && !missing.empty(); ++it) {
+    Cut(&missing, held.boxes[it - held.ranks.begin()]);
+  }
+  const Givers& givers = givers_[tensor];
   for (const Box& part : missing) {
     givers.index.ForEachOverlap(part, [&](int64_t i) {
       visit(givers.ranks[i], *Intersect(part, givers.index.boxes()[i]));

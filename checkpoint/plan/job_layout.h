@@ -36,7 +36,11 @@ class JobLayout {
                       absl::FunctionRef<void(int from, const Box& part)> visit) const;
 
  private:
-  struct Places {
+  struct Held {
+    std::vector<int32_t> ranks;  // by box, ascending
+    std::vector<Box> boxes;
+  };
+  struct Givers {
     BoxIndex index;
     std::vector<int32_t> ranks;  // by box
   };
@@ -44,8 +48,8 @@ class JobLayout {
   int world_size_ = 0;
   bool all_hold_all_ = false;
   Manifest tensors_;
-  std::vector<Places> held_;    // by tensor: every box that a rank holds
-  std::vector<Places> givers_;  // by tensor: disjoint, each with the one rank that gives it
+  std::vector<Held> held_;      // by tensor: every box that a rank holds
+  std::vector<Givers> givers_;  // by tensor: disjoint, each with the one rank that gives it
 };
 
 // One order of all tensors in which those of each rank keep theirs, as far as that is possible: the order that one rank

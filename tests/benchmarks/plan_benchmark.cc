@@ -1,8 +1,6 @@
-// Planning the save of a 405B-shaped model (Llama 3.1: 126 layers, hidden 16384, intermediate 53248, 8 key-value heads
-// of 128, vocabulary 128256) on tp 8 x pp 16 x dp n ranks, n = 2, 4, 8: bf16 weights, replicated over dp; fp32 master
-// weights and two moments, cut into flat ranges over dp.  What one rank spends on the plan of a second save, where no
-// rank holds anything else: the digest of what it holds, and a comparison with all others'.  Then the read plans of all
-// tensors and a lookup of every box that a job of tp 4 wants.
+// Planning a save of the job of job_405b.h as `distributed`, with 2, 4 and 8 data ranks.  What one rank spends on the
+// plan of a second save, where no rank holds anything else: the digest of what it holds, and a comparison with all
+// others'.  Then the read plans of all tensors and a lookup of every box that a job of tp 4 wants.
 //
 //   bazel run -c opt //tests/benchmarks:plan_benchmark
 
@@ -21,96 +19,10 @@
 #include "checkpoint/format/held_tensors.h"
 #include "checkpoint/plan/read_plan.h"
 #include "checkpoint/plan/save_plan.h"
-#include "models/decoder/sharding.h"
+#include "tests/benchmarks/job_405b.h"
 
 namespace waypoint {
 namespace {
-
-constexpr int64_t kLayers = 126;
-constexpr int64_t kHidden = 16384;
-constexpr int64_t kIntermediate = 53248;
-constexpr int64_t kVocabulary = 128256;
-constexpr int64_t kKeyValue = 1024;
-constexpr int kTensorParallel = 8;
-constexpr int kPipelineParallel = 16;
-
-struct Parameter {
-  std::string name;
-  Dims shape;
-  int cut = -1;  // dimension that tensor parallelism cuts
-};
-
-std::vector<Parameter> StageParameters(int stage) {
-  std::vector<Parameter> parameters;
-  if (stage == 0) {
-    parameters.push_back({"embedding.weight", {kVocabulary, kHidden}, 0});
-  }
-  models::DecoderConfig config;
-  config.mutable_decoder()->set_num_blocks(kLayers);
-  models::DecoderPart part;
-  part.stage = stage;
-  part.stages = kPipelineParallel;
-  const models::IndexRange layers = models::LayersOf(config, part);
-  for (int64_t layer = layers.begin; layer < layers.end; ++layer) {
-    const std::string prefix = absl::StrCat("decoder.", layer, ".");
-    parameters.push_back({prefix + "norm_1.weight", {kHidden}});
-    parameters.push_back({prefix + "mixer.query.weight", {kHidden, kHidden}, 0});
-    parameters.push_back({prefix + "mixer.key.weight", {kKeyValue, kHidden}, 0});
-    parameters.push_back({prefix + "mixer.value.weight", {kKeyValue, kHidden}, 0});
-    parameters.push_back({prefix + "mixer.dense.weight", {kHidden, kHidden}, 1});
-    parameters.push_back({prefix + "norm_2.weight", {kHidden}});
-    parameters.push_back({prefix + "mlp.gate.weight", {kIntermediate, kHidden}, 0});
-    parameters.push_back({prefix + "mlp.up.weight", {kIntermediate, kHidden}, 0});
-    parameters.push_back({prefix + "mlp.down.weight", {kHidden, kIntermediate}, 1});
-  }
-  if (stage == kPipelineParallel - 1) {
-    parameters.push_back({"head.norm.weight", {kHidden}});
-    parameters.push_back({"head.weight", {kVocabulary, kHidden}, 0});
-  }
-  return parameters;
-}
-
-Box TensorParallelBox(const Parameter& parameter, int rank, int size) {
-  Box box = Box::Whole(parameter.shape);
-  if (parameter.cut >= 0) {
-    box.sizes[parameter.cut] /= size;
-    box.offsets[parameter.cut] = box.sizes[parameter.cut] * rank;
-  }
-  return box;
-}
-
-Manifest RankManifest(int rank, int data_parallel) {
-  const int tp = rank % kTensorParallel;
-  const int dp = rank / kTensorParallel % data_parallel;
-  const int stage = rank / kTensorParallel / data_parallel;
-  Manifest manifest;
-  for (const Parameter& parameter : StageParameters(stage)) {
-    const Box held = TensorParallelBox(parameter, tp, kTensorParallel);
-    TensorMeta meta;
-    meta.name = parameter.name;
-    meta.dtype = DType::kBF16;
-    meta.shape = parameter.shape;
-    meta.boxes = {held};
-    if (!manifest.Add(meta).ok()) {
-      std::abort();
-    }
-    const int64_t elements = held.num_elements();
-    meta.dtype = DType::kF32;
-    meta.boxes = FlatRangeToBoxes(held.sizes, elements * dp / data_parallel, elements * (dp + 1) / data_parallel);
-    for (Box& box : meta.boxes) {
-      for (int d = 0; d < box.rank(); ++d) {
-        box.offsets[d] += held.offsets[d];
-      }
-    }
-    for (const char* state : {"/master", "/exp_avg", "/exp_avg_sq"}) {
-      meta.name = absl::StrCat(parameter.name, state);
-      if (!manifest.Add(meta).ok()) {
-        std::abort();
-      }
-    }
-  }
-  return manifest;
-}
 
 double Seconds(std::chrono::steady_clock::time_point since) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - since).count();
@@ -141,7 +53,7 @@ class RecordedCoordinator : public Coordinator {
 absl::StatusOr<double> SecondsOfASecondSave(int data_parallel, int ranks, const SavePlan& plan) {
   RecordedCoordinator coordinator(ranks);
   PlanCache cache;
-  const Manifest held = RankManifest(0, data_parallel);
+  const Manifest held = ManifestOf405b(0, data_parallel);
   double seconds = 0;
   for (int save = 0; save < 2; ++save) {
     const auto start = std::chrono::steady_clock::now();
@@ -163,12 +75,12 @@ int Run() {
   absl::PrintF("%6s %9s %9s %9s %9s %9s %9s %12s %9s\n", "ranks", "held", "written", "plan s", "again s", "us/box",
                "max/mean", "read plan s", "peak MiB");
   for (const int data_parallel : {2, 4, 8}) {
-    const int ranks = kTensorParallel * kPipelineParallel * data_parallel;
+    const int ranks = RanksOf405b(data_parallel);
     double plan_seconds = 0;
     int64_t held = 0;
     SavePlanner planner({});
     for (int rank = 0; rank < ranks; ++rank) {
-      const Manifest manifest = RankManifest(rank, data_parallel);  // a rank would receive it
+      const Manifest manifest = ManifestOf405b(rank, data_parallel);  // a rank would receive it
       for (const TensorMeta& tensor : manifest.tensors()) {
         held += static_cast<int64_t>(tensor.boxes.size());
       }
@@ -209,7 +121,7 @@ int Run() {
       }
       for (int tp = 0; tp < 4; ++tp) {
         parts += static_cast<int64_t>(
-            read->Find(TensorParallelBox({meta.name, meta.shape, meta.shape.size() > 1 ? 1 : -1}, tp, 4)).size());
+            read->Find(TensorParallelBox(meta.shape, meta.shape.size() > 1 ? 1 : -1, tp, 4)).size());
       }
     }
     const double read_seconds = Seconds(start);
