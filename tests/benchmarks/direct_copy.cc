@@ -2,6 +2,8 @@
 //
 //   direct_copy FROM TO [threads [huge]]      copy, then fsync of every file and of TO
 //   direct_copy FROM --read [threads [huge]]  read only
+//   direct_copy FROM TO threads huge half     write only the first half of each block: the I/O of a cast to half the
+//   size
 //
 // Plain system calls on purpose: what it reaches is what the disk gives, whatever the library does.  `huge` has the
 // buffers in huge pages, without which a virtio disk takes requests of 1 MiB in 254 pieces.
@@ -44,6 +46,10 @@ struct Job {
   std::vector<std::pair<int, int64_t>> blocks;  // file, offset
   std::atomic<size_t> next{0};
   bool huge = false;
+  bool half = false;
+
+  // What becomes of so many bytes.
+  int64_t Written(int64_t bytes) const { return half ? bytes / 2 : bytes; }
 
   void Work() {
     char* buffer = static_cast<char*>(std::aligned_alloc(huge ? kHugePage : kAlignment, kBlock));
@@ -66,10 +72,11 @@ struct Job {
         continue;
       }
       // The last block is written whole and cut off later: O_DIRECT knows no odd lengths.
-      const int64_t padded = (wanted + kAlignment - 1) / kAlignment * kAlignment;
-      std::memset(buffer + wanted, 0, padded - wanted);
+      const int64_t kept = Written(wanted);
+      const int64_t padded = (kept + kAlignment - 1) / kAlignment * kAlignment;
+      std::memset(buffer + kept, 0, padded - kept);
       for (int64_t written = 0; written < padded;) {
-        const ssize_t put = pwrite(file.to, buffer + written, padded - written, offset + written);
+        const ssize_t put = pwrite(file.to, buffer + written, padded - written, Written(offset) + written);
         if (put <= 0) {
           Fail("pwrite");
         }
@@ -84,7 +91,7 @@ struct Job {
 
 int main(int argc, char** argv) {
   if (argc < 3) {
-    std::fprintf(stderr, "usage: direct_copy FROM TO|--read [threads [huge]]\n");
+    std::fprintf(stderr, "usage: direct_copy FROM TO|--read [threads [huge [half]]]\n");
     return 2;
   }
   const std::string from = argv[1];
@@ -97,6 +104,7 @@ int main(int argc, char** argv) {
   }
   Job job;
   job.huge = argc > 4 && std::strcmp(argv[4], "huge") == 0;
+  job.half = argc > 5 && std::strcmp(argv[5], "half") == 0;
   int64_t bytes = 0;
   for (const auto& entry : std::filesystem::directory_iterator(from)) {
     if (!entry.is_regular_file()) {
@@ -111,7 +119,7 @@ int main(int argc, char** argv) {
     if (!read_only) {
       const std::string target = to + "/" + entry.path().filename().string();
       file.to = open(target.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_DIRECT, 0666);
-      if (file.to < 0 || (file.bytes > 0 && posix_fallocate(file.to, 0, file.bytes) != 0)) {
+      if (file.to < 0 || (file.bytes > 0 && posix_fallocate(file.to, 0, job.Written(file.bytes)) != 0)) {
         Fail("create " + target);
       }
     }
@@ -129,7 +137,7 @@ int main(int argc, char** argv) {
     worker.join();
   }
   for (const File& file : job.files) {
-    if (file.to >= 0 && (ftruncate(file.to, file.bytes) != 0 || fsync(file.to) != 0)) {
+    if (file.to >= 0 && (ftruncate(file.to, job.Written(file.bytes)) != 0 || fsync(file.to) != 0)) {
       Fail("fsync");
     }
   }
