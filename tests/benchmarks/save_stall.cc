@@ -209,12 +209,17 @@ class Bench {
   }
 
   absl::Status SaveBesideSteps(AsyncSaver& saver) {
+    // Steps alone before and after, so that a machine that becomes faster or slower does so for both.
     double quiet = 0;
     constexpr int kQuietSteps = 2;
-    for (int i = 0; i < kQuietSteps; ++i) {
-      WAYPOINT_ASSIGN_OR_RETURN(const double seconds, Step(saver));
-      quiet += seconds / kQuietSteps;
-    }
+    const auto quiet_steps = [&]() -> absl::Status {
+      for (int i = 0; i < kQuietSteps; ++i) {
+        WAYPOINT_ASSIGN_OR_RETURN(const double seconds, Step(saver));
+        quiet += seconds / (2 * kQuietSteps);
+      }
+      return absl::OkStatus();
+    };
+    WAYPOINT_RETURN_IF_ERROR(quiet_steps());
     CheckpointRoot root(PosixFileSystem(), JoinPath(request_.directory, "stall"));
     WAYPOINT_RETURN_IF_ERROR(root.Hold());
     WAYPOINT_ASSIGN_OR_RETURN(const AsyncSaveReport begun,
@@ -227,6 +232,7 @@ class Bench {
       ++steps;
     }
     WAYPOINT_RETURN_IF_ERROR(saver.Wait());
+    WAYPOINT_RETURN_IF_ERROR(quiet_steps());
     const AsyncSaveReport done = saver.TakeFinished().at(0);
     const std::string name = absl::StrCat(SnapshotMethodName(begun.method), begun.why.empty() ? "" : " (fallback)");
     Note(absl::StrCat(name, ": pause"), done.pause_seconds + done.fence_seconds);
