@@ -30,6 +30,23 @@ std::string Shortened(absl::string_view text) {
   return std::string(text.substr(0, end));
 }
 
+// Of a tensor that is read piece by piece.
+constexpr int64_t kBlockBytes = int64_t{8} << 20;
+
+// Does its row-major order go through the storage from front to back?
+bool LiesInOrder(const TorchTensor& tensor) {
+  int64_t least = INT64_MAX;
+  for (size_t d = 0; d < tensor.shape.size(); ++d) {
+    if (tensor.shape[d] != 1) {
+      if (tensor.strides[d] > least) {
+        return false;
+      }
+      least = tensor.strides[d];
+    }
+  }
+  return true;
+}
+
 class Lister {
  public:
   Lister(const PickleTree& tree, absl::string_view what, const Limits& limits, TorchContents* contents)
@@ -171,6 +188,19 @@ class Lister {
     const int64_t elements = storage.bytes / DTypeBytes(tensor.dtype);
     if (bytes > 0 ? last >= elements : last > elements) {
       return outside(absl::StrCat("the last element would be number ", last, " of ", elements));
+    }
+    if (storage.deflated && !LiesInOrder(tensor)) {
+      // Whoever reads a block of it decompresses the record from its start.
+      const int64_t blocks = bytes / kBlockBytes + 1;
+      int64_t work = 0;
+      if (!CheckedMul(blocks, storage.bytes, &work)) {
+        return outside("the work to decompress it is beyond 63 bits");
+      }
+      return Annotate(
+          unfolded_.Add(storage.bytes, work),
+          absl::StrCat("a view of a compressed record, out of its order, that is decompressed again for each "
+                       "of ",
+                       blocks, " blocks; save the tensor contiguous or the file uncompressed"));
     }
     return unfolded_.Add(storage.bytes, bytes);
   }

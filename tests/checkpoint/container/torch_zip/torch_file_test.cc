@@ -247,6 +247,34 @@ TEST(TorchFileTest, RepeatedElementsAreLimitedTogether) {
   EXPECT_THAT(list(1, 24, limits), IsKind(ErrorKind::kLimit, HasSubstr("expand_file_factor = 0")));
 }
 
+// A transposed tensor of 9 MiB is read in two blocks, each of which decompresses the record from its start.
+TEST(TorchFileTest, CompressedRecordsAreNotReadOutOfOrderWithoutLimit) {
+  constexpr int64_t kRows = 3 << 18;
+  using Sizes = std::vector<int64_t>;
+  const auto list = [](bool deflated, const Sizes& shape, const Sizes& strides, const Limits& limits) {
+    PickledTensor tensor;
+    tensor.numel = 3 * kRows;
+    tensor.shape = shape;
+    tensor.strides = strides;
+    std::vector<ZipItem> items =
+        TorchItems(Pickle(PickleDict({{"t", tensor.ToString()}})), {std::string(12 * kRows, '\0')});
+    for (ZipItem& item : items) {
+      item.deflated = deflated;
+    }
+    MemoryFileSystem fs;
+    EXPECT_OK(WriteSmallFile(fs, "/x.pth", ZipBytes(items)));
+    return ReadTorchFile(*fs.OpenForRead("/x.pth", OpenOptions()).value(), limits).status();
+  };
+  Limits limits;
+  limits.expand_bytes = int64_t{16} << 20;
+  limits.expand_factor = 1;
+  EXPECT_OK(list(true, {3, kRows}, {kRows, 1}, limits));
+  EXPECT_OK(list(false, {kRows, 3}, {1, kRows}, limits));
+  EXPECT_THAT(list(true, {kRows, 3}, {1, kRows}, limits),
+              IsKind(ErrorKind::kLimit, AllOf(HasSubstr("\"t\""), HasSubstr("out of its order"))));
+  EXPECT_OK(list(true, {kRows, 3}, {1, kRows}, Limits()));
+}
+
 TEST(TorchFileTest, UntypedStoragesTakeTheTypeOfTheTensor) {
   const std::string storage = PickleTuple({PickleText("storage"), PickleGlobal2("torch.storage", "UntypedStorage"),
                                            PickleText("0"), PickleText("cpu"), PickleInt(96)}) +
