@@ -31,7 +31,6 @@ struct Plan {
   int64_t bytes = 0;
   bool optimizer_state = false;
   FormatOptionValues read_back;
-  bool rank_0_writes_all = false;
 };
 
 absl::StatusOr<Plan> PlanOutput(FileSystem& fs, CheckpointFormat& format, OpenedCheckpoint& source,
@@ -41,7 +40,6 @@ absl::StatusOr<Plan> PlanOutput(FileSystem& fs, CheckpointFormat& format, Opened
   Plan plan;
   plan.lines = writer->PlanLines();
   plan.notes = writer->notes();
-  plan.rank_0_writes_all = writer->rank_0_writes_all();
   plan.tensors = writer->source().manifest().size();
   plan.bytes = writer->source().manifest().total_bytes();
   for (const Asset& asset : source.assets) {
@@ -131,10 +129,6 @@ class Conversion {
     report_.verify = request_.dry_run ? VerifyMode::kNone : request_.verify;
     report_.notes = source_.notes;
     report_.notes.insert(report_.notes.end(), plan.notes.begin(), plan.notes.end());
-    if (world_size() > 1 && plan.rank_0_writes_all) {
-      report_.notes.push_back(absl::StrCat("rank 0 wrote all files, which processes cannot share in this format; the ",
-                                           world_size(), " ranks share the verification only"));
-    }
     report_.has_plan = request_.print_plan;
     report_.plan = plan.lines;
   }

@@ -28,8 +28,7 @@ std::string Footer(const std::vector<FormatChoice>& formats) {
       "them, on one host or on many that see the same files: each is started with the same arguments, and\n"
       "--max-memory and --threads hold for each.  They meet in a directory beside DST, which is told from\n"
       "that of other jobs by the arguments, MASTER_ADDR, MASTER_PORT, TORCHELASTIC_RUN_ID and SLURM_JOB_ID,\n"
-      "as far as they are set.  Rank 0 reports; when one fails, all do, and DST stays as it was.  PyTorch's\n"
-      "own files (reference, fairseq2, --weights bin) rank 0 writes alone; all share their verification.\n\n",
+      "as far as they are set.  Rank 0 reports; when one fails, all do, and DST stays as it was.\n\n",
       ExitCodesHelp());
   return footer;
 }

@@ -140,8 +140,6 @@ class CheckpointWriter {
   virtual absl::StatusOr<TransferStats> Write(const TransferOptions& options) {
     return Transfer(source(), sink(), options);
   }
-  // Of several ranks, rank 0 writes everything, and gets from the others what it lacks; else all write.
-  virtual bool rank_0_writes_all() const { return false; }
   // target tensor -> expression over the tensors of the innermost source, one per line in order; for --print-plan.
   virtual std::vector<std::string> PlanLines() const = 0;
   // After Write: completes and syncs every file, writes what seals the checkpoint last.  Of several ranks, one alone

@@ -9,10 +9,8 @@
 
 namespace waypoint {
 
-std::pair<int64_t, int64_t> ShareOfBlocks(int64_t blocks, int rank, int writers) {
-  const int first = std::min(rank, writers);
-  const int end = std::min(rank + 1, writers);
-  return {blocks * first / writers, blocks * end / writers};
+std::pair<int64_t, int64_t> ShareOfBlocks(int64_t blocks, int rank, int world_size) {
+  return {blocks * rank / world_size, blocks * (rank + 1) / world_size};
 }
 
 bool ExchangeRound::empty() const {
@@ -30,9 +28,8 @@ int64_t ExchangeRound::staged_bytes(int rank) const {
 ExchangePlanner::ExchangePlanner(const JobLayout& layout, const ExchangePlanOptions& options, int64_t num_blocks,
                                  std::function<BlockNeeds(int64_t block)> needs)
     : layout_(layout), options_(options), needs_(std::move(needs)), pending_(layout.world_size()) {
-  const int writers = options.writers == 0 ? layout.world_size() : options.writers;
   for (int rank = 0; rank < layout.world_size(); ++rank) {
-    left_.push_back(ShareOfBlocks(num_blocks, rank, writers));
+    left_.push_back(ShareOfBlocks(num_blocks, rank, layout.world_size()));
   }
 }
 

@@ -28,9 +28,8 @@ namespace waypoint {
 // Staged parts begin at multiples of this.
 inline constexpr int64_t kStagedAlignment = 64;
 
-// Blocks [first, second) of `blocks` belong to `rank`: neighbours, about as many for every rank below `writers`, none
-// for the others.
-std::pair<int64_t, int64_t> ShareOfBlocks(int64_t blocks, int rank, int writers);
+// Blocks [first, second) of `blocks` belong to `rank`: neighbours, about as many for every rank.
+std::pair<int64_t, int64_t> ShareOfBlocks(int64_t blocks, int rank, int world_size);
 
 // What a block is made of: boxes of the job's tensors.
 struct BlockNeeds {
@@ -61,8 +60,6 @@ struct ExchangePlanOptions {
   int64_t max_staged_bytes = int64_t{32} << 20;
   // Per rank and round, so that ranks that need nothing from others do not run far ahead of those that do.
   int64_t max_block_bytes = int64_t{256} << 20;
-  // The lowest so many ranks have blocks, the others only give; 0: all have.
-  int writers = 0;
 };
 
 class ExchangePlanner {

@@ -124,15 +124,12 @@ class ConvertRanksTest : public ::testing::Test {
 };
 
 TEST_F(ConvertRanksTest, AnyNumberOfRanksWritesTheSameDirectory) {
-  struct Target {
-    std::vector<std::string> flags;
-    bool by_rank_0 = false;
-  };
-  for (const Target& target :
-       {Target{{"--to", "native"}}, Target{{"--to", "llama"}}, Target{{"--to", "llama", "--weights", "bin"}, true},
-        Target{{"--to", "reference", "--model-parallel", "2"}, true},
-        Target{{"--to", "fairseq2", "--model-parallel", "2"}, true}}) {
-    std::vector<std::string> flags = target.flags;
+  using Flags = std::vector<std::string>;
+  for (const Flags& target :
+       {Flags{"--to", "native"}, Flags{"--to", "llama"}, Flags{"--to", "llama", "--weights", "bin"},
+        Flags{"--to", "reference", "--model-parallel", "1"}, Flags{"--to", "reference", "--model-parallel", "2"},
+        Flags{"--to", "fairseq2", "--model-parallel", "2"}}) {
+    Flags flags = target;
     flags.insert(flags.end(), {"--max-shard-size", "50KB", "--dtype", "float32"});
     SCOPED_TRACE(absl::StrJoin(flags, " "));
     std::vector<DirectoryContents> written;
@@ -146,7 +143,6 @@ TEST_F(ConvertRanksTest, AnyNumberOfRanksWritesTheSameDirectory) {
         EXPECT_EQ(outcomes[rank].exit_code, 0) << outcomes[rank].err;
         EXPECT_EQ(outcomes[rank].out.empty(), rank != 0);
       }
-      EXPECT_EQ(absl::StrContains(outcomes[0].out, "rank 0 wrote all files"), target.by_rank_0 && world_size > 1);
       written.push_back(ReadContents(PosixFileSystem(), Path("out")));
       EXPECT_GE(written.back().size(), 3u);
       EXPECT_TRUE(written.back() == written.front()) << "by " << world_size;

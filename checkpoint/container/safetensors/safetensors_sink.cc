@@ -128,7 +128,7 @@ absl::Span<uint64_t> SafetensorsSink::DigestsOfBlock(int64_t index) {
   return absl::MakeSpan(table.digests).subspan(range.begin / table.chunk_bytes, chunks);
 }
 
-std::string SafetensorsSink::BlockDigests(int64_t begin, int64_t end) {
+std::string SafetensorsSink::BlockSums(int64_t begin, int64_t end) {
   std::string bytes;
   for (int64_t block = begin; block < end; ++block) {
     const absl::Span<const uint64_t> digests = DigestsOfBlock(block);
@@ -137,19 +137,19 @@ std::string SafetensorsSink::BlockDigests(int64_t begin, int64_t end) {
   return bytes;
 }
 
-absl::Status SafetensorsSink::SetBlockDigests(int64_t begin, int64_t end, absl::string_view bytes) {
+absl::Status SafetensorsSink::SetBlockSums(int64_t begin, int64_t end, absl::string_view sums) {
   int64_t wanted = 0;
   for (int64_t block = begin; block < end; ++block) {
     wanted += static_cast<int64_t>(DigestsOfBlock(block).size() * sizeof(uint64_t));
   }
-  if (wanted != static_cast<int64_t>(bytes.size())) {
-    return MakeError(ErrorKind::kSchema, absl::StrCat("digests of blocks [", begin, ", ", end, ") have ", bytes.size(),
+  if (wanted != static_cast<int64_t>(sums.size())) {
+    return MakeError(ErrorKind::kSchema, absl::StrCat("digests of blocks [", begin, ", ", end, ") have ", sums.size(),
                                                       " bytes, wanted ", wanted));
   }
   for (int64_t block = begin; block < end; ++block) {
     const absl::Span<uint64_t> digests = DigestsOfBlock(block);
-    std::memcpy(digests.data(), bytes.data(), digests.size() * sizeof(uint64_t));
-    bytes.remove_prefix(digests.size() * sizeof(uint64_t));
+    std::memcpy(digests.data(), sums.data(), digests.size() * sizeof(uint64_t));
+    sums.remove_prefix(digests.size() * sizeof(uint64_t));
   }
   return absl::OkStatus();
 }

@@ -20,7 +20,7 @@
 #include "checkpoint/container/chunk_digests.h"
 #include "checkpoint/container/safetensors/header.h"
 #include "checkpoint/storage/file_system.h"
-#include "checkpoint/tensor/tensor_sink.h"
+#include "checkpoint/tensor/shared_sink.h"
 
 namespace waypoint {
 
@@ -41,7 +41,7 @@ struct WrittenFile {
   SafetensorsHeader header;
 };
 
-class SafetensorsSink : public TensorSink {
+class SafetensorsSink : public SharedSink {
  public:
   // block_bytes is rounded up to whole digest chunks; chunk_bytes is a multiple of kDirectAlignment.
   // Errors: E_UNSUPPORTED for elements that are no whole bytes.
@@ -58,18 +58,14 @@ class SafetensorsSink : public TensorSink {
   // Syncs and closes every file (not the directory).
   absl::Status Finish() override;
 
-  // Complete after Finish.
+  // Complete after Finish, and where several processes write, after SetBlockSums.
   std::vector<WrittenFile> written_files() const;
 
-  // For files that several processes write, each other blocks: before the first Write, one creates all files and the
-  // others join them afterwards.  Finish then syncs and closes what was written here; the digests of what the others
-  // wrote must be added.
-  absl::Status CreateFiles();
-  void JoinFiles() { joins_ = true; }
-  // Of blocks [begin, end), 8 bytes a chunk.
-  std::string BlockDigests(int64_t begin, int64_t end);
-  // E_SCHEMA for another number of bytes than BlockDigests gives.
-  absl::Status SetBlockDigests(int64_t begin, int64_t end, absl::string_view digests);
+  absl::Status CreateFiles() override;
+  void JoinFiles() override { joins_ = true; }
+  // Digests, 8 bytes a chunk.
+  std::string BlockSums(int64_t begin, int64_t end) override;
+  absl::Status SetBlockSums(int64_t begin, int64_t end, absl::string_view sums) override;
 
  private:
   struct File {

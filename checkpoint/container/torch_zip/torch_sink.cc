@@ -8,7 +8,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "checkpoint/base/digest.h"
+#include "checkpoint/base/aligned_buffer.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/file_name.h"
 #include "checkpoint/base/json.h"
@@ -31,34 +31,23 @@ void CopyInto(absl::string_view bytes, int64_t at, int64_t data_begin, absl::Spa
 
 // An entry of the archive.
 struct TorchSink::Record {
-  int64_t tensor = -1;           // -1: `contents`
-  std::string contents;          // of what is no tensor
-  int64_t first_block = 0;       // of the file, that has data of it
+  int64_t tensor = -1;      // -1: `contents`
+  std::string contents;     // of what is no tensor
+  int64_t first_block = 0;  // of the file, that has data of it
+  uint32_t contents_crc32 = 0;
   std::vector<uint32_t> crc32s;  // of what each block has of it
   int64_t missing = 0;           // blocks that were not seen yet
-  uint32_t crc32 = 0;            // once none is
-};
-
-// A chunk that misses bytes.
-struct TorchSink::Held {
-  AlignedBuffer buffer;
-  int64_t bytes = 0;
-  int64_t waits_for = 0;  // descriptors, and the directory
-
-  absl::Span<char> data() const { return buffer.span().first(bytes); }
+  bool has_descriptor = true;    // in every block that was written
 };
 
 struct TorchSink::File {
+  std::string name;
   ZipLayout layout;
   int64_t block_bytes = 0;
-  WrittenTorchFile written;
   std::mutex mutex;
-  std::vector<Record> records;  // as the layout's entries; crc32s, missing and crc32 under the mutex
-  std::map<int64_t, Held> held ABSL_GUARDED_BY(mutex);  // by begin
-  int64_t blocks_left ABSL_GUARDED_BY(mutex) = 0;       // that were not seen yet
-  std::unique_ptr<WritableFile> open;                   // set under the mutex
-
-  int64_t chunk_bytes() const { return written.digests.chunk_bytes; }
+  std::vector<Record> records;                     // as the layout's entries; what changes, under the mutex
+  int64_t blocks_left ABSL_GUARDED_BY(mutex) = 0;  // that were not seen yet
+  std::unique_ptr<WritableFile> open;              // set under the mutex
 
   // The first entry that ends behind `offset`.
   size_t EntryAt(int64_t offset) const {
@@ -74,41 +63,33 @@ struct TorchSink::File {
     return {std::max(entry.data_begin, begin), std::min(entry.data_end(), end)};
   }
 
-  // Joins the CRCs of a record that was seen whole, completes the chunks that wait for it; those that wait for nothing
-  // else are moved to `ready`.
-  void Complete(size_t index, std::map<int64_t, Held>* ready) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
-    Record& record = records[index];
+  // Of a record that was seen whole.
+  uint32_t Crc32Of(size_t index) const {
+    const Record& record = records[index];
+    uint32_t crc32 = record.contents_crc32;
     for (size_t i = 0; i < record.crc32s.size(); ++i) {
       const int64_t block = (record.first_block + static_cast<int64_t>(i)) * block_bytes;
       const auto [begin, end] = PartOf(index, block, block + block_bytes);
-      record.crc32 = CombineCrc32(record.crc32, record.crc32s[i], end - begin);
+      crc32 = CombineCrc32(crc32, record.crc32s[i], end - begin);
     }
-    const ZipLayout::Entry& entry = layout.entries()[index];
-    const std::string descriptor = layout.Descriptor(index, record.crc32);
-    for (int64_t chunk = AlignDown(entry.data_end(), chunk_bytes()); chunk < entry.end; chunk += chunk_bytes()) {
-      const auto it = held.find(chunk);
-      if (it == held.end()) {
-        continue;  // its block is still to come
-      }
-      CopyInto(descriptor, entry.data_end(), chunk, it->second.data());
-      if (--it->second.waits_for == 0) {
-        ready->insert(held.extract(it));
-      }
-    }
+    return crc32;
   }
 
-  // Whole chunks, but for the file's last.
-  absl::Status WriteChunks(int64_t begin, absl::Span<const char> data) {
-    for (size_t offset = 0; offset < data.size(); offset += chunk_bytes()) {
-      written.digests.digests[(begin + offset) / chunk_bytes()] = Xxh3(data.subspan(offset, chunk_bytes()));
+  // Once all blocks were seen: writes the CRCs that are not in the file yet, and the archive's directory.
+  absl::Status WriteRest(WritableFile& file) {
+    const std::lock_guard<std::mutex> lock(mutex);
+    if (blocks_left != 0) {
+      return absl::InternalError(absl::StrCat(Quoted(name), " is finished before all its blocks came"));
     }
-    return open->Write(begin, data);
+    std::vector<uint32_t> crc32s;
+    for (size_t i = 0; i < records.size(); ++i) {
+      crc32s.push_back(Crc32Of(i));
+      if (!records[i].has_descriptor) {
+        WAYPOINT_RETURN_IF_ERROR(file.Write(layout.entries()[i].data_end(), layout.Descriptor(i, crc32s[i])));
+      }
+    }
+    return file.Write(layout.directory_begin(), layout.Directory(crc32s));
   }
-
-  // Where what WriteDirectory writes begins.
-  int64_t tail_begin() const { return AlignDown(layout.directory_begin(), chunk_bytes()); }
-  // Once all blocks were seen.
-  absl::Status WriteDirectory();
 };
 
 TorchSink::TorchSink(FileSystem& fs, std::string directory, Manifest manifest)
@@ -117,24 +98,23 @@ TorchSink::TorchSink(FileSystem& fs, std::string directory, Manifest manifest)
 TorchSink::~TorchSink() = default;
 
 absl::StatusOr<std::unique_ptr<TorchSink>> TorchSink::Create(FileSystem& fs, std::string directory, Manifest manifest,
-                                                             std::vector<TorchFilePlan> files, int64_t block_bytes,
-                                                             int64_t chunk_bytes) {
+                                                             std::vector<TorchFilePlan> files, int64_t block_bytes) {
   auto sink = std::unique_ptr<TorchSink>(new TorchSink(fs, std::move(directory), std::move(manifest)));
-  block_bytes = AlignUp(std::max<int64_t>(block_bytes, 1), chunk_bytes);
+  block_bytes = AlignUp(std::max<int64_t>(block_bytes, 1), kDirectAlignment);
   for (TorchFilePlan& plan : files) {
     const std::string what = Quoted(plan.name);
-    WAYPOINT_RETURN_IF_ERROR(Annotate(sink->AddFile(std::move(plan), block_bytes, chunk_bytes), what));
+    WAYPOINT_RETURN_IF_ERROR(Annotate(sink->AddFile(std::move(plan), block_bytes), what));
   }
   return sink;
 }
 
-absl::Status TorchSink::AddFile(TorchFilePlan plan, int64_t block_bytes, int64_t chunk_bytes) {
+absl::Status TorchSink::AddFile(TorchFilePlan plan, int64_t block_bytes) {
   if (!IsPlainFileName(plan.name) || !IsPlainFileName(plan.folder)) {
     return MakeError(ErrorKind::kPath, absl::StrCat("file ", Quoted(plan.name), " or its folder ", Quoted(plan.folder),
                                                     " is no plain name of letters, digits, '.', '_' and '-'"));
   }
   auto file = std::make_unique<File>();
-  file->written.name = plan.name;
+  file->name = plan.name;
   file->block_bytes = block_bytes;
 
   std::vector<int64_t> tensors;  // by storage
@@ -149,7 +129,7 @@ absl::Status TorchSink::AddFile(TorchFilePlan plan, int64_t block_bytes, int64_t
   }
   const auto add_contents = [&](absl::string_view name, std::string contents) {
     Record record;
-    record.crc32 = ExtendCrc32(0, contents);
+    record.contents_crc32 = ExtendCrc32(0, contents);
     const auto bytes = static_cast<int64_t>(contents.size());
     record.contents = std::move(contents);
     file->records.push_back(std::move(record));
@@ -173,12 +153,8 @@ absl::Status TorchSink::AddFile(TorchFilePlan plan, int64_t block_bytes, int64_t
   }
   WAYPOINT_RETURN_IF_ERROR(add_contents("version", "3\n"));
 
-  const int64_t file_bytes = file->layout.file_bytes();
-  file->written.size_bytes = file_bytes;
-  file->written.digests.chunk_bytes = chunk_bytes;
-  file->written.digests.digests.resize((file_bytes + chunk_bytes - 1) / chunk_bytes);
-  // The directory is Finish's own, but for what lies in a chunk with data.
-  const int64_t blocks_end = std::min(file_bytes, AlignUp(file->layout.directory_begin(), chunk_bytes));
+  // The directory is written last.
+  const int64_t blocks_end = file->layout.directory_begin();
   for (int64_t begin = 0; begin < blocks_end; begin += block_bytes) {
     blocks_.push_back({static_cast<int64_t>(files_.size()), begin, std::min(block_bytes, blocks_end - begin)});
     ++file->blocks_left;
@@ -219,8 +195,11 @@ absl::StatusOr<WritableFile*> TorchSink::OpenFile(File& file) {
   if (file.open == nullptr) {
     CreateOptions options;
     options.direct = true;
-    options.size_bytes = file.written.size_bytes;
-    WAYPOINT_ASSIGN_OR_RETURN(file.open, fs_.Create(JoinPath(directory_, file.written.name), options));
+    options.size_bytes = file.layout.file_bytes();
+    options.shared = mode_ != Mode::kAlone;
+    const std::string path = JoinPath(directory_, file.name);
+    WAYPOINT_ASSIGN_OR_RETURN(file.open,
+                              mode_ == Mode::kJoins ? fs_.OpenForWrite(path, options) : fs_.Create(path, options));
   }
   return file.open.get();
 }
@@ -229,7 +208,7 @@ absl::Status TorchSink::Write(int64_t index, absl::Span<char> data) {
   const Range& range = blocks_[index];
   File& file = *files_[range.file];
   const auto& entries = file.layout.entries();
-  WAYPOINT_RETURN_IF_ERROR(OpenFile(file).status());
+  WAYPOINT_ASSIGN_OR_RETURN(WritableFile * writable, OpenFile(file));
 
   const size_t first = file.EntryAt(range.begin);
   size_t last = first;
@@ -244,114 +223,110 @@ absl::Status TorchSink::Write(int64_t index, absl::Span<char> data) {
       seen.emplace_back(last, ExtendCrc32(0, data.subspan(begin - range.begin, end - begin)));
     }
   }
-
-  std::map<int64_t, Held> ready;     // of other blocks, now complete
-  std::map<int64_t, int64_t> waits;  // chunk of this block -> number of things that it misses
-  bool last_block = false;
   {
     const std::lock_guard<std::mutex> lock(file.mutex);
     for (const auto& [i, crc32] : seen) {
       Record& record = file.records[i];
       record.crc32s[range.begin / file.block_bytes - record.first_block] = crc32;
-      if (--record.missing == 0) {
-        file.Complete(i, &ready);
-      }
+      --record.missing;
     }
-    const auto wait = [&](int64_t begin, int64_t end) {
-      for (int64_t chunk = AlignDown(std::max(begin, range.begin), file.chunk_bytes());
-           chunk < std::min(end, range.end()); chunk += file.chunk_bytes()) {
-        ++waits[chunk];
-      }
-    };
     for (size_t i = first; i < last; ++i) {
-      if (file.records[i].missing == 0) {
-        CopyInto(file.layout.Descriptor(i, file.records[i].crc32), entries[i].data_end(), range.begin, data);
-      } else {
-        wait(entries[i].data_end(), entries[i].end);
+      if (entries[i].data_end() >= range.end()) {
+        continue;
       }
+      Record& record = file.records[i];
+      record.has_descriptor = record.has_descriptor && record.missing == 0;
+      CopyInto(file.layout.Descriptor(i, record.missing == 0 ? file.Crc32Of(i) : 0), entries[i].data_end(), range.begin,
+               data);
     }
-    wait(file.layout.directory_begin(), file.layout.file_bytes());
-    for (const auto& [chunk, count] : waits) {
-      Held held;
-      held.bytes = std::min(file.chunk_bytes(), range.end() - chunk);
-      held.buffer = AlignedBuffer(held.bytes);
-      held.waits_for = count;
-      std::memcpy(held.buffer.data(), data.data() + (chunk - range.begin), held.bytes);
-      file.held.emplace(chunk, std::move(held));
-    }
-    last_block = --file.blocks_left == 0;
+    --file.blocks_left;
   }
-
-  for (const auto& [begin, chunk] : ready) {
-    WAYPOINT_RETURN_IF_ERROR(file.WriteChunks(begin, chunk.data()));
-  }
-  int64_t begin = range.begin;
-  for (const auto& [chunk, count] : waits) {
-    if (begin < chunk) {
-      WAYPOINT_RETURN_IF_ERROR(file.WriteChunks(begin, data.subspan(begin - range.begin, chunk - begin)));
-    }
-    begin = std::min(chunk + file.chunk_bytes(), range.end());
-  }
-  if (begin < range.end()) {
-    WAYPOINT_RETURN_IF_ERROR(file.WriteChunks(begin, data.subspan(begin - range.begin)));
-  }
-  return last_block ? file.WriteDirectory() : absl::OkStatus();
-}
-
-absl::Status TorchSink::File::WriteDirectory() {
-  const std::lock_guard<std::mutex> lock(mutex);
-  std::vector<uint32_t> crc32s;
-  for (const Record& record : records) {
-    crc32s.push_back(record.crc32);
-  }
-  const int64_t begin = tail_begin();
-  const AlignedBuffer tail(written.size_bytes - begin);
-  const auto it = held.find(begin);
-  if (it != held.end()) {
-    std::memcpy(tail.data(), it->second.buffer.data(), it->second.bytes);
-    held.erase(it);
-  }
-  CopyInto(layout.Directory(crc32s), layout.directory_begin(), begin, tail.span());
-  return WriteChunks(begin, tail.span());
-}
-
-int64_t TorchSink::ScratchBytes() const {
-  int64_t bytes = 0;
-  for (const auto& file : files_) {
-    bytes = std::max(bytes, 2 * file->chunk_bytes() + file->written.size_bytes - file->tail_begin());
-  }
-  return bytes;
+  return writable->Write(range.begin, data);
 }
 
 absl::Status TorchSink::Finish() {
   for (const auto& file : files_) {
-    const std::lock_guard<std::mutex> lock(file->mutex);
-    if (file->blocks_left != 0) {
-      return absl::InternalError(absl::StrCat(Quoted(file->written.name), " is finished before all its blocks came"));
+    if (file->open == nullptr && mode_ == Mode::kJoins) {
+      continue;
     }
-    WAYPOINT_RETURN_IF_ERROR(file->open->Sync());
-    WAYPOINT_RETURN_IF_ERROR(file->open->Close());
+    WAYPOINT_ASSIGN_OR_RETURN(WritableFile * writable, OpenFile(*file));
+    if (mode_ == Mode::kAlone) {
+      WAYPOINT_RETURN_IF_ERROR(file->WriteRest(*writable));
+    }
+    WAYPOINT_RETURN_IF_ERROR(writable->Sync());
+    WAYPOINT_RETURN_IF_ERROR(writable->Close());
   }
   return absl::OkStatus();
 }
 
-std::vector<WrittenTorchFile> TorchSink::written_files() const {
-  std::vector<WrittenTorchFile> written;
+absl::Status TorchSink::CreateFiles() {
+  mode_ = Mode::kCreates;
   for (const auto& file : files_) {
-    written.push_back(file->written);
+    WAYPOINT_RETURN_IF_ERROR(OpenFile(*file).status());
   }
-  return written;
+  return absl::OkStatus();
 }
 
-int64_t TorchSink::held_bytes() const {
-  int64_t sum = 0;
-  for (const auto& file : files_) {
-    const std::lock_guard<std::mutex> lock(file->mutex);
-    for (const auto& [begin, held] : file->held) {
-      sum += held.bytes;
+void TorchSink::ForEachPart(int64_t begin_block, int64_t end_block,
+                            absl::FunctionRef<void(Record& record, uint32_t& crc32)> visit) {
+  for (int64_t block = begin_block; block < end_block; ++block) {
+    const Range& range = blocks_[block];
+    File& file = *files_[range.file];
+    const auto& entries = file.layout.entries();
+    const std::lock_guard<std::mutex> lock(file.mutex);
+    for (size_t i = file.EntryAt(range.begin); i < entries.size() && entries[i].data_begin < range.end(); ++i) {
+      const auto [begin, end] = file.PartOf(i, range.begin, range.end());
+      Record& record = file.records[i];
+      if (record.tensor >= 0 && begin < end) {
+        visit(record, record.crc32s[range.begin / file.block_bytes - record.first_block]);
+      }
     }
   }
-  return sum;
+}
+
+std::string TorchSink::BlockSums(int64_t begin, int64_t end) {
+  std::string bytes;
+  ForEachPart(begin, end, [&bytes](Record&, uint32_t& crc32) {
+    bytes.append(reinterpret_cast<const char*>(&crc32), sizeof(crc32));
+  });
+  return bytes;
+}
+
+absl::Status TorchSink::SetBlockSums(int64_t begin, int64_t end, absl::string_view sums) {
+  size_t wanted = 0;
+  ForEachPart(begin, end, [&wanted](Record&, uint32_t& crc32) { wanted += sizeof(crc32); });
+  if (wanted != sums.size()) {
+    return MakeError(ErrorKind::kSchema, absl::StrCat("checksums of blocks [", begin, ", ", end, ") have ", sums.size(),
+                                                      " bytes, wanted ", wanted));
+  }
+  ForEachPart(begin, end, [&sums](Record& record, uint32_t& crc32) {
+    std::memcpy(&crc32, sums.data(), sizeof(crc32));
+    sums.remove_prefix(sizeof(crc32));
+    --record.missing;
+  });
+  for (int64_t block = begin; block < end; ++block) {
+    File& file = *files_[blocks_[block].file];
+    const std::lock_guard<std::mutex> lock(file.mutex);
+    --file.blocks_left;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status TorchSink::Complete() {
+  for (const auto& file : files_) {
+    for (Record& record : file->records) {
+      // Who wrote the block did not know.
+      record.has_descriptor = false;
+    }
+    CreateOptions options;
+    options.size_bytes = file->layout.file_bytes();
+    options.shared = true;
+    WAYPOINT_ASSIGN_OR_RETURN(const auto open, fs_.OpenForWrite(JoinPath(directory_, file->name), options));
+    WAYPOINT_RETURN_IF_ERROR(file->WriteRest(*open));
+    WAYPOINT_RETURN_IF_ERROR(open->Sync());
+    WAYPOINT_RETURN_IF_ERROR(open->Close());
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace waypoint

@@ -145,10 +145,8 @@ absl::Status HuggingFaceWriter::PlanSafetensors(const SaveOptions& options) {
       }
     }
   }
-  WAYPOINT_ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsSink> sink,
+  WAYPOINT_ASSIGN_OR_RETURN(sink_,
                             SafetensorsSink::Create(fs_, directory_, manifest, std::move(files), BlockBytes(options)));
-  safetensors_sink_ = sink.get();
-  sink_ = std::move(sink);
   return absl::OkStatus();
 }
 
@@ -196,11 +194,8 @@ std::vector<std::string> HuggingFaceWriter::PlanLines() const {
 }
 
 absl::StatusOr<TransferStats> HuggingFaceWriter::Write(const TransferOptions& options) {
-  if (together_ == nullptr) {
-    return Transfer(*source_, *sink_, options);
-  }
-  return rank_0_writes_all() ? together_->WriteByRank0(*source_, *source_, *sink_, options)
-                             : together_->Write(*source_, *safetensors_sink_, options);
+  return together_ == nullptr ? Transfer(*source_, *sink_, options)
+                              : together_->Write(*source_, *source_, *sink_, options);
 }
 
 absl::Status HuggingFaceWriter::Finish() {

@@ -33,7 +33,6 @@ class HuggingFaceWriter : public CheckpointWriter {
   TensorSink& sink() override { return *sink_; }
   std::vector<std::string> PlanLines() const override;
   absl::StatusOr<TransferStats> Write(const TransferOptions& options) override;
-  bool rank_0_writes_all() const override { return safetensors_sink_ == nullptr; }
   absl::Status Finish() override;
   std::vector<std::string> notes() const override { return notes_; }
 
@@ -54,8 +53,7 @@ class HuggingFaceWriter : public CheckpointWriter {
   std::unique_ptr<ConvertedSource> source_;
   // Tensors that share the storage of another: name, and the other's place in source_.
   std::vector<std::pair<std::string, int64_t>> shared_;
-  std::unique_ptr<TensorSink> sink_;
-  SafetensorsSink* safetensors_sink_ = nullptr;  // sink_; null where it is another one
+  std::unique_ptr<SharedSink> sink_;
   // Empty for a single file.
   std::string index_name_;
   std::map<std::string, std::string> weight_map_;

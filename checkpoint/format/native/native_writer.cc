@@ -45,7 +45,7 @@ absl::StatusOr<std::unique_ptr<CheckpointWriter>> NativeWriter::Create(FileSyste
 std::vector<std::string> NativeWriter::PlanLines() const { return StatePlanLines(*source_); }
 
 absl::StatusOr<TransferStats> NativeWriter::Write(const TransferOptions& options) {
-  return shared_ == nullptr ? Transfer(*source_, *sink_, options) : shared_->Write(*source_, *sink_, options);
+  return shared_ == nullptr ? Transfer(*source_, *sink_, options) : shared_->Write(*source_, *source_, *sink_, options);
 }
 
 absl::Status NativeWriter::Finish() {

@@ -17,8 +17,6 @@ namespace {
 constexpr int64_t kMinExchangeBytes = int64_t{4} << 20;
 // Of the bound, for one block: casts need a few times a block.
 constexpr int64_t kBlocksPerBound = 16;
-// What rank 0 writes alone before it meets the others again, who wait.
-constexpr int64_t kAloneBytes = int64_t{1} << 30;
 
 // Some blocks of a sink.
 class BlockSubset : public TensorSink {
@@ -167,40 +165,32 @@ int64_t SharedWrite::block_bytes() const {
   return job_ == nullptr ? block_bytes_ : std::min(block_bytes_, max_exchange_bytes_ / kBlocksPerBound);
 }
 
-std::vector<int64_t> SharedWrite::OwnBlocks(const Work& work) const {
-  const auto [begin, end] = ShareOfBlocks(work.sink.num_blocks(), ranks_.rank(), work.writers);
+std::vector<int64_t> SharedWrite::OwnBlocks(const TensorSink& sink) const {
+  const auto [begin, end] = ShareOfBlocks(sink.num_blocks(), ranks_.rank(), ranks_.world_size());
   std::vector<int64_t> blocks(end - begin);
   std::iota(blocks.begin(), blocks.end(), begin);
   return blocks;
 }
 
-absl::StatusOr<TransferStats> SharedWrite::WriteRounds(const Work& work, const TransferOptions& options,
+absl::StatusOr<TransferStats> SharedWrite::WriteRounds(TensorSource& source, const ConvertedSource& converted,
+                                                       TensorSink& sink, const TransferOptions& options,
                                                        absl::Status* failed) {
-  TensorSink& sink = work.sink;
   std::vector<int64_t> source_index;
   for (const TensorMeta& tensor : sink.manifest().tensors()) {
-    source_index.push_back(work.converted.manifest().Find(tensor.name));
+    source_index.push_back(converted.manifest().Find(tensor.name));
   }
   const auto needs_of = [&](int64_t index) {
     const Block block = sink.block(index);
-    // Where everybody has everything the source may be a conversion of another one, whose tensors are not the job's.
-    return job_ == nullptr ? BlockNeeds{block.bytes, {}} : NeedsOf(work.converted, source_index, block);
+    return NeedsOf(converted, source_index, block);
   };
-  const bool some_wait = work.writers < ranks_.world_size();
   ExchangePlanOptions plan_options;
-  plan_options.writers = work.writers;
   plan_options.max_staged_bytes = max_exchange_bytes_ / 2;
-  if (some_wait) {
-    plan_options.max_block_bytes = kAloneBytes;
-  }
   ExchangePlanner planner(*layout_, plan_options, sink.num_blocks(), needs_of);
   TransferOptions transfer = options;
-  if (job_ != nullptr) {
-    transfer.max_bytes_in_flight = std::min(options.max_bytes_in_flight, max_exchange_bytes_ / 2);
-  }
+  transfer.max_bytes_in_flight = std::min(options.max_bytes_in_flight, max_exchange_bytes_ / 2);
   TransferStats total;
   int64_t share_bytes = 0;
-  for (const int64_t block : OwnBlocks(work)) {
+  for (const int64_t block : OwnBlocks(sink)) {
     share_bytes += sink.block(block).bytes;
   }
   transfer.progress = nullptr;
@@ -218,9 +208,6 @@ absl::StatusOr<TransferStats> SharedWrite::WriteRounds(const Work& work, const T
     }
     const Staging staging(round, ranks_, buffer);
     total.peak_bytes_in_flight = std::max(total.peak_bytes_in_flight, staging.bytes());
-    if (some_wait && failed->ok() && options.cancelled && options.cancelled()) {
-      *failed = absl::CancelledError("the transfer was cancelled");
-    }
     if (!round.parts.empty()) {
       const absl::Status packed =
           failed->ok() ? Pack(round, ranks_.rank(), *job_, block_bytes(), staging.outgoing()) : *failed;
@@ -228,17 +215,11 @@ absl::StatusOr<TransferStats> SharedWrite::WriteRounds(const Work& work, const T
       *failed = absl::OkStatus();
       WAYPOINT_RETURN_IF_ERROR(exchange_->AllToAll(absl::StrCat("tensors, round ", number), packed, staging.send(),
                                                    staging.receive(), timeout_));
-    } else if (some_wait) {
-      // Else they would be at the end at once, wait there for all that is to be written, and not hear of an error.
-      const absl::Status mine = std::exchange(*failed, absl::OkStatus());
-      WAYPOINT_RETURN_IF_ERROR(ranks_.Agree(absl::StrCat("blocks, round ", number), mine, timeout_));
     }
-    if (job_ != nullptr) {
-      job_->Stage(Unpack(round, ranks_.rank(), staging.incoming()));
-    }
+    job_->Stage(Unpack(round, ranks_.rank(), staging.incoming()));
     if (failed->ok()) {
       BlockSubset mine(sink, round.blocks[ranks_.rank()]);
-      const absl::StatusOr<TransferStats> stats = Transfer(work.source, mine, transfer);
+      const absl::StatusOr<TransferStats> stats = Transfer(source, mine, transfer);
       // Told to the others when they next meet.
       *failed = stats.status();
       if (stats.ok()) {
@@ -251,25 +232,25 @@ absl::StatusOr<TransferStats> SharedWrite::WriteRounds(const Work& work, const T
   }
 }
 
-absl::StatusOr<TransferStats> SharedWrite::Write(ConvertedSource& source, SafetensorsSink& sink,
-                                                 const TransferOptions& options) {
+absl::StatusOr<TransferStats> SharedWrite::Write(TensorSource& source, const ConvertedSource& converted,
+                                                 SharedSink& sink, const TransferOptions& options) {
+  const bool first = ranks_.rank() == 0;
   absl::Status created;
-  if (ranks_.rank() == 0) {
+  if (first) {
     created = sink.CreateFiles();
   } else {
     sink.JoinFiles();
   }
   WAYPOINT_RETURN_IF_ERROR(ranks_.Agree("files", created, timeout_));
-  const Work work = {source, source, sink, ranks_.world_size()};
   TransferStats stats;
   absl::Status written;
   if (job_ == nullptr) {
-    BlockSubset mine(sink, OwnBlocks(work));
+    BlockSubset mine(sink, OwnBlocks(sink));
     const absl::StatusOr<TransferStats> own = Transfer(source, mine, options);
     written = own.status();
     stats = own.value_or(stats);
   } else {
-    WAYPOINT_ASSIGN_OR_RETURN(stats, WriteRounds(work, options, &written));
+    WAYPOINT_ASSIGN_OR_RETURN(stats, WriteRounds(source, converted, sink, options, &written));
     job_->Stage({});
   }
   const int world_size = ranks_.world_size();
@@ -277,29 +258,18 @@ absl::StatusOr<TransferStats> SharedWrite::Write(ConvertedSource& source, Safete
     WAYPOINT_RETURN_IF_ERROR(written);
     WAYPOINT_RETURN_IF_ERROR(sink.Finish());
     const auto [begin, end] = ShareOfBlocks(sink.num_blocks(), ranks_.rank(), world_size);
-    return sink.BlockDigests(begin, end);
+    return first ? std::string() : sink.BlockSums(begin, end);
   };
-  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> digests,
-                            ranks_.AllGatherIfOk("digests of files", finish(), timeout_));
-  for (int rank = 0; rank < world_size; ++rank) {
-    const auto [begin, end] = ShareOfBlocks(sink.num_blocks(), rank, world_size);
-    WAYPOINT_RETURN_IF_ERROR(Annotate(sink.SetBlockDigests(begin, end, digests[rank]), absl::StrCat("rank ", rank)));
-  }
-  return stats;
-}
-
-absl::StatusOr<TransferStats> SharedWrite::WriteByRank0(TensorSource& source, const ConvertedSource& converted,
-                                                        TensorSink& sink, const TransferOptions& options) {
-  absl::Status written;
-  WAYPOINT_ASSIGN_OR_RETURN(const TransferStats stats,
-                            WriteRounds({source, converted, sink, /*writers=*/1}, options, &written));
-  if (job_ != nullptr) {
-    job_->Stage({});
-  }
-  if (written.ok() && ranks_.rank() == 0) {
-    written = sink.Finish();
-  }
-  WAYPOINT_RETURN_IF_ERROR(ranks_.Agree("files", written, timeout_));
+  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> sums,
+                            ranks_.AllGatherIfOk("sums of blocks", finish(), timeout_));
+  const auto complete = [&]() -> absl::Status {
+    for (int rank = 1; rank < world_size; ++rank) {
+      const auto [begin, end] = ShareOfBlocks(sink.num_blocks(), rank, world_size);
+      WAYPOINT_RETURN_IF_ERROR(Annotate(sink.SetBlockSums(begin, end, sums[rank]), absl::StrCat("rank ", rank)));
+    }
+    return sink.Complete();
+  };
+  WAYPOINT_RETURN_IF_ERROR(ranks_.Agree("files complete", first ? complete() : absl::OkStatus(), timeout_));
   return stats;
 }
 

@@ -11,20 +11,19 @@
 // What a block of the files needs of tensors that other ranks hold comes in rounds (plan/exchange_plan.h) through
 // SaveOptions::exchange, into memory that is bounded by SaveOptions::max_exchange_bytes.
 //
-// Of safetensors files every rank writes about as many neighbouring blocks as any other (Write): rank 0 creates the
-// files, all others open them, everybody syncs what it wrote, and rank 0 gets the digests.  Files of other kinds, whose
-// blocks depend on each other (checksums of whole records), rank 0 writes alone (WriteByRank0), and the others hand it
-// what it lacks.  One thread.
+// Every rank writes about as many neighbouring blocks as any other: rank 0 creates the files, all others open them,
+// everybody syncs what it wrote, and rank 0 gets the digests and checksums of the blocks and completes the files.  One
+// thread.
 
 #include <functional>
 #include <memory>
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "checkpoint/container/safetensors/safetensors_sink.h"
 #include "checkpoint/convert/weights/converted_source.h"
 #include "checkpoint/format/checkpoint_format.h"
 #include "checkpoint/format/shared/job_state.h"
+#include "checkpoint/tensor/shared_sink.h"
 
 namespace waypoint {
 
@@ -39,14 +38,11 @@ class SharedWrite {
   // For the sink.
   int64_t block_bytes() const;
 
-  // All ranks call it, and get OK or an error together.  `source` is made of state().  Of the bound, half is for what
-  // is sent and received, half for blocks.
-  absl::StatusOr<TransferStats> Write(ConvertedSource& source, SafetensorsSink& sink, const TransferOptions& options);
-  // The same for a sink that one process writes: nothing of it is called on other ranks but what tells its plan.
-  // `source` has the tensors of `converted`, which is made of state(), and may have more that every rank can make.  No
-  // rank waits for longer than a round takes, and all stop when one is cancelled.
-  absl::StatusOr<TransferStats> WriteByRank0(TensorSource& source, const ConvertedSource& converted, TensorSink& sink,
-                                             const TransferOptions& options);
+  // All ranks call it, and get OK or an error together.  `source` has the tensors of `converted`, which is made of
+  // state(), and may have more that every rank can make.  Of the bound, half is for what is sent and received, half for
+  // blocks.
+  absl::StatusOr<TransferStats> Write(TensorSource& source, const ConvertedSource& converted, SharedSink& sink,
+                                      const TransferOptions& options);
 
   // Runs `seal` on rank 0, after Write; the others hear of its outcome before the checkpoint is published.
   absl::Status Seal(const std::function<absl::Status()>& seal);
@@ -60,17 +56,10 @@ class SharedWrite {
         max_exchange_bytes_(options.max_exchange_bytes),
         block_bytes_(options.block_bytes) {}
 
-  // What is written, and by how many ranks.
-  struct Work {
-    TensorSource& source;
-    const ConvertedSource& converted;
-    TensorSink& sink;
-    int writers = 0;
-  };
-
-  std::vector<int64_t> OwnBlocks(const Work& work) const;
+  std::vector<int64_t> OwnBlocks(const TensorSink& sink) const;
   // An error in *failed is this rank's own, which the others have not heard of yet.
-  absl::StatusOr<TransferStats> WriteRounds(const Work& work, const TransferOptions& options, absl::Status* failed);
+  absl::StatusOr<TransferStats> WriteRounds(TensorSource& source, const ConvertedSource& converted, TensorSink& sink,
+                                            const TransferOptions& options, absl::Status* failed);
 
   TensorSource& state_;
   Coordinator& ranks_;

@@ -130,7 +130,7 @@ std::vector<std::string> ShardWriter::PlanLines() const {
 
 absl::StatusOr<TransferStats> ShardWriter::Write(const TransferOptions& options) {
   return together_ == nullptr ? Transfer(source(), *sink_, options)
-                              : together_->WriteByRank0(source(), *converted_, *sink_, options);
+                              : together_->Write(source(), *converted_, *sink_, options);
 }
 
 absl::Status ShardWriter::Finish() {

@@ -2,7 +2,7 @@
 #define MODELS_LLAMA_REFERENCE_SHARD_WRITER_H_
 
 // Writes a directory of Meta's reference code, or of one with the same layout under other names: files of weights,
-// params.json, assets.  Of many ranks, rank 0 writes them.  One thread; the sink as TensorSink says.
+// params.json, assets.  One thread; the sink as TensorSink says.
 
 #include <memory>
 #include <string>
@@ -40,7 +40,6 @@ class ShardWriter : public CheckpointWriter {
   TensorSource& source() override;
   TensorSink& sink() override { return *sink_; }
   absl::StatusOr<TransferStats> Write(const TransferOptions& options) override;
-  bool rank_0_writes_all() const override { return true; }
   std::vector<std::string> PlanLines() const override;
   absl::Status Finish() override;
   std::vector<std::string> notes() const override { return plan_.notes; }

@@ -131,26 +131,6 @@ TEST(ExchangePlanTest, ABlockThatNeedsMoreThanTheBoundIsRefused) {
   EXPECT_THAT(planner.Next(), IsKind(ErrorKind::kRequest, HasSubstr("one block needs more than 100 bytes")));
 }
 
-TEST(ExchangePlanTest, OnlyWritersHaveBlocksAndGetParts) {
-  ExchangePlanOptions options;
-  options.max_staged_bytes = 8 * kBlockBytes;
-  options.writers = 1;
-  for (const Layout layout : {Replicated, Rows, Columns, Stages}) {
-    std::vector<int64_t> blocks;
-    for (const ExchangeRound& round : Plan(LayoutOf(layout, 3), options)) {
-      EXPECT_THAT(round.blocks[1], testing::IsEmpty());
-      EXPECT_THAT(round.blocks[2], testing::IsEmpty());
-      blocks.insert(blocks.end(), round.blocks[0].begin(), round.blocks[0].end());
-      EXPECT_LE(round.staged_bytes(0), options.max_staged_bytes);
-      for (const ExchangedPart& part : round.parts) {
-        EXPECT_EQ(part.to, 0);
-      }
-    }
-    EXPECT_EQ(blocks.size(), kBlocks);
-    EXPECT_TRUE(std::is_sorted(blocks.begin(), blocks.end())) << "sinks want them in order";
-  }
-}
-
 TEST(ExchangePlanTest, SharesAreNeighboursAndCoverAllBlocks) {
   for (const int64_t blocks : {0, 1, 5, 64}) {
     int64_t next = 0;
@@ -162,7 +142,6 @@ TEST(ExchangePlanTest, SharesAreNeighboursAndCoverAllBlocks) {
     }
     EXPECT_EQ(next, blocks);
     EXPECT_EQ(ShareOfBlocks(blocks, 0, 1), std::make_pair(int64_t{0}, blocks));
-    EXPECT_EQ(ShareOfBlocks(blocks, 1, 1), std::make_pair(blocks, blocks));
   }
 }
 

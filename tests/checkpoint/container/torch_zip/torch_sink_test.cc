@@ -38,14 +38,13 @@ TorchFilePlan PlanAll(const Manifest& manifest) {
   return plan;
 }
 
-absl::StatusOr<WrittenTorchFile> Write(FileSystem& fs, const std::string& directory, TensorSource& source,
-                                       TorchFilePlan plan, int64_t block_bytes, int threads, int64_t chunk_bytes) {
-  WAYPOINT_ASSIGN_OR_RETURN(const auto sink, TorchSink::Create(fs, directory, source.manifest(), {std::move(plan)},
-                                                               block_bytes, chunk_bytes));
+absl::Status Write(FileSystem& fs, const std::string& directory, TensorSource& source, TorchFilePlan plan,
+                   int64_t block_bytes, int threads) {
+  WAYPOINT_ASSIGN_OR_RETURN(const auto sink,
+                            TorchSink::Create(fs, directory, source.manifest(), {std::move(plan)}, block_bytes));
   TransferOptions options;
   options.threads = threads;
-  WAYPOINT_RETURN_IF_ERROR(Transfer(source, *sink, options).status());
-  return sink->written_files()[0];
+  return Transfer(source, *sink, options).status();
 }
 
 absl::StatusOr<TorchContents> List(FileSystem& fs, const std::string& path) {
@@ -68,21 +67,14 @@ void ExpectHolds(FileSystem& fs, const std::string& path, TensorSource& wanted) 
   }
 }
 
-// Each record's CRC, and that the digests are those of the file.
-void ExpectSealed(FileSystem& fs, const std::string& path, const WrittenTorchFile& written) {
+// Each record's CRC.
+void ExpectSealed(FileSystem& fs, const std::string& path) {
   ASSERT_OK_AND_ASSIGN(const auto file, fs.OpenForRead(path, {}));
-  ASSERT_EQ(file->size_bytes(), written.size_bytes);
   ASSERT_OK_AND_ASSIGN(const ZipDirectory zip, ZipDirectory::Read(*file, {}));
   for (const ZipEntry& entry : zip.entries()) {
     EXPECT_TRUE(entry.bytes == 0 || entry.crc32 != 0) << entry.name;
     EXPECT_EQ(entry.data_begin % kTorchDataAlignment, 0) << entry.name;
     EXPECT_OK(ReadZipEntry(*file, entry, kMaxFileBytes, "test"));
-  }
-  ASSERT_OK_AND_ASSIGN(const std::string bytes, ReadSmallFile(fs, path, kMaxFileBytes, "test"));
-  for (size_t i = 0; i < written.digests.digests.size(); ++i) {
-    EXPECT_EQ(written.digests.digests[i],
-              Xxh3(absl::MakeConstSpan(bytes).subspan(i * written.digests.chunk_bytes, written.digests.chunk_bytes)))
-        << i;
   }
 }
 
@@ -97,12 +89,11 @@ void RoundTrips(FileSystem& fs, const std::string& root, int rounds, uint64_t se
     }
     const std::string directory = JoinPath(root, absl::StrCat("round-", round));
     ASSERT_OK(MakeDirectories(fs, directory));
-    ASSERT_OK_AND_ASSIGN(const WrittenTorchFile written,
-                         Write(fs, directory, *tensors, PlanAll(tensors->manifest()), random.Pick(1, 100'000),
-                               static_cast<int>(random.Pick(1, 4)), kDirectAlignment * random.Pick(1, 5)));
+    ASSERT_OK(Write(fs, directory, *tensors, PlanAll(tensors->manifest()), random.Pick(1, 100'000),
+                    static_cast<int>(random.Pick(1, 4))));
     const std::string path = JoinPath(directory, kFileName);
     ASSERT_NO_FATAL_FAILURE(ExpectHolds(fs, path, *tensors));
-    ASSERT_NO_FATAL_FAILURE(ExpectSealed(fs, path, written));
+    ASSERT_NO_FATAL_FAILURE(ExpectSealed(fs, path));
   }
 }
 
@@ -127,7 +118,7 @@ TEST(TorchSinkTest, EqualTensorsAreEqualBytes) {
     for (const int threads : {1, 4}) {
       const std::string directory = absl::StrCat("/", contents.size());
       ASSERT_OK(fs.MakeDirectory(directory));
-      ASSERT_OK(Write(fs, directory, *tensors, PlanAll(tensors->manifest()), block_bytes, threads, kDirectAlignment));
+      ASSERT_OK(Write(fs, directory, *tensors, PlanAll(tensors->manifest()), block_bytes, threads));
       ASSERT_OK_AND_ASSIGN(std::string bytes, ReadSmallFile(fs, JoinPath(directory, kFileName), kMaxFileBytes, "test"));
       contents.push_back(std::move(bytes));
     }
@@ -159,10 +150,8 @@ TEST(TorchSinkTest, BlocksInAnyOrder) {
   for (int round = 0; round < 60; ++round) {
     const std::string directory = absl::StrCat("/", round);
     ASSERT_OK(fs.MakeDirectory(directory));
-    const int64_t chunk_bytes = round % 2 == 0 ? kDirectAlignment : 2 * kDirectAlignment;
-    ASSERT_OK_AND_ASSIGN(const auto sink,
-                         TorchSink::Create(fs, directory, tensors->manifest(), {PlanAll(tensors->manifest())},
-                                           random.Pick(1, 20'000), chunk_bytes));
+    ASSERT_OK_AND_ASSIGN(const auto sink, TorchSink::Create(fs, directory, tensors->manifest(),
+                                                            {PlanAll(tensors->manifest())}, random.Pick(1, 20'000)));
     std::vector<int64_t> order(sink->num_blocks());
     std::iota(order.begin(), order.end(), 0);
     if (round == 0) {
@@ -174,10 +163,9 @@ TEST(TorchSinkTest, BlocksInAnyOrder) {
       ASSERT_OK(WriteBlock(*tensors, *sink, index));
     }
     ASSERT_OK(sink->Finish());
-    EXPECT_EQ(sink->held_bytes(), 0);
     const std::string path = JoinPath(directory, kFileName);
     ASSERT_NO_FATAL_FAILURE(ExpectHolds(fs, path, *tensors));
-    ASSERT_NO_FATAL_FAILURE(ExpectSealed(fs, path, sink->written_files()[0]));
+    ASSERT_NO_FATAL_FAILURE(ExpectSealed(fs, path));
   }
 }
 
@@ -191,71 +179,67 @@ TEST(TorchSinkTest, RecordsThatEndAroundABoundary) {
     AddRandomTensor("b", DType::kU8, {kDirectAlignment - 200}, &random, &tensors);
     const std::string directory = absl::StrCat("/", bytes);
     ASSERT_OK(fs.MakeDirectory(directory));
-    ASSERT_OK_AND_ASSIGN(const auto sink, TorchSink::Create(fs, directory, tensors.manifest(),
-                                                            {PlanAll(tensors.manifest())}, 1, kDirectAlignment));
+    ASSERT_OK_AND_ASSIGN(const auto sink,
+                         TorchSink::Create(fs, directory, tensors.manifest(), {PlanAll(tensors.manifest())}, 1));
     for (int64_t i = sink->num_blocks(); i-- > 0;) {
       ASSERT_OK(WriteBlock(tensors, *sink, i));
     }
     ASSERT_OK(sink->Finish());
     const std::string path = JoinPath(directory, kFileName);
     ASSERT_NO_FATAL_FAILURE(ExpectHolds(fs, path, tensors));
-    ASSERT_NO_FATAL_FAILURE(ExpectSealed(fs, path, sink->written_files()[0]));
+    ASSERT_NO_FATAL_FAILURE(ExpectSealed(fs, path));
   }
 }
 
-TEST(TorchSinkTest, LittleIsHeldBackInOrder) {
+// Several sinks, each of which writes its share of the blocks of two files into the same directory.
+TEST(TorchSinkTest, ProcessesTogetherWriteTheBytesOfOne) {
   RandomGeometry random(76);
-  MemorySource tensors;
-  for (int i = 0; i < 40; ++i) {
-    AddRandomTensor(absl::StrCat("t", i), DType::kF32, {10'000}, &random, &tensors);
-  }
+  const auto tensors = RandomTensors(8, &random);
+  AddRandomTensor("large", DType::kF32, {113, 297}, &random, tensors.get());
+  const Manifest& manifest = tensors->manifest();
+  TorchFilePlan all = PlanAll(manifest);
+  TorchFilePlan large;
+  large.name = "large.bin";
+  large.entries = {{"alone", manifest.Find("large")}};
   MemoryFileSystem fs;
-  ASSERT_OK_AND_ASSIGN(const auto sink, TorchSink::Create(fs, "/", tensors.manifest(), {PlanAll(tensors.manifest())},
-                                                          100'000, kDirectAlignment));
-  for (int64_t i = 0; i < sink->num_blocks(); ++i) {
-    ASSERT_OK(WriteBlock(tensors, *sink, i));
-    EXPECT_EQ(sink->held_bytes(), 0) << "nothing misses what an earlier block has";
-  }
-  EXPECT_GT(sink->num_blocks(), 10);
-}
+  ASSERT_OK(fs.MakeDirectory("/one"));
+  ASSERT_OK_AND_ASSIGN(const auto one, TorchSink::Create(fs, "/one", manifest, {all, large}, 1));
+  ASSERT_OK(Transfer(*tensors, *one, {}).status());
 
-// As threads write them: taken in order, some at a time, finished in any order.
-TEST(TorchSinkTest, ScratchBytesBoundWhatIsHeldBack) {
-  RandomGeometry random(77);
-  MemorySource tensors;
-  for (int i = 0; i < 60; ++i) {
-    AddRandomTensor(absl::StrCat("t", i), DType::kF32, {random.Pick(1, 6'000)}, &random, &tensors);
-  }
-  std::vector<TorchFilePlan> files(6);
-  for (int64_t i = 0; i < tensors.manifest().size(); ++i) {
-    files[i / 10].name = absl::StrCat(i / 10, ".bin");
-    files[i / 10].entries.push_back({tensors.manifest()[i].name, i});
-  }
-  MemoryFileSystem fs;
-  int64_t most = 0;
-  for (int round = 0; round < 20; ++round) {
-    const std::string directory = absl::StrCat("/", round);
+  for (int world_size = 1; world_size <= 4; ++world_size) {
+    const std::string directory = absl::StrCat("/by-", world_size);
     ASSERT_OK(fs.MakeDirectory(directory));
-    ASSERT_OK_AND_ASSIGN(const auto sink,
-                         TorchSink::Create(fs, directory, tensors.manifest(), files, 4096, kDirectAlignment));
-    std::vector<int64_t> taken;
-    for (int64_t next = 0; next < sink->num_blocks() || !taken.empty();) {
-      while (taken.size() < 4 && next < sink->num_blocks()) {
-        taken.push_back(next++);
+    std::vector<std::unique_ptr<TorchSink>> sinks(world_size);
+    std::vector<std::string> sums;
+    const auto share = [&](int rank) { return one->num_blocks() * rank / world_size; };
+    for (int rank = 0; rank < world_size; ++rank) {
+      ASSERT_OK_AND_ASSIGN(sinks[rank], TorchSink::Create(fs, directory, manifest, {all, large}, 1));
+      if (rank == 0) {
+        ASSERT_OK(sinks[rank]->CreateFiles());
+      } else {
+        sinks[rank]->JoinFiles();
       }
-      const int64_t pick = random.Pick(0, static_cast<int64_t>(taken.size()) - 1);
-      ASSERT_OK(WriteBlock(tensors, *sink, taken[pick]));
-      taken.erase(taken.begin() + pick);
-
-      EXPECT_LE(sink->held_bytes(), static_cast<int64_t>(taken.size()) * sink->ScratchBytes());
-      most = std::max(most, sink->held_bytes());
+      for (int64_t block = share(rank + 1); block-- > share(rank);) {
+        ASSERT_OK(WriteBlock(*tensors, *sinks[rank], block));
+      }
+      ASSERT_OK(sinks[rank]->Finish());
+      sums.push_back(sinks[rank]->BlockSums(share(rank), share(rank + 1)));
     }
-    ASSERT_OK(sink->Finish());
-    for (int64_t file = 0; file < 6; ++file) {
-      ExpectSealed(fs, JoinPath(directory, files[file].name), sink->written_files()[file]);
+    EXPECT_EQ(sinks[0]->Complete().code(), world_size == 1 ? absl::StatusCode::kOk : absl::StatusCode::kInternal)
+        << "blocks are missing";
+    for (int rank = 1; rank < world_size; ++rank) {
+      EXPECT_THAT(sinks[0]->SetBlockSums(share(rank), share(rank + 1), sums[rank] + "."),
+                  IsKind(ErrorKind::kSchema, HasSubstr("checksums of blocks")));
+      ASSERT_OK(sinks[0]->SetBlockSums(share(rank), share(rank + 1), sums[rank]));
+    }
+    ASSERT_OK(sinks[0]->Complete());
+    for (const char* name : {kFileName, "large.bin"}) {
+      ASSERT_OK_AND_ASSIGN(const std::string wanted, ReadSmallFile(fs, JoinPath("/one", name), kMaxFileBytes, "test"));
+      ASSERT_OK_AND_ASSIGN(const std::string found,
+                           ReadSmallFile(fs, JoinPath(directory, name), kMaxFileBytes, "test"));
+      EXPECT_TRUE(found == wanted) << name << " by " << world_size;
     }
   }
-  EXPECT_GT(most, 0);
 }
 
 TEST(TorchSinkTest, NothingIsCreatedBeforeTheFirstWrite) {
@@ -274,7 +258,7 @@ TEST(TorchSinkTest, KeysOfOneTensorShareItsStorage) {
   TorchFilePlan plan = PlanAll(tensors.manifest());
   plan.entries.push_back({"head", 0});
   MemoryFileSystem fs;
-  ASSERT_OK(Write(fs, "/", tensors, plan, 1, 1, kDirectAlignment));
+  ASSERT_OK(Write(fs, "/", tensors, plan, 1, 1));
 
   ASSERT_OK_AND_ASSIGN(const TorchContents contents, List(fs, "/weights.bin"));
 
@@ -314,7 +298,7 @@ TEST(TorchSinkTest, AWrapperStandsAroundTheTensors) {
   TorchFilePlan plan = PlanAll(tensors.manifest());
   plan.wrapper = {"model", {{"model_key", "model"}, {"by", "me"}}, {"whole"}};
   MemoryFileSystem fs;
-  ASSERT_OK(Write(fs, "/", tensors, plan, 1, 1, kDirectAlignment));
+  ASSERT_OK(Write(fs, "/", tensors, plan, 1, 1));
 
   ASSERT_OK_AND_ASSIGN(const TorchContents contents, List(fs, "/weights.bin"));
 
@@ -337,8 +321,7 @@ TEST(TorchSinkTest, ManyTensors) {
     tensors.Add<uint8_t>(absl::StrCat("t", i), DType::kU8, {1}, {static_cast<uint8_t>(i)});
   }
   MemoryFileSystem fs;
-  ASSERT_OK_AND_ASSIGN(const WrittenTorchFile written,
-                       Write(fs, "/", tensors, PlanAll(tensors.manifest()), int64_t{8} << 20, 2, kDigestChunkBytes));
+  ASSERT_OK(Write(fs, "/", tensors, PlanAll(tensors.manifest()), int64_t{8} << 20, 2));
 
   ASSERT_OK_AND_ASSIGN(TorchContents contents, List(fs, "/weights.bin"));
 
@@ -384,8 +367,8 @@ TEST(TorchSinkTest, FinishNeedsAllBlocks) {
   MemorySource tensors;
   AddRandomTensor("a", DType::kF32, {4000}, &random, &tensors);
   MemoryFileSystem fs;
-  ASSERT_OK_AND_ASSIGN(const auto sink, TorchSink::Create(fs, "/", tensors.manifest(), {PlanAll(tensors.manifest())}, 1,
-                                                          kDirectAlignment));
+  ASSERT_OK_AND_ASSIGN(const auto sink,
+                       TorchSink::Create(fs, "/", tensors.manifest(), {PlanAll(tensors.manifest())}, 1));
   ASSERT_OK(WriteBlock(tensors, *sink, 0));
 
   EXPECT_EQ(sink->Finish().code(), absl::StatusCode::kInternal);
@@ -402,8 +385,7 @@ TEST(TorchSinkTest, FaultsAreReportedAndSuccessIsDurable) {
       SCOPED_TRACE(absl::StrCat(FaultName(fault), " at call ", at));
       MemoryFileSystem memory;
       FaultFileSystem fs(memory, fault, at);
-      const absl::Status status =
-          Write(fs, "/", *tensors, PlanAll(tensors->manifest()), 1, 2, kDirectAlignment).status();
+      const absl::Status status = Write(fs, "/", *tensors, PlanAll(tensors->manifest()), 1, 2);
       if (at >= fs.calls()) {
         break;
       }

@@ -1,5 +1,5 @@
-// Formats whose files rank 0 writes with what the others hand it: the same bytes as of one rank, within the bound, and
-// an error of any rank is everybody's.
+// Formats of PyTorch's files, written by many ranks: the same bytes as of one rank, within the bound, and an error of any
+// rank is everybody's.
 
 #include <tuple>
 
@@ -62,9 +62,9 @@ DecoderState NewState(bool tied) {
   return NewDecoderState(config, 5, DType::kBF16, /*optimizer_state=*/false);
 }
 
-class Rank0WriteTest : public testing::TestWithParam<std::tuple<Target, int>> {};
+class SharedTorchFilesTest : public testing::TestWithParam<std::tuple<Target, int>> {};
 
-TEST_P(Rank0WriteTest, FilesOfAnyLayoutAreThoseOfOneRank) {
+TEST_P(SharedTorchFilesTest, FilesOfAnyLayoutAreThoseOfOneRank) {
   const auto& [target, world_size] = GetParam();
   const DecoderState state = NewState(target.tied);
   const Model model = {state.metadata, state.tensors.get(), {}};
@@ -83,14 +83,14 @@ TEST_P(Rank0WriteTest, FilesOfAnyLayoutAreThoseOfOneRank) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Jobs, Rank0WriteTest,
+INSTANTIATE_TEST_SUITE_P(Jobs, SharedTorchFilesTest,
                          ::testing::Combine(::testing::ValuesIn(kTargets), ::testing::Values(2, 3)),
                          [](const auto& info) {
                            return absl::StrCat(std::get<0>(info.param).name, "_by_", std::get<1>(info.param));
                          });
 
 // Three ranks that save as `reference` to one disk, and what can go wrong on one of them.
-class Rank0WriteErrorTest : public testing::Test {
+class SharedTorchFilesErrorTest : public testing::Test {
  protected:
   static constexpr int kRanks = 3;
 
@@ -126,7 +126,7 @@ class Rank0WriteErrorTest : public testing::Test {
   MemoryFileSystem disk_;
 };
 
-TEST_F(Rank0WriteErrorTest, ADiskThatIsFullAtAnyCallIsToldToAllAndNothingIsPublished) {
+TEST_F(SharedTorchFilesErrorTest, ADiskThatIsFullAtAnyCallIsToldToAllAndNothingIsPublished) {
   for (const Layout layout : {Columns, Replicated}) {
     int64_t full = 0;
     for (int64_t call = 1;; call += 4) {
@@ -194,7 +194,7 @@ class LeavingCoordinator : public Coordinator {
   int64_t words_;
 };
 
-TEST_F(Rank0WriteErrorTest, ARankThatDiesAtAnyWordIsNamedAndOnlyWholeOutputIsPublished) {
+TEST_F(SharedTorchFilesErrorTest, ARankThatDiesAtAnyWordIsNamedAndOnlyWholeOutputIsPublished) {
   const DirectoryContents whole = SavedByOne({state_.metadata, state_.tensors.get(), {}}, OptionsOf(kTargets[1]));
   for (const int dying : {0, 2}) {
     int deaths = 0;
@@ -225,7 +225,7 @@ TEST_F(Rank0WriteErrorTest, ARankThatDiesAtAnyWordIsNamedAndOnlyWholeOutputIsPub
   }
 }
 
-TEST_F(Rank0WriteErrorTest, AReadThatFailsOnARankThatOnlyGivesIsToldToAll) {
+TEST_F(SharedTorchFilesErrorTest, AReadThatFailsOnOneRankIsToldToAll) {
   class Failing : public RankSource {
    public:
     using RankSource::RankSource;
@@ -244,7 +244,7 @@ TEST_F(Rank0WriteErrorTest, AReadThatFailsOnARankThatOnlyGivesIsToldToAll) {
   EXPECT_THAT(disk_.List("/").value(), IsEmpty());
 }
 
-TEST_F(Rank0WriteErrorTest, WhatOneRankRefusesIsQuotedByAll) {
+TEST_F(SharedTorchFilesErrorTest, WhatOneRankRefusesIsQuotedByAll) {
   SharedJob job(NewThreadCoordinators(kRanks));
 
   const auto statuses = Save(job, disk_, Rows, [](int rank, WriteOptions* options) {
@@ -258,7 +258,7 @@ TEST_F(Rank0WriteErrorTest, WhatOneRankRefusesIsQuotedByAll) {
   EXPECT_THAT(disk_.List("/").value(), IsEmpty());
 }
 
-TEST_F(Rank0WriteErrorTest, ARankThatWaitsCanCancel) {
+TEST_F(SharedTorchFilesErrorTest, OneRankCanCancel) {
   for (const Layout layout : {Rows, Replicated}) {
     SharedJob job(NewThreadCoordinators(kRanks));
 
@@ -272,7 +272,7 @@ TEST_F(Rank0WriteErrorTest, ARankThatWaitsCanCancel) {
   }
 }
 
-TEST_F(Rank0WriteErrorTest, WithoutAnExchangeOnlyRanksThatHaveAllCanSave) {
+TEST_F(SharedTorchFilesErrorTest, WithoutAnExchangeOnlyRanksThatHaveAllCanSave) {
   const auto without = [](int, WriteOptions* options) { options->save.exchange = nullptr; };
   SharedJob parts(NewThreadCoordinators(kRanks));
   EXPECT_THAT(Save(parts, disk_, Rows, without), Each(IsKind(ErrorKind::kRequest, HasSubstr("no exchange"))));
