@@ -87,16 +87,18 @@ absl::StatusOr<std::unique_ptr<ProcessGroups>> ProcessGroups::Create(const C10dO
     }
     const std::string name =
         absl::StrCat("waypoint/", rendezvous.name, "/groups/", MeshAxisName(axis), "/", group.ranks[0]);
-    try {
-      const int size = static_cast<int>(group.ranks.size());
-      group.backend = options.device.is_cpu()
-                          ? NewGlooGroup(store, rendezvous.host, name, group.index, size, options.timeout)
-                          : NewNcclGroup(store, name, group.index, size, options.timeout);
-    } catch (const std::exception& e) {
-      return MakeError(ErrorKind::kRank,
-                       absl::StrCat("rank ", impl->rank, " cannot connect to its ", MeshAxisName(axis),
-                                    " group (ranks ", absl::StrJoin(group.ranks, ", "), "): ", FirstLine(e.what())));
+    auto backend = ConnectWatched(
+        [store, name, index = group.index, size = static_cast<int>(group.ranks.size()), host = rendezvous.host,
+         timeout = options.timeout, on_cpu = options.device.is_cpu()] {
+          return on_cpu ? NewGlooGroup(store, host, name, index, size, timeout)
+                        : NewNcclGroup(store, name, index, size, timeout);
+        },
+        options.watch);
+    if (!backend.ok()) {
+      return Annotate(backend.status(), absl::StrCat("rank ", impl->rank, " cannot connect to its ", MeshAxisName(axis),
+                                                     " group (ranks ", absl::StrJoin(group.ranks, ", "), ")"));
     }
+    group.backend = *std::move(backend);
   }
   return absl::WrapUnique(new ProcessGroups(std::move(impl)));
 }

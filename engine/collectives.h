@@ -12,6 +12,7 @@
 // Errors: E_RANK, naming this rank, the group and its ranks, when another one is gone, stays away until the timeout or
 // does something else.  After an error everything is over: later calls return the same error.  One thread.
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -29,6 +30,8 @@ struct ProcessGroupOptions {
   at::Device device = at::kCPU;
   // Of each call, Create included: the time by which ranks may differ in reaching it, and it itself.
   absl::Duration timeout = absl::Minutes(10);
+  // Asked while the ranks connect: an error when some cannot come any more.  Unset: nobody is missed before `timeout`.
+  std::function<absl::Status()> watch = {};
 };
 
 class ProcessGroups {

@@ -15,7 +15,13 @@ namespace {
 
 constexpr char kLocalRank[] = "LOCAL_RANK";
 
-absl::StatusOr<int> LocalRank() { return std::getenv(kLocalRank) == nullptr ? 0 : IntegerFromEnvironment(kLocalRank); }
+// Where a launcher shows each rank its own GPU alone, that is the one.
+absl::StatusOr<int> GpuIndex(int world_size, int gpus) {
+  if (gpus == 1 || (world_size == 1 && std::getenv(kLocalRank) == nullptr)) {
+    return 0;
+  }
+  return IntegerFromEnvironment(kLocalRank);
+}
 
 }  // namespace
 
@@ -33,8 +39,8 @@ absl::StatusOr<c10::Device> DeviceOf(const std::string& name, int world_size) {
                                   "the libtorch that this program is linked with has no CUDA, or sees no GPU; "
                                   "build with one that has (third_party/torch), or set device to \"cpu\""));
   }
-  WAYPOINT_ASSIGN_OR_RETURN(const int index, LocalRank());
   const int gpus = c10::impl::getDeviceGuardImpl(c10::kCUDA)->deviceCount();
+  WAYPOINT_ASSIGN_OR_RETURN(const int index, GpuIndex(world_size, gpus));
   if (index < 0 || index >= gpus) {
     return MakeError(ErrorKind::kUnsupported, absl::StrCat(what, kLocalRank, " is ", index, ", and this machine has ",
                                                            gpus, " GPUs; start at most one rank for each"));

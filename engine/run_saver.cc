@@ -10,6 +10,7 @@
 #include "checkpoint/base/registry.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/torch/live_memory.h"
+#include "models/decoder/parameters.h"
 
 namespace waypoint::engine {
 namespace {
@@ -25,6 +26,18 @@ Retention RetentionOf(const Schedule& schedule) {
   }
   return retention;
 }
+
+// Tensors that are planned with, and are nowhere.
+class UnreadSource : public TensorSource {
+ public:
+  explicit UnreadSource(Manifest manifest) : manifest_(std::move(manifest)) {}
+
+  const Manifest& manifest() const override { return manifest_; }
+  absl::Status Read(absl::Span<const ReadRequest>) override { return absl::InternalError("a plan read tensors"); }
+
+ private:
+  const Manifest manifest_;
+};
 
 SaveOptions ExportOptions(const ExportSchedule& schedule) {
   SaveOptions options;
@@ -174,6 +187,23 @@ absl::Status RunSaver::CheckExport(const TrainState& state) const {
   SaveOptions options = ExportOptions(config_.export_());
   SetRanks(options);
   return Annotate(format->Create(fs_, "", Metadata(state, /*scheduled=*/true), *source, assets_, options).status(),
+                  absl::StrCat("export as \"", name, "\""));
+}
+
+absl::Status RunSaver::CheckExport() const {
+  if (!config_.has_export_()) {
+    return absl::OkStatus();
+  }
+  const std::string& name = config_.export_().format();
+  CheckpointFormat* const format = Registry<CheckpointFormat>::Global().Find(name);
+  if (format == nullptr) {
+    return MakeError(ErrorKind::kRequest, absl::StrCat("export.format: no format \"", name, "\" is linked"));
+  }
+  WAYPOINT_ASSIGN_OR_RETURN(
+      Manifest weights,
+      models::ParameterManifest(config_.model(), config_.dtype() == "bfloat16" ? DType::kBF16 : DType::kF32));
+  UnreadSource source(std::move(weights));
+  return Annotate(format->Create(fs_, "", carried_, source, assets_, ExportOptions(config_.export_())).status(),
                   absl::StrCat("export as \"", name, "\""));
 }
 

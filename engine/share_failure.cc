@@ -29,9 +29,7 @@ Knows WhatIsKnown(const absl::Status& status, bool gone) {
 absl::Status ShareFailure(Coordinator& ranks, absl::string_view name, const absl::Status& mine, bool gone,
                           absl::Duration timeout) {
   const Knows known = WhatIsKnown(mine, gone);
-  const std::string text = known == Knows::kCause
-                               ? absl::StrCat(ErrorKindName(GetErrorKind(mine)), ": ", mine.message())
-                               : std::string(mine.message());
+  const std::string text = known == Knows::kCause ? ErrorText(mine) : std::string(mine.message());
   const auto words = ranks.AllGather(name, absl::StrCat(static_cast<int>(known), text), timeout);
   if (known == Knows::kCause) {
     return mine;
@@ -47,9 +45,8 @@ absl::Status ShareFailure(Coordinator& ranks, absl::string_view name, const absl
   if (most <= known) {
     return mine;
   }
-  return MakeError(ErrorKind::kRank, most == Knows::kCause
-                                         ? absl::StrCat("rank ", best - words->begin(), " failed: ", best->substr(1))
-                                         : best->substr(1));
+  return most == Knows::kCause ? RankError(absl::StrCat("rank ", best - words->begin(), " failed"), best->substr(1))
+                               : MakeError(ErrorKind::kRank, best->substr(1));
 }
 
 }  // namespace waypoint::engine

@@ -241,7 +241,7 @@ absl::Status TrainState::RestorePretrained(OpenedCheckpoint& checkpoint, const P
     WAYPOINT_RETURN_IF_ERROR(RestoreOptimizerScalars(checkpoint.metadata.training(), thawed));
   }
   WAYPOINT_RETURN_IF_ERROR(Fill(checkpoint, state, /*cast=*/true, restored));
-  optimizer_->ResetParameters();
+  WAYPOINT_RETURN_IF_ERROR(optimizer_->ResetParameters());
   return shards_->ShareLoaded();
 }
 

@@ -106,6 +106,7 @@ absl::Status Trainer::Connect() {
   ProcessGroupOptions group_options;
   group_options.timeout = absl::Seconds(config.mesh().timeout_seconds());
   group_options.device = *device;
+  group_options.watch = [this] { return options_.coordinator->CheckAlive(); };
   auto groups = ProcessGroups::Create(options_.rendezvous, shape, group_options);
   WAYPOINT_RETURN_IF_ERROR(
       ShareFailure(*options_.coordinator, "process groups", groups.status(), /*gone=*/true, CheckpointTimeout(config)));

@@ -87,13 +87,22 @@ void AdamW::set_begins(const std::map<std::string, int64_t>& begins) {
   }
 }
 
-void AdamW::ResetParameters() {
+absl::Status AdamW::ResetParameters() {
   const c10::NoGradGuard no_grad;
   for (const ParameterState& state : states_) {
-    if (state.master.defined()) {
-      state.parameter.copy_(state.master);
+    if (!state.master.defined()) {
+      continue;
+    }
+    state.parameter.copy_(state.master);
+    const auto lost = at::logical_and(at::isinf(state.parameter), at::isfinite(state.master)).sum().item<int64_t>();
+    if (lost > 0) {
+      return MakeError(ErrorKind::kDType,
+                       absl::StrCat("parameter \"", state.name, "\": ", lost, " of ", state.master.numel(),
+                                    " elements are finite in float32 and would be infinite as ",
+                                    c10::toString(state.parameter.scalar_type()), "; train in float32"));
     }
   }
+  return absl::OkStatus();
 }
 
 absl::Status AdamW::Step(double learning_rate) {

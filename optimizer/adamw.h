@@ -57,7 +57,8 @@ class AdamW {
   // Of one parameter; nothing for one that has no master.
   void ResetMaster(const std::string& parameter);
   // Parameters from masters, with the rounding of Step: after optimizer state was loaded without weights.
-  void ResetParameters();
+  // E_DTYPE for finite elements that the parameter's type cannot hold.
+  absl::Status ResetParameters();
 
   // All state tensors, parameter by parameter, to be saved or filled in place.
   NamedTensors State() const;

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/checkpointer/checkpointer.h"
 #include "checkpoint/format/format_options.h"
@@ -94,6 +95,11 @@ class Conversion {
     WAYPOINT_ASSIGN_OR_RETURN(source_, from->Open(fs, request_.source, load_));
     WAYPOINT_ASSIGN_OR_RETURN(to_, FindTargetFormat(*from, source_.metadata, request_.to));
     WAYPOINT_RETURN_IF_ERROR(LoadFormatOptions(*from, to_, request_.format_options).status());
+    if (request_.wants_shard_size && !to_->split_by_bytes()) {
+      return MakeError(ErrorKind::kRequest,
+                       absl::StrCat("--max-shard-size is no option here: how many files a \"", to_->name(),
+                                    "\" checkpoint has is not a matter of their size; leave it out"));
+    }
     WAYPOINT_RETURN_IF_ERROR(CheckTargetPath(fs, request_.source, request_.target, request_.overwrite));
 
     save->weights_dtype = request_.dtype;
@@ -115,7 +121,7 @@ class Conversion {
         environment_.out << line << "\n";
       }
     }
-    return request_.dry_run ? absl::OkStatus() : CheckSpace(fs, request_.target, plan.bytes);
+    return CheckSpace(fs, request_.target, plan.bytes);
   }
 
   void FillReport(const CheckpointFormat& from, Plan& plan) {

@@ -32,7 +32,8 @@ struct ConvertEnvironment {
   Coordinator* ranks = nullptr;
 };
 
-// With several ranks all call it, rank 0 prints, and all get OK or an error together.  OK means that the output is published (or, with dry_run, that it could be).  After a failure the target is as it was.
+// With several ranks all call it, rank 0 prints, and all get OK or an error together.  OK means that the output is
+// published (or, with dry_run, that it could be).  After a failure the target is as it was.
 absl::Status Convert(const ConvertRequest& request, const ConvertEnvironment& environment);
 
 // main() of the tool.  Joins the other ranks where a launcher says that there are some.

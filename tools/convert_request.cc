@@ -68,7 +68,8 @@ absl::StatusOr<absl::optional<ConvertRequest>> ParseConvertRequest(int argc, con
       ->check(CLI::IsMember({"none", "digest", "logits"}));
   app.add_option("--optimizer", optimizer, "optimizer state, where both formats can hold it")
       ->check(CLI::IsMember({"keep", "drop"}));
-  app.add_flag("--overwrite", request.overwrite, "replace DST, in one step at the end, if it is empty or holds a checkpoint and nothing else");
+  app.add_flag("--overwrite", request.overwrite,
+               "replace DST, in one step at the end, if it is empty or holds a checkpoint and nothing else");
   app.add_flag("--carry-unknown", request.carry_unknown, "carry config keys that the format does not declare");
   app.add_option("--rank-timeout", rank_timeout, "for the slowest of several ranks (30m; 90s, 2h)");
   app.add_flag("--json", request.json, "report on stdout as JSON");
@@ -93,6 +94,7 @@ absl::StatusOr<absl::optional<ConvertRequest>> ParseConvertRequest(int argc, con
     return Named("--max-shard-size", bytes.status());
   }
   request.max_shard_bytes = *bytes;
+  request.wants_shard_size = app.count("--max-shard-size") > 0;
   bytes = ParseBytes(max_memory);
   if (!bytes.ok()) {
     return Named("--max-memory", bytes.status());

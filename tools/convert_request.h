@@ -25,6 +25,7 @@ struct ConvertRequest {
   std::string to = "auto";
   DType dtype = DType::kInvalid;  // kInvalid keeps
   int64_t max_shard_bytes = 5'000'000'000;
+  bool wants_shard_size = false;  // the user gave one
   int64_t max_memory_bytes = kDefaultMaxMemory;
   int threads = 0;  // 0 chooses
   bool dry_run = false;

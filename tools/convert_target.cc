@@ -36,38 +36,65 @@ absl::StatusOr<std::string> ResolveMissing(FileSystem& fs, const std::string& pa
   return rest.empty() ? *existing : JoinPath(*existing, rest);
 }
 
-// Of a checkpoint, entries that no format writes or carries along are somebody's own.
+// Names of what is in the directory and does not belong to the format's checkpoint in it.
+absl::StatusOr<std::vector<std::string>> ForeignEntries(FileSystem& fs, CheckpointFormat& format,
+                                                        const std::string& target,
+                                                        const std::vector<DirectoryEntry>& entries) {
+  LoadOptions options;
+  options.carry_unknown = true;
+  const absl::StatusOr<OpenedCheckpoint> opened = format.Open(fs, target, options);
+  std::vector<std::string> foreign;
+  for (const DirectoryEntry& entry : entries) {
+    if (!format.Makes(entry)) {
+      foreign.push_back(QuotedPath(entry.name));
+    } else if (entry.type == FileType::kDirectory && opened.ok()) {
+      WAYPOINT_ASSIGN_OR_RETURN(const std::vector<DirectoryEntry> files, fs.List(JoinPath(target, entry.name)));
+      for (const DirectoryEntry& file : files) {
+        // The target may be named through a link.
+        const std::string name = JoinPath(entry.name, file.name);
+        if (std::none_of(opened->assets.begin(), opened->assets.end(),
+                         [&name](const Asset& asset) { return absl::EndsWith(asset.path, "/" + name); })) {
+          foreign.push_back(QuotedPath(name));
+        }
+      }
+    }
+  }
+  return foreign;
+}
+
+// Replaced is one checkpoint of one format; what it did not write and does not carry along is somebody's own.
 absl::Status CheckReplaceable(FileSystem& fs, const std::string& target) {
   WAYPOINT_ASSIGN_OR_RETURN(const FileInfo info, fs.Stat(target));
   std::vector<DirectoryEntry> entries;
-  bool is_checkpoint = false;
   if (info.type == FileType::kDirectory) {
     WAYPOINT_ASSIGN_OR_RETURN(entries, fs.List(target));
-    is_checkpoint = entries.empty();
-  }
-  std::vector<const CheckpointFormat*> formats;
-  for (const std::string& name : Registry<CheckpointFormat>::Global().Names()) {
-    CheckpointFormat* const format = Registry<CheckpointFormat>::Global().Find(name);
-    formats.push_back(format);
-    if (!is_checkpoint && !entries.empty()) {
-      // One whose save did not finish is one, too.
-      const auto fits = format->Probe(fs, target);
-      is_checkpoint = fits.ok() ? *fits : GetErrorKind(fits.status()) == ErrorKind::kTruncated;
+    if (entries.empty()) {
+      return absl::OkStatus();
     }
   }
-  if (!is_checkpoint) {
+  std::vector<CheckpointFormat*> formats;
+  std::vector<std::string> names;
+  for (const std::string& name : Registry<CheckpointFormat>::Global().Names()) {
+    CheckpointFormat* const format = Registry<CheckpointFormat>::Global().Find(name);
+    // One whose save did not finish is one, too.
+    const auto fits = entries.empty() ? absl::StatusOr<bool>(false) : format->Probe(fs, target);
+    if (fits.ok() ? *fits : GetErrorKind(fits.status()) == ErrorKind::kTruncated) {
+      formats.push_back(format);
+      names.push_back(name);
+    }
+  }
+  if (formats.empty()) {
     return MakeError(ErrorKind::kExists,
                      absl::StrCat("\"", target, "\" exists and is neither a checkpoint nor an empty ",
                                   "directory; remove it yourself if it is not needed"));
   }
-  constexpr size_t kSpelledOut = 10;
-  std::vector<std::string> own;
-  for (const DirectoryEntry& entry : entries) {
-    if (std::none_of(formats.begin(), formats.end(),
-                     [&entry](const CheckpointFormat* format) { return format->Makes(entry); })) {
-      own.push_back(QuotedPath(entry.name));
-    }
+  if (formats.size() > 1) {
+    return MakeError(ErrorKind::kExists,
+                     absl::StrCat("\"", target, "\" holds checkpoints of several formats (", absl::StrJoin(names, ", "),
+                                  "); remove it yourself if none is needed"));
   }
+  constexpr size_t kSpelledOut = 10;
+  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> own, ForeignEntries(fs, *formats[0], target, entries));
   if (own.empty()) {
     return absl::OkStatus();
   }

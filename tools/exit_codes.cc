@@ -11,7 +11,7 @@ ExitCode ExitCodeFor(const absl::Status& status) {
   if (absl::IsCancelled(status)) {
     return kExitInterrupted;
   }
-  switch (GetErrorKind(status)) {
+  switch (GetCause(status)) {
     case ErrorKind::kUnknown:
       return absl::IsInvalidArgument(status) ? kExitRequest : kExitInternal;
     case ErrorKind::kRank:

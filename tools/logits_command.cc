@@ -115,6 +115,12 @@ absl::Status Logits(const LogitsRequest& request, const LogitsEnvironment& envir
       return MakeError(ErrorKind::kRequest,
                        absl::StrCat("--output: \"", request.output, "\" is a directory, wanted a file in it"));
     }
+    WAYPOINT_ASSIGN_OR_RETURN(const std::string real_output, fs.RealPath(request.output));
+    WAYPOINT_ASSIGN_OR_RETURN(const std::string real_directory, fs.RealPath(request.directory));
+    if (DirName(real_output) == real_directory) {
+      return MakeError(ErrorKind::kRequest, absl::StrCat("--output: \"", request.output,
+                                                         "\" is a file of the checkpoint; choose another place"));
+    }
   }
   WAYPOINT_ASSIGN_OR_RETURN(const at::Tensor tokens, ReadTokens(fs, request.tokens));
   WAYPOINT_ASSIGN_OR_RETURN(CheckpointFormat * format, FindFormat(fs, request.directory, request.format));

@@ -34,7 +34,14 @@ absl::StatusOr<std::unique_ptr<models::DecoderModule>> LoadFloat32Decoder(Opened
   if (round_to != DType::kInvalid) {
     WAYPOINT_ASSIGN_OR_RETURN(const at::ScalarType rounded, DTypeToTorch(round_to));
     for (LiveTensor& live : state) {
-      live.tensor.copy_(live.tensor.to(rounded));
+      const at::Tensor narrow = live.tensor.to(rounded);
+      const auto lost = at::logical_and(at::isinf(narrow), at::isfinite(live.tensor)).sum().item<int64_t>();
+      if (lost > 0) {
+        return MakeError(ErrorKind::kDType,
+                         absl::StrCat("tensor \"", live.name, "\": ", lost, " of ", live.tensor.numel(),
+                                      " elements are finite and would be infinite as ", DTypeTorchName(round_to)));
+      }
+      live.tensor.copy_(narrow);
     }
   }
   return model;

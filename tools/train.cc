@@ -18,6 +18,8 @@
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/coordination/c10d/c10d_coordinator.h"
 #include "checkpoint/coordination/c10d/c10d_exchange.h"
+#include "checkpoint/coordination/coordinator.h"
+#include "engine/run_saver.h"
 #include "engine/shutdown_signal.h"
 #include "engine/trainer.h"
 #include "nlohmann/json.hpp"
@@ -100,6 +102,8 @@ absl::Status DryRun(const engine::ConfigLayers& layers, const TrainRequest& requ
   if (options.rendezvous.rank != 0) {
     return absl::OkStatus();
   }
+  LocalCoordinator alone;
+  WAYPOINT_RETURN_IF_ERROR(engine::RunSaver(PosixFileSystem(), start, alone, nullptr).CheckExport());
   for (const std::string& note : start.notes) {
     std::cerr << "note: " << note << std::endl;
   }
@@ -127,6 +131,8 @@ absl::Status Train(const TrainRequest& request) {
   }
   engine::TrainerOptions options;
   WAYPOINT_ASSIGN_OR_RETURN(options.rendezvous, C10dOptionsFromEnvironment());
+  // Processes take a while to come up.
+  options.rendezvous.connect_timeout = std::max(engine::CheckpointTimeout(layers.Merged({})), absl::Seconds(30));
   options.ranks_on_this_host = RanksOnThisHost(options.rendezvous);
   // Outlives the coordinator, which waits for other ranks when it goes: an error is yet to be reported then.
   absl::optional<engine::ShutdownSignal> shutdown;

@@ -10,6 +10,7 @@ namespace waypoint {
 namespace {
 
 constexpr char kPayloadUrl[] = "waypoint/error-kind";
+constexpr char kCauseUrl[] = "waypoint/error-cause";
 
 struct KindRow {
   ErrorKind kind;
@@ -62,6 +63,18 @@ const KindRow& RowOf(ErrorKind kind) {
   return kKinds[0];
 }
 
+ErrorKind KindIn(const absl::Status& status, absl::string_view url) {
+  const absl::optional<absl::Cord> payload = status.GetPayload(url);
+  if (payload.has_value()) {
+    for (const KindRow& row : kKinds) {
+      if (*payload == row.name) {
+        return row.kind;
+      }
+    }
+  }
+  return ErrorKind::kUnknown;
+}
+
 }  // namespace
 
 absl::string_view ErrorKindName(ErrorKind kind) { return RowOf(kind).name; }
@@ -73,16 +86,23 @@ absl::Status MakeError(ErrorKind kind, absl::string_view message) {
   return status;
 }
 
-ErrorKind GetErrorKind(const absl::Status& status) {
-  const absl::optional<absl::Cord> payload = status.GetPayload(kPayloadUrl);
-  if (payload.has_value()) {
-    for (const KindRow& row : kKinds) {
-      if (*payload == row.name) {
-        return row.kind;
-      }
-    }
-  }
-  return ErrorKind::kUnknown;
+ErrorKind GetErrorKind(const absl::Status& status) { return KindIn(status, kPayloadUrl); }
+
+std::string ErrorText(const absl::Status& status) {
+  const ErrorKind kind = GetErrorKind(status);
+  return kind == ErrorKind::kUnknown ? status.ToString(absl::StatusToStringMode::kWithNoExtraData)
+                                     : absl::StrCat(ErrorKindName(kind), ": ", status.message());
+}
+
+absl::Status RankError(absl::string_view context, absl::string_view error_text) {
+  absl::Status status = MakeError(ErrorKind::kRank, absl::StrCat(context, ": ", error_text));
+  status.SetPayload(kCauseUrl, absl::Cord(error_text.substr(0, error_text.find(':'))));
+  return status;
+}
+
+ErrorKind GetCause(const absl::Status& status) {
+  const ErrorKind cause = KindIn(status, kCauseUrl);
+  return cause == ErrorKind::kUnknown ? GetErrorKind(status) : cause;
 }
 
 absl::Status Annotate(const absl::Status& status, absl::string_view context) {
@@ -90,9 +110,8 @@ absl::Status Annotate(const absl::Status& status, absl::string_view context) {
     return status;
   }
   absl::Status annotated(status.code(), absl::StrCat(context, ": ", status.message()));
-  status.ForEachPayload([&annotated](absl::string_view url, const absl::Cord& payload) {
-    annotated.SetPayload(url, payload);
-  });
+  status.ForEachPayload(
+      [&annotated](absl::string_view url, const absl::Cord& payload) { annotated.SetPayload(url, payload); });
   return annotated;
 }
 

@@ -64,6 +64,13 @@ absl::Status MakeError(ErrorKind kind, absl::string_view message);
 // The kind attached to a status; kUnknown for OK and for statuses without one.
 ErrorKind GetErrorKind(const absl::Status& status);
 
+// For another process: "E_DTYPE: message"; without a kind, the code's name.
+std::string ErrorText(const absl::Status& status);
+// E_RANK, with `context` before what another process said by ErrorText.
+absl::Status RankError(absl::string_view context, absl::string_view error_text);
+// The kind of what made a RankError; of any other status its own.
+ErrorKind GetCause(const absl::Status& status);
+
 // The same status with "context: " before its message, kind kept.  OK stays OK.
 absl::Status Annotate(const absl::Status& status, absl::string_view context);
 

@@ -113,8 +113,10 @@ absl::StatusOr<std::vector<CheckpointRef>> CheckpointRoot::List(std::vector<std:
     } else {
       // Passed over, it would make an older checkpoint the newest.
       WAYPOINT_RETURN_IF_ERROR(Annotate(unread, absl::StrCat("\"", ref.path, "\" may be a checkpoint")));
-      if (!unsealed.ok() && warnings != nullptr) {
-        warnings->push_back(absl::StrCat("\"", ref.path, "\" is not sealed and does not count: ", unsealed.message()));
+      if (warnings != nullptr) {
+        warnings->push_back(
+            unsealed.ok() ? absl::StrCat("\"", ref.path, "\" holds no sealed checkpoint and does not count")
+                          : absl::StrCat("\"", ref.path, "\" is not sealed and does not count: ", unsealed.message()));
       }
     }
   }

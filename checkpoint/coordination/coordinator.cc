@@ -1,5 +1,6 @@
 #include "checkpoint/coordination/coordinator.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -45,8 +46,7 @@ absl::Status RefusedMessage(int rank, absl::string_view why) {
 
 absl::Status Coordinator::Agree(absl::string_view name, const absl::Status& mine, absl::Duration timeout) {
   // "" is OK; an error is "!" and its text, so that an error without a message still counts.
-  const std::string vote =
-      mine.ok() ? "" : absl::StrCat("!", mine.ToString(absl::StatusToStringMode::kWithNoExtraData));
+  const std::string vote = mine.ok() ? "" : absl::StrCat("!", ErrorText(mine));
   const absl::StatusOr<std::vector<std::string>> gathered = AllGather(name, vote, timeout);
   if (!mine.ok()) {
     return gathered.ok() ? mine : Untold(mine, name, gathered.status());
@@ -55,8 +55,7 @@ absl::Status Coordinator::Agree(absl::string_view name, const absl::Status& mine
   const std::vector<std::string>& votes = *gathered;
   for (size_t rank = 0; rank < votes.size(); ++rank) {
     if (!votes[rank].empty()) {
-      return MakeError(ErrorKind::kRank,
-                       absl::StrCat("rank ", rank, " failed at \"", name, "\": ", votes[rank].substr(1)));
+      return RankError(absl::StrCat("rank ", rank, " failed at \"", name, "\""), votes[rank].substr(1));
     }
   }
   return absl::OkStatus();
@@ -65,9 +64,7 @@ absl::Status Coordinator::Agree(absl::string_view name, const absl::Status& mine
 absl::StatusOr<std::vector<std::string>> Coordinator::AllGatherIfOk(absl::string_view name,
                                                                     const absl::StatusOr<std::string>& mine,
                                                                     absl::Duration timeout) {
-  const std::string vote = mine.ok()
-                               ? absl::StrCat("+", *mine)
-                               : absl::StrCat("!", mine.status().ToString(absl::StatusToStringMode::kWithNoExtraData));
+  const std::string vote = mine.ok() ? absl::StrCat("+", *mine) : absl::StrCat("!", ErrorText(mine.status()));
   absl::StatusOr<std::vector<std::string>> gathered = AllGather(name, vote, timeout);
   if (!mine.ok()) {
     return gathered.ok() ? mine.status() : Untold(mine.status(), name, gathered.status());
@@ -75,8 +72,8 @@ absl::StatusOr<std::vector<std::string>> Coordinator::AllGatherIfOk(absl::string
   WAYPOINT_ASSIGN_OR_RETURN(std::vector<std::string> votes, std::move(gathered));
   for (size_t rank = 0; rank < votes.size(); ++rank) {
     if (votes[rank].empty() || votes[rank][0] != '+') {
-      return MakeError(ErrorKind::kRank, absl::StrCat("rank ", rank, " failed at \"", name,
-                                                      "\": ", absl::string_view(votes[rank]).substr(1)));
+      return RankError(absl::StrCat("rank ", rank, " failed at \"", name, "\""),
+                       absl::string_view(votes[rank]).substr(std::min<size_t>(1, votes[rank].size())));
     }
     votes[rank].erase(0, 1);
   }

@@ -54,6 +54,10 @@ class Coordinator {
   virtual absl::StatusOr<std::vector<std::string>> AllGather(absl::string_view name, const std::string& bytes,
                                                              absl::Duration timeout) = 0;
 
+  // E_RANK naming a rank whose process is known to be gone, for who waits for others by other means.  Says nothing of
+  // ranks that are stopped or slow.
+  virtual absl::Status CheckAlive() { return absl::OkStatus(); }
+
   // OK when every rank passed OK.  A rank that passed an error gets its own back; all others get E_RANK with the rank
   // and the message of the first one that failed.  The coordinator stays usable: the failure was talked about.  When
   // the ranks cannot be reached, a rank that passed an error still gets its own back, and reads why in it.

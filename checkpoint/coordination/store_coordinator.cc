@@ -173,6 +173,12 @@ void StoreCoordinator::Leave() {
   }
 }
 
+absl::Status StoreCoordinator::CheckAlive() {
+  WAYPOINT_RETURN_IF_ERROR(failed_);
+  WAYPOINT_ASSIGN_OR_RETURN(const int dead, store_->AnyDead());
+  return dead < 0 ? absl::OkStatus() : MakeError(ErrorKind::kRank, absl::StrCat("rank ", dead, " died"));
+}
+
 absl::Status StoreCoordinator::Barrier(absl::string_view name, absl::Duration timeout) {
   return Meet(absl::StrCat("barrier \"", name, "\""), absl::OkStatus(), "", timeout).status();
 }

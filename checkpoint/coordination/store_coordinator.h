@@ -31,6 +31,8 @@ class MessageStore {
   virtual absl::Status Delete(const std::string& key) = 0;
   // The process of that rank is surely gone.  Asked about ranks that are waited for.
   virtual bool IsDead(int rank) { return false; }
+  // One of those, -1 for none.
+  virtual absl::StatusOr<int> AnyDead() { return -1; }
   // Later answers of the store take about so long at most; one that does not come is an error.
   virtual absl::Status LimitAnswers(absl::Duration limit) { return absl::OkStatus(); }
 };
@@ -51,6 +53,7 @@ class StoreCoordinator : public Coordinator {
                                         absl::Duration timeout) override;
   absl::StatusOr<std::vector<std::string>> AllGather(absl::string_view name, const std::string& bytes,
                                                      absl::Duration timeout) override;
+  absl::Status CheckAlive() override;
 
  protected:
   // For destructors of classes that clean up afterwards.

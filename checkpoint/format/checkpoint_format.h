@@ -166,7 +166,7 @@ class CheckpointFormat {
   // itself.
   virtual bool written_by_many_ranks() const { return false; }
   // Files are split by SaveOptions::max_shard_bytes; false where something else says how many there are.
-  virtual bool split_by_bytes() const { return !written_by_many_ranks(); }
+  virtual bool split_by_bytes() const { return false; }
   // What may be in LoadOptions::format_options and SaveOptions::format_options.
   virtual std::vector<FormatOption> options() const { return {}; }
 
@@ -179,7 +179,7 @@ class CheckpointFormat {
   // empty for nothing worth telling.
   virtual std::string WhyNot(FileSystem& fs, const std::string& directory) const { return ""; }
   // Could an entry of that name in a checkpoint's directory be one that this format writes or carries along?  By name and
-  // type alone; what nobody makes is somebody's own, and not replaced together with a checkpoint.
+  // type alone; all else is somebody's own, and not replaced together with the checkpoint.
   virtual bool Makes(const DirectoryEntry& entry) const = 0;
 
   // Everything but tensor data is read and checked: missing, extra and misshapen tensors are errors here.

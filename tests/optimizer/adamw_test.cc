@@ -204,7 +204,7 @@ TEST(AdamWTest, MastersAndParametersCanBeResetFromEachOther) {
   EXPECT_TRUE(at::equal(master, Matrix()));
 
   master.fill_(1.001);
-  optimizer->ResetParameters();
+  ASSERT_OK(optimizer->ResetParameters());
   EXPECT_TRUE(at::equal(parameters[0].second.detach(), at::ones({2, 3}, at::kBFloat16)));
   optimizer->ResetMasters();
   EXPECT_TRUE(at::equal(master, at::ones({2, 3})));

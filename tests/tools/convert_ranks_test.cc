@@ -126,11 +126,12 @@ class ConvertRanksTest : public ::testing::Test {
 TEST_F(ConvertRanksTest, AnyNumberOfRanksWritesTheSameDirectory) {
   using Flags = std::vector<std::string>;
   for (const Flags& target :
-       {Flags{"--to", "native"}, Flags{"--to", "llama"}, Flags{"--to", "llama", "--weights", "bin"},
+       {Flags{"--to", "native", "--max-shard-size", "50KB"}, Flags{"--to", "llama", "--max-shard-size", "50KB"},
+        Flags{"--to", "llama", "--weights", "bin", "--max-shard-size", "50KB"},
         Flags{"--to", "reference", "--model-parallel", "1"}, Flags{"--to", "reference", "--model-parallel", "2"},
         Flags{"--to", "fairseq2", "--model-parallel", "2"}}) {
     Flags flags = target;
-    flags.insert(flags.end(), {"--max-shard-size", "50KB", "--dtype", "float32"});
+    flags.insert(flags.end(), {"--dtype", "float32"});
     SCOPED_TRACE(absl::StrJoin(flags, " "));
     std::vector<DirectoryContents> written;
     for (const int world_size : {1, 2, 3}) {
@@ -150,6 +151,24 @@ TEST_F(ConvertRanksTest, AnyNumberOfRanksWritesTheSameDirectory) {
       ASSERT_OK(RemoveTree(PosixFileSystem(), Path("out")));
     }
   }
+}
+
+// The last weight becomes 1e6, which float16 cannot hold: the rank that writes it finds out, all exit alike.
+TEST_F(ConvertRanksTest, BadInputThatOneRankFindsIsBadInputForAll) {
+  std::string weights =
+      ReadSmallFile(PosixFileSystem(), Path("source/model.safetensors"), 1 << 26, "test_bytes").value();
+  weights.replace(weights.size() - 2, 2, "\x74\x49");
+  directory_.Write("source/model.safetensors", weights);
+
+  const std::vector<Outcome> outcomes =
+      Run(2, {Path("source"), Path("out"), "--to", "llama", "--dtype", "float16", "--max-shard-size", "50KB"});
+
+  for (const Outcome& outcome : outcomes) {
+    EXPECT_EQ(outcome.exit_code, 3);
+    EXPECT_THAT(outcome.err, HasSubstr("E_DTYPE: tensor"));
+  }
+  EXPECT_THAT(outcomes[0].err, HasSubstr("E_RANK: rank 1 failed at"));
+  EXPECT_FALSE(Exists(PosixFileSystem(), Path("out")).value());
 }
 
 TEST_F(ConvertRanksTest, TheDeathOfARankFailsAllOthersAndPublishesNothing) {

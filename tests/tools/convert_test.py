@@ -420,6 +420,42 @@ class ConvertTest(unittest.TestCase):
             self.assertTrue(os.path.exists(os.path.join(source, name)))
         self.assertNotIn("config.json", error)
 
+    def test_overwrite_keeps_what_another_format_would_write(self):
+        self.convert(ONE, self.path("out"))
+        own = ["README.md", "params.json", "tokenizer.json", "pytorch_model.bin", "train.py", "assets/notes.txt"]
+        os.makedirs(self.path("out/assets"), exist_ok=True)
+        for name in own:
+            with open(self.path("out/" + name), "w", encoding="utf-8") as file:
+                file.write("{}")
+
+        error = self.refuse(2, "E_EXISTS", FLOAT32, self.path("out"), "--overwrite")
+
+        for name in own:
+            self.assertIn('"%s"' % name, error)
+            self.assertTrue(os.path.exists(self.path("out/" + name)))
+
+        # A script beside a model is not the model's.
+        source = self.editable_copy(ONE)
+        for name in ("train.py", "modeling_llama.py"):
+            with open(os.path.join(source, name), "w", encoding="utf-8"):
+                pass
+        error = self.refuse(2, "E_EXISTS", FLOAT32, source, "--overwrite")
+        self.assertIn('"train.py"', error)
+        self.assertNotIn("modeling", error)
+
+        # Two checkpoints in one directory.
+        self.convert(ONE, self.path("two"))
+        shutil.copy(os.path.join(ONE, "config.json"), self.path("two"))
+        shutil.copy(os.path.join(ONE, "model.safetensors"), self.path("two"))
+        error = self.refuse(2, "E_EXISTS", FLOAT32, self.path("two"), "--overwrite")
+        self.assertIn("several formats (llama, native)", error)
+
+    def test_a_size_of_shards_is_refused_where_it_says_nothing(self):
+        hf = os.path.join(files.FIXTURES, "meta_llama2_gqa_bf16_mp2", "hf")
+        for to in ("distributed", "reference", "fairseq2"):
+            error = self.refuse(2, "E_REQUEST", hf, self.path("out"), "--to", to, "--max-shard-size", "1MB")
+            self.assertIn("--max-shard-size is no option here", error)
+
     def test_what_every_format_writes_may_be_replaced(self):
         hf = os.path.join(files.FIXTURES, "meta_llama2_gqa_bf16_mp2", "hf")
         for to, flags in (("llama", ["--max-shard-size", "20KB"]), ("llama", ["--weights", "bin"]), ("native", []),

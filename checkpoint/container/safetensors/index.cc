@@ -163,9 +163,11 @@ class IndexEvents final : public JsonEvents {
                          absl::StrCat(QuotedPath(path_), ": more files than shard_files = ", limits_.shard_files));
       }
       if (name_.ok() && !(IsPlainFileName(it->first) && absl::EndsWith(it->first, extension_))) {
-        name_ = MakeError(ErrorKind::kPath,
-                          absl::StrCat(QuotedPath(path_), ": tensor ", Quoted(key_), " is said to be in ",
-                                       Quoted(it->first), ", which is no plain file name that ends in ", extension_));
+        name_ = MakeError(
+            ErrorKind::kPath,
+            absl::StrCat(QuotedPath(path_), ": tensor ", Quoted(key_), " is said to be in ", Quoted(it->first),
+                         ", which is no plain file name of letters, digits, '.', '_' and '-' that ends in ",
+                         extension_));
       }
       index_->files.push_back(it->first);
     }

@@ -111,9 +111,12 @@ absl::Status ConfigConverter::Run(const Json& document, const ConfigImportOption
     if (options.carry_unknown) {
       log->notes.push_back(absl::StrCat(count, " carried through: ", list));
     } else {
-      log->problems.Add(ErrorKind::kConfig,
-                        absl::StrCat(count, ", which may change what the model computes (--carry-unknown carries ",
-                                     unknown.size() == 1 ? "it" : "them", " through unchanged): ", list));
+      log->problems.Add(
+          ErrorKind::kConfig,
+          absl::StrCat(count,
+                       ", which may change what the model computes (--carry-unknown, in a training config "
+                       "pretrained.carry_unknown: true, carries ",
+                       unknown.size() == 1 ? "it" : "them", " through unchanged): ", list));
     }
   }
   report->notes = log->notes;

@@ -26,11 +26,10 @@ absl::Status OverflowError(const Expression& cast, int64_t overflows, int64_t el
   return MakeError(ErrorKind::kDType,
                    absl::StrCat("tensor \"", cast.input()->ToString(), "\": ", overflows, " of ", elements,
                                 " elements, read together, are finite as ", DTypeTorchName(cast.input()->dtype()),
-                                " and would be infinite as ", DTypeTorchName(cast.dtype()), "; ",
-                                cast.dtype() == DType::kF16    ? "bfloat16 and float32 can"
-                                : cast.dtype() == DType::kBF16 ? "float32 can"
-                                                               : "float64 can",
-                                " hold such numbers"));
+                                " and would be infinite as ", DTypeTorchName(cast.dtype()),
+                                cast.dtype() == DType::kF16 && cast.input()->dtype() != DType::kF64
+                                    ? "; bfloat16 and float32 can hold such numbers"
+                                    : "; keep the type that they have"));
 }
 
 }  // namespace

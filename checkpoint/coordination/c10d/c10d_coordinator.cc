@@ -20,6 +20,7 @@ constexpr absl::Duration kLongestAnswer = absl::Hours(24 * 7);
 
 std::string KeyPrefix(const C10dOptions& options) { return absl::StrCat("waypoint/", options.name, "/"); }
 std::string DeadKey(int rank) { return absl::StrCat("dead/", rank); }
+constexpr char kAnyDeadKey[] = "dead";  // one of them
 
 class C10dMessages : public MessageStore {
  public:
@@ -46,6 +47,17 @@ class C10dMessages : public MessageStore {
     return Ask<bool>([&] { return store_->deleteKey(prefix_ + key); }).status();
   }
   bool IsDead(int rank) override { return HasAll({DeadKey(rank)}).value_or(false); }
+  absl::StatusOr<int> AnyDead() override {
+    WAYPOINT_ASSIGN_OR_RETURN(const bool any, HasAll({kAnyDeadKey}));
+    int rank = -1;
+    if (any) {
+      WAYPOINT_ASSIGN_OR_RETURN(const std::string text, Get(kAnyDeadKey));
+      if (!absl::SimpleAtoi(text, &rank)) {
+        return MakeError(ErrorKind::kRank, absl::StrCat("the store says that rank \"", text, "\" is dead"));
+      }
+    }
+    return rank;
+  }
   absl::Status LimitAnswers(absl::Duration limit) override {
     // The server itself may wait as long for a rank that is stopped in the middle of a message.
     limit = std::min(std::max(limit, 2 * options_.stall_timeout), kLongestAnswer);
@@ -53,8 +65,14 @@ class C10dMessages : public MessageStore {
       return absl::OkStatus();
     }
     limit_ = limit;
-    // A wait sets the deadline of every later answer of the server.
-    return Ask<int>([&] { return store_->wait({HelloKey(options_)}, absl::ToChronoMilliseconds(limit)), 0; }).status();
+    // A wait sets the deadline of every later answer of the server, to the store's own unless it is given one; so does
+    // every get.
+    return Ask<int>([&] {
+             store_->setTimeout(absl::ToChronoMilliseconds(limit));
+             store_->wait({HelloKey(options_)}, absl::ToChronoMilliseconds(limit));
+             return 0;
+           })
+        .status();
   }
 
  private:
@@ -116,6 +134,7 @@ absl::StatusOr<std::unique_ptr<RankWatch>> Invite(MessageStore& messages, c10::i
     const auto tell = [store = std::move(store), prefix = KeyPrefix(options)](int rank) {
       try {
         store->set(prefix + DeadKey(rank), {});
+        store->set(prefix + kAnyDeadKey, ToBytes(absl::StrCat(rank)));
       } catch (const std::exception&) {
         // Without the store nobody can speak, and all learn that.
       }

@@ -44,13 +44,14 @@ absl::StatusOr<std::unique_ptr<C10dExchange>> C10dExchange::Create(C10dCoordinat
     options.rank_0_serves = false;  // it does already, for the coordinator
     WAYPOINT_ASSIGN_OR_RETURN(const auto store, ConnectC10dStore(options));
     const std::string name = absl::StrCat("waypoint/", coordinator.options().name, "/exchange/", names[0], "/");
-    try {
-      group->gloo =
-          NewGlooGroup(store, coordinator.options().host, name, coordinator.rank(), coordinator.world_size(), timeout);
-    } catch (const std::exception& e) {
-      return MakeError(ErrorKind::kRank, absl::StrCat("rank ", coordinator.rank(),
-                                                      " cannot connect to the others: ", FirstLine(e.what())));
+    auto gloo = ConnectWatched(
+        [store, name, timeout, host = coordinator.options().host, rank = coordinator.rank(),
+         size = coordinator.world_size()] { return NewGlooGroup(store, host, name, rank, size, timeout); },
+        [&coordinator] { return coordinator.CheckAlive(); });
+    if (!gloo.ok()) {
+      return Annotate(gloo.status(), absl::StrCat("rank ", coordinator.rank(), " cannot connect to the others"));
     }
+    group->gloo = *std::move(gloo);
     return absl::OkStatus();
   };
   WAYPOINT_RETURN_IF_ERROR(coordinator.Agree("exchange connected", connect(), timeout));

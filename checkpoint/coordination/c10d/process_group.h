@@ -6,6 +6,7 @@
 
 #include <torch/csrc/api/include/torch/version.h>
 
+#include <functional>
 #include <string>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
@@ -13,6 +14,8 @@
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 #endif
 
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 
 namespace waypoint {
@@ -38,6 +41,12 @@ c10::intrusive_ptr<GroupBackend> NewGlooGroup(const c10::intrusive_ptr<c10d::TCP
 // (TORCH_NCCL_BLOCKING_WAIT, before libtorch 2.2 NCCL_BLOCKING_WAIT).
 c10::intrusive_ptr<GroupBackend> NewNcclGroup(const c10::intrusive_ptr<c10d::TCPStore>& store, const std::string& name,
                                               int index, int size, absl::Duration timeout);
+
+// What `connect` makes, which may wait for other members: in a thread of its own, while `watch` is asked now and then
+// whether they still can come.  When it says no, that is returned, and the thread is left to its timeout.  Errors:
+// E_RANK with what `connect` threw, those of `watch`.
+absl::StatusOr<c10::intrusive_ptr<GroupBackend>> ConnectWatched(
+    std::function<c10::intrusive_ptr<GroupBackend>()> connect, const std::function<absl::Status()>& watch);
 
 }  // namespace waypoint
 

@@ -37,7 +37,10 @@ constexpr absl::string_view kNames[] = {
 constexpr absl::string_view kPrefixes[] = {"tokenizer.model"};
 constexpr absl::string_view kPrefixesForPeople[] = {"LICENSE", "LICENCE", "NOTICE"};
 constexpr absl::string_view kTemplateSuffix = ".jinja";
-constexpr absl::string_view kSuffixes[] = {".tiktoken", kTemplateSuffix, ".py"};
+constexpr absl::string_view kCodeSuffix = ".py";
+constexpr absl::string_view kCodePrefixes[] = {"configuration_", "modeling_",         "modular_",
+                                               "tokenization_",  "image_processing_", "processing_"};
+constexpr absl::string_view kSuffixes[] = {".tiktoken", kTemplateSuffix, kCodeSuffix};
 constexpr absl::string_view kSuffixForPeople = ".md";
 
 // Others the native format does not store, and no model needs.
@@ -128,6 +131,12 @@ bool IsHfAsset(absl::string_view name) {
     }
   }
   return false;
+}
+
+bool IsWrittenHfAsset(absl::string_view name) {
+  return IsHfAsset(name) && (!absl::EndsWith(name, kCodeSuffix) ||
+                             std::any_of(std::begin(kCodePrefixes), std::end(kCodePrefixes),
+                                         [name](absl::string_view prefix) { return absl::StartsWith(name, prefix); }));
 }
 
 absl::Status CheckHfAsset(FileSystem& fs, const Asset& asset, const Limits& limits) {

@@ -39,9 +39,8 @@ class HuggingFaceFamily {
   // By "model_type" or "architectures" of a config.json; cheap.
   virtual bool Recognises(const Json& config) const = 0;
 
-  // config.json -> native.  `tensors_present` is how many tensors the files hold: a config that asks for more layers than
-  // that is E_MISSING before anything is made for each layer.
-  // Errors: E_CONFIG, E_UNSUPPORTED, E_MISSING.
+  // config.json -> native.  `tensors_present` is how many tensors the files hold: a config that asks for more layers
+  // than that is E_MISSING before anything is made for each layer. Errors: E_CONFIG, E_UNSUPPORTED, E_MISSING.
   virtual absl::StatusOr<FamilyModel> Import(const Json& config, bool carry_unknown, int64_t tensors_present) const = 0;
   // The rules of a native config.  `stored_copies`: copies that an export shall store again.
   // Errors: E_CONFIG or E_UNSUPPORTED when this family cannot express the config.
@@ -57,7 +56,8 @@ class HuggingFaceFamily {
     bool weights_were_cast = false;
   };
   // Native -> config.json.
-  virtual absl::StatusOr<Json> ExportConfig(const google::protobuf::Any& config, const ExportOptions& options) const = 0;
+  virtual absl::StatusOr<Json> ExportConfig(const google::protobuf::Any& config,
+                                            const ExportOptions& options) const = 0;
 };
 
 }  // namespace waypoint

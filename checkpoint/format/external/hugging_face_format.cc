@@ -92,6 +92,7 @@ class HuggingFaceFormat : public CheckpointFormat {
   bool external() const override { return true; }
   bool supports_optimizer_state() const override { return false; }
   bool written_by_many_ranks() const override { return true; }
+  bool split_by_bytes() const override { return true; }
   std::vector<FormatOption> options() const override { return HuggingFaceWriterOptions(); }
 
   absl::StatusOr<bool> Probe(FileSystem& fs, const std::string& directory) override {
@@ -115,7 +116,7 @@ class HuggingFaceFormat : public CheckpointFormat {
     if (entry.type == FileType::kDirectory) {
       return entry.name == kTemplateDirectory;
     }
-    return entry.name == "config.json" || IsHfAsset(entry.name) || IsHfWeightsFile(entry.name);
+    return entry.name == "config.json" || IsWrittenHfAsset(entry.name) || IsHfWeightsFile(entry.name);
   }
 
   std::string WhyNot(FileSystem& fs, const std::string& directory) const override {

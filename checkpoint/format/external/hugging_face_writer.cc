@@ -121,7 +121,8 @@ absl::StatusOr<std::unique_ptr<CheckpointWriter>> HuggingFaceWriter::Create(
   // Here, or before: on the way into the state, or by a trainer.
   const auto came_as = static_cast<DType>(metadata.external_dtype());
   const DType native = options.weights_dtype == DType::kInvalid ? MainDType(weights) : options.weights_dtype;
-  export_options.weights_were_cast = cast || (came_as != DType::kInvalid && came_as != native);
+  export_options.weights_were_cast =
+      cast || options.weights_dtype != DType::kInvalid || (came_as != DType::kInvalid && came_as != native);
   WAYPOINT_ASSIGN_OR_RETURN(const Json config, family.ExportConfig(metadata.model_config(), export_options));
   writer->config_text_ = DumpJson(config);
 

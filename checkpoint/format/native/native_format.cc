@@ -58,6 +58,7 @@ class NativeFormat : public CheckpointFormat {
   bool external() const override { return false; }
   bool supports_optimizer_state() const override { return true; }
   bool written_by_many_ranks() const override { return true; }
+  bool split_by_bytes() const override { return true; }
 
   absl::StatusOr<bool> Probe(FileSystem& fs, const std::string& directory) override {
     return ProbeFrame(fs, JoinPath(directory, kManifestFileName));

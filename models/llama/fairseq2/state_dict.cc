@@ -15,7 +15,8 @@ namespace waypoint::models {
 namespace {
 
 constexpr absl::string_view kModelKey = "model_key";
-constexpr absl::string_view kDefaultKey = "model";
+// Where no model_key says it.
+constexpr absl::string_view kDefaultKeys[] = {"model", "weights", "state_dict"};
 // Says by whom the file was written.
 constexpr absl::string_view kWriterKey = "fs2";
 constexpr size_t kSpelledOut = 10;
@@ -25,7 +26,7 @@ absl::string_view FirstKey(absl::string_view path) { return path.substr(0, path.
 }  // namespace
 
 absl::Status TakeStateDict(TorchContents* contents, LeftBehind* left_behind) {
-  std::string key(kDefaultKey);
+  std::string key;
   bool named = false;
   for (const TorchValue& value : contents->values) {
     if (value.path != kModelKey) {
@@ -37,6 +38,12 @@ absl::Status TakeStateDict(TorchContents* contents, LeftBehind* left_behind) {
     }
     key = value.text;
     named = true;
+  }
+  for (const absl::string_view usual : kDefaultKeys) {
+    const bool holds = std::any_of(
+        contents->tensors.begin(), contents->tensors.end(),
+        [usual](const TorchTensor& tensor) { return absl::StartsWith(tensor.name, absl::StrCat(usual, ".")); });
+    key = !named && key.empty() && holds ? std::string(usual) : key;
   }
   std::string prefix = absl::StrCat(key, ".");
   const auto is_inside = [&prefix](const TorchTensor& tensor) { return absl::StartsWith(tensor.name, prefix); };

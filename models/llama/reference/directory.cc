@@ -1,6 +1,7 @@
 #include "models/llama/reference/directory.h"
 
 #include <algorithm>
+#include <iterator>
 #include <memory>
 #include <utility>
 
@@ -47,27 +48,32 @@ absl::StatusOr<int64_t> CountFiles(const ConfinedDirectory& files) {
   return count;
 }
 
-// Trainers save {"model": state dict}, often with more beside it.  Leaves the state dict; true where there was one.
+// Trainers save {"model": state dict}, often with more beside it, or under these names.
+constexpr absl::string_view kWrappers[] = {"model.", "weights.", "state_dict."};
+
+// Leaves the state dict; true where there was one in another.
 absl::StatusOr<bool> UnwrapModel(TorchContents* contents) {
-  constexpr absl::string_view kWrapper = "model.";
-  const auto is_wrapped = [kWrapper](const TorchTensor& tensor) { return absl::StartsWith(tensor.name, kWrapper); };
-  const int64_t wrapped = std::count_if(contents->tensors.begin(), contents->tensors.end(), is_wrapped);
-  const bool known = std::any_of(contents->tensors.begin(), contents->tensors.end(), [kWrapper](const auto& tensor) {
-    return tensor.name == absl::StrCat(kWrapper, kReferenceNames.embedding);
-  });
-  if (!known) {
+  const auto holds_model = [contents](absl::string_view wrapper) {
+    return std::any_of(contents->tensors.begin(), contents->tensors.end(), [wrapper](const TorchTensor& tensor) {
+      return tensor.name == absl::StrCat(wrapper, kReferenceNames.embedding);
+    });
+  };
+  const auto wrapper = std::find_if(std::begin(kWrappers), std::end(kWrappers), holds_model);
+  if (wrapper == std::end(kWrappers)) {
     return false;
   }
+  const auto is_wrapped = [wrapper](const TorchTensor& tensor) { return absl::StartsWith(tensor.name, *wrapper); };
+  const int64_t wrapped = std::count_if(contents->tensors.begin(), contents->tensors.end(), is_wrapped);
   const int64_t beside = static_cast<int64_t>(contents->tensors.size()) - wrapped;
   if (beside > 0) {
     const auto other = std::find_if_not(contents->tensors.begin(), contents->tensors.end(), is_wrapped);
     return MakeError(ErrorKind::kExtra,
-                     absl::StrCat(QuotedPath(contents->path), ": the model's ", wrapped,
-                                  " tensors stand under \"model.\", and beside them ", beside, " others, for example ",
+                     absl::StrCat(QuotedPath(contents->path), ": the model's ", wrapped, " tensors stand under ",
+                                  Quoted(*wrapper), ", and beside them ", beside, " others, for example ",
                                   Quoted(other->name), "; save the inner dict alone"));
   }
   for (TorchTensor& tensor : contents->tensors) {
-    tensor.name.erase(0, kWrapper.size());
+    tensor.name.erase(0, wrapper->size());
   }
   return true;
 }
@@ -108,7 +114,7 @@ absl::StatusOr<ReferenceDirectory> ReadReferenceDirectory(FileSystem& fs, const 
   }
   if (wrapped > 0) {
     reference.notes.push_back(absl::StrCat("took the tensors of ", wrapped, " of ", count,
-                                           " .pth files from under \"model.\", where Meta's files have none"));
+                                           " .pth files from a dict inside, where Meta's files have none"));
   }
   if (values > 0) {
     reference.notes.push_back(absl::StrCat("left behind, no tensors: ", values, " values of the .pth files"));

@@ -14,6 +14,9 @@
 namespace waypoint::models {
 namespace {
 
+// Of Meta's ModelArgs.
+constexpr int64_t kDefaultMultipleOf = 256;
+
 constexpr double kLlama2Theta = 10000;
 constexpr double kMetaScaleFactor = 8;
 
@@ -99,7 +102,8 @@ class Planner {
     if (before == ReferenceConsumer::kLlama1 || before == ReferenceConsumer::kLlama2) {
       return HasPlainRotary() ? ReferenceConsumer::kLlama2 : ReferenceConsumer::kLlama3;
     }
-    return before;
+    // fairseq2's file does not say that frequencies are scaled.
+    return plan_.facts.scale_factor > 0 ? ReferenceConsumer::kLlama3 : before;
   }
 
   void ChooseLayout() {
@@ -127,7 +131,7 @@ class Planner {
   }
 
   // What reading `params` beside these tensors gives must be the model.
-  absl::Status CheckReadsBack(const ReferenceParams& params) const {
+  absl::Status CheckReadsBack(const ReferenceParams& params, const ReferenceHints& hints) const {
     const LlamaShape& shape = plan_.facts.shape;
     ReferenceTensors tensors;
     tensors.dim = shape.dim;
@@ -136,8 +140,8 @@ class Planner {
     tensors.ffn = shape.ffn;
     tensors.files = plan_.layout.files;
     tensors.key_rows = shape.dim / shape.heads * stored_kv_heads_;
-    WAYPOINT_RETURN_IF_ERROR(FindKvHeads(tensors, &params, hints_).status());
-    WAYPOINT_ASSIGN_OR_RETURN(ReferenceModel model, ResolveReferenceModel(tensors, shape.kv_heads, &params, hints_));
+    WAYPOINT_RETURN_IF_ERROR(FindKvHeads(tensors, &params, hints).status());
+    WAYPOINT_ASSIGN_OR_RETURN(ReferenceModel model, ResolveReferenceModel(tensors, shape.kv_heads, &params, hints));
     model.config.set_tied_embedding_weight(plan_.facts.tied);
     std::string report;
     google::protobuf::util::MessageDifferencer differencer;
@@ -148,17 +152,31 @@ class Planner {
     return absl::OkStatus();
   }
 
+  // Does the original say by itself what the model is?  Whoever reads the copy need not know what the user said of this
+  // one, and Meta's code computes the hidden layer from it.
+  bool OriginalSuffices(const ReferenceParams& params) const {
+    ReferenceHints hints;
+    hints.kv_copies = stored_kv_heads_ / plan_.facts.shape.kv_heads;
+    hints.fairseq2_errors = options_.hints.fairseq2_errors;
+    if (params.use_scaled_rope.value_or(false)) {
+      hints.rope_factor = options_.hints.rope_factor;  // no file has a place for it
+    }
+    const LlamaShape& shape = plan_.facts.shape;
+    return FfnSize(shape.dim, params.ffn_dim_multiplier.value_or(1.0),
+                   params.multiple_of.value_or(kDefaultMultipleOf)) == shape.ffn &&
+           CheckReadsBack(params, hints).ok();
+  }
+
   // True when the original's text serves.
   bool Restore() {
     if (!original_.has_value() || options_.consumer.has_value() || options_.nested.has_value()) {
       return false;
     }
     ReferenceParams params = original_->params;
-    const bool same_files = came_in_.has_value() && came_in_->files == plan_.layout.files;
     const int64_t said = params.n_kv_heads.value_or(params.n_heads.value_or(stored_kv_heads_));
-    const bool adapt = !same_files && said != stored_kv_heads_;
+    const bool adapt = said != stored_kv_heads_;
     params.n_kv_heads = adapt ? stored_kv_heads_ : params.n_kv_heads;
-    if (!CheckReadsBack(params).ok()) {
+    if (!OriginalSuffices(params)) {
       if (!params.carried.empty()) {
         plan_.notes.push_back(absl::StrCat("dropped from params.json, which is written anew for a changed model: ",
                                            absl::StrJoin(params.carried, ", ")));
@@ -213,7 +231,7 @@ class Planner {
     Limits limits;
     WAYPOINT_ASSIGN_OR_RETURN(const Json written, ParseJson(plan_.params_text, "params.json", limits));
     WAYPOINT_ASSIGN_OR_RETURN(const ReferenceParams again, ReadReferenceParams(written, /*carry_unknown=*/false));
-    return Annotate(CheckReadsBack(again),
+    return Annotate(CheckReadsBack(again, hints_),
                     absl::StrCat("params.json for ", ConsumerName(consumer_), ", ", plan_.params_text));
   }
 

@@ -77,7 +77,6 @@ class ReferenceFormat : public CheckpointFormat {
   bool external() const override { return true; }
   bool supports_optimizer_state() const override { return false; }
   bool written_by_many_ranks() const override { return true; }
-  bool split_by_bytes() const override { return false; }
   std::vector<FormatOption> options() const override { return ReferenceFormatOptions(); }
 
   absl::StatusOr<bool> Probe(FileSystem& fs, const std::string& directory) override {

@@ -54,7 +54,7 @@ bool MakesSidecar(const DirectoryEntry& entry) {
   if (entry.type == FileType::kDirectory) {
     return entry.name == kTemplateDirectory;
   }
-  return entry.name == kParamsName || entry.name == kChecklistName || IsHfAsset(entry.name);
+  return entry.name == kParamsName || entry.name == kChecklistName || IsWrittenHfAsset(entry.name);
 }
 
 }  // namespace waypoint::models

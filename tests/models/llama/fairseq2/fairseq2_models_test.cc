@@ -162,6 +162,7 @@ TEST_F(Fairseq2ModelsTest, AStateDictMayBeUnderAnyKey) {
   const std::string ordered = PickleOrderedDict() + PickleDict(state).substr(1);  // its items, set into another dict
   for (const std::string& root :
        {PickleDict(state), PickleDict(extra), PickleDict({{"model", ordered}}),
+        PickleDict({{"weights", PickleDict(state)}}), PickleDict({{"state_dict", PickleDict(state)}}),
         PickleDict({{"a.b", PickleDict(state)}, {"model_key", PickleText("a.b")}}),
         PickleDict({{"model_key", PickleText("w")}, {"w", PickleDict(state)}, {"model", PickleDict(state)}})}) {
     Write(root);
@@ -174,7 +175,7 @@ TEST_F(Fairseq2ModelsTest, AStateDictMayBeUnderAnyKey) {
   EXPECT_THAT(Open({}), IsKind(ErrorKind::kSchema, HasSubstr("\"model_key\" is of type int")));
   Write(PickleDict({{"weights", PickleDict(state)}, {"model_key", PickleText("model")}}));
   EXPECT_THAT(Open({}), IsKind(ErrorKind::kMissing, AllOf(HasSubstr("under \"model\""), HasSubstr("\"weights\""))));
-  Write(PickleDict({{"weights", PickleDict(state)}}));
+  Write(PickleDict({{"mine", PickleDict(state)}}));
   EXPECT_THAT(Open({}), IsKind(ErrorKind::kMissing, HasSubstr("model.pt has no tensor \"decoder.layer_norm.weight\"")));
 }
 

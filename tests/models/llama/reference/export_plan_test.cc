@@ -295,7 +295,7 @@ class OriginalTest : public testing::Test {
   }
 
   const std::string params_ =
-      R"({"n_heads":4, "dim": 64, "n_kv_heads": 2, "max_seq_len": 2048, "mine": [1], "norm_eps": 1e-5, "n_layers": 3})";
+      R"({"n_heads":4, "dim": 64, "n_kv_heads": 2, "max_seq_len": 2048, "mine": [1], "norm_eps": 1e-5, "multiple_of": 56, "n_layers": 3})";
 };
 
 TEST_F(OriginalTest, ComesBackToTheByte) {
@@ -312,7 +312,45 @@ TEST_F(OriginalTest, MoreFilesOnlyChangeTheRepeatedHeads) {
 
   EXPECT_EQ(plan.params_text,
             R"({"n_heads": 4, "dim": 64, "n_kv_heads": 4, "max_seq_len": 2048, "mine": [1], "norm_eps": 1e-05, )"
-            R"("n_layers": 3})");
+            R"("multiple_of": 56, "n_layers": 3})");
+}
+
+// Meta's code computes the hidden layer from the file: what the tensors contradict is not handed on.
+TEST_F(OriginalTest, AFileThatContradictsTheTensorsIsWrittenAnew) {
+  const std::string right = R"("multiple_of": 56)";
+  for (const std::string wrong : {R"("multiple_of": 256)", R"("multiple_of": 56, "ffn_dim_multiplier": 1.5)"}) {
+    std::string params = params_;
+    params.replace(params.find(right), right.size(), wrong);
+    ASSERT_OK_AND_ASSIGN(const ReferenceExport plan, PlanFrom(params, Small()));
+    EXPECT_NE(plan.params_text, params);
+    EXPECT_THAT(plan.params_text, Not(HasSubstr(wrong)));
+  }
+}
+
+// The user said something that the file does not: the copy must.
+TEST_F(OriginalTest, WhatTheUserSaidIsInTheFileAfterwards) {
+  LlamaFacts facts = Small();
+  facts.scale_factor = 8;
+  ASSERT_OK_AND_ASSIGN(const ReferenceExport plan, PlanFrom(params_, facts, {{"rope-factor", "8"}}));
+  EXPECT_THAT(plan.params_text, HasSubstr("\"use_scaled_rope\": true"));
+
+  // As fairseq2 leaves a model behind.
+  const std::string nested =
+      R"({"model": {"dim": 2048, "n_layers": 16, "n_heads": 32, "n_kv_heads": 8, "multiple_of": 256, )"
+      R"("ffn_dim_multiplier": 1.5, "rope_theta": 500000.0, "norm_eps": 1e-05}})";
+  ASSERT_OK_AND_ASSIGN(const ReferenceExport real, PlanFrom(nested, FactsOfArchitecture(Architecture("llama3_2_1b")),
+                                                            {{"model", "llama3_2_1b"}, {"model-parallel", "1"}}));
+  EXPECT_THAT(real.params_text, HasSubstr("\"use_scaled_rope\": true"));
+}
+
+// Meta's code cuts n_kv_heads over the files, so it counts the copies.
+TEST_F(OriginalTest, RepeatedHeadsAreCountedWhereverTheyCameFrom) {
+  CheckpointMetadata metadata = MetadataOf(Small());
+  (*metadata.mutable_external_configs())["params.json"] = params_;
+  (*metadata.mutable_external_configs())[kLayoutKey] = LayoutText({4, 1});
+  ASSERT_OK_AND_ASSIGN(const ReferenceExport plan, PlanReferenceExport(metadata, *ParseReferenceOptions({})));
+  EXPECT_EQ(plan.layout.files, 4);
+  EXPECT_THAT(plan.params_text, HasSubstr("\"n_kv_heads\": 4"));
 }
 
 TEST_F(OriginalTest, AChangedModelIsWrittenAnewAndSaysWhatItDrops) {

@@ -237,21 +237,23 @@ TEST_F(ReferenceFormatTest, FilesWithOtherTensors) {
 }
 
 // {"model": {...}}, as trainers save it.
-TEST_F(ReferenceFormatTest, AStateDictUnderTheKeyModelIsTaken) {
-  Save({{"model-parallel", "2"}});
-  for (const char* file : {kFirst, kSecond}) {
-    Edit(file, [](FileTensors* tensors) {
-      FileTensors wrapped;
-      for (const auto& [name, tensor] : *tensors) {
-        wrapped["model." + name] = tensor;
-      }
-      *tensors = wrapped;
-    });
-  }
+TEST_F(ReferenceFormatTest, AStateDictUnderAUsualKeyIsTaken) {
+  for (const std::string wrapper : {"weights.", "state_dict.", "model."}) {
+    Save({{"model-parallel", "2"}});
+    for (const char* file : {kFirst, kSecond}) {
+      Edit(file, [&wrapper](FileTensors* tensors) {
+        FileTensors wrapped;
+        for (const auto& [name, tensor] : *tensors) {
+          wrapped[wrapper + name] = tensor;
+        }
+        *tensors = wrapped;
+      });
+    }
 
-  ASSERT_OK_AND_ASSIGN(OpenedCheckpoint opened, Open());
-  ExpectState(opened);
-  EXPECT_THAT(opened.notes, Contains(HasSubstr("2 of 2 .pth files from under \"model.\"")));
+    ASSERT_OK_AND_ASSIGN(OpenedCheckpoint opened, Open());
+    ExpectState(opened);
+    EXPECT_THAT(opened.notes, Contains(HasSubstr("2 of 2 .pth files from a dict inside")));
+  }
 
   Edit(kSecond, [](FileTensors* tensors) { (*tensors)["optimizer.step"] = (*tensors)["model.norm.weight"]; });
   EXPECT_THAT(Open(), IsKind(ErrorKind::kExtra, AllOf(HasSubstr("stand under \"model.\""), HasSubstr("beside them 1"),
