@@ -278,11 +278,16 @@ class RunReader::FileRead {
     const absl::Span<char> data(memory, end - begin);
     WAYPOINT_RETURN_IF_ERROR(file_->Read(begin, data));
     reader_.bytes_read_ += end - begin;
-    if (reader_.check_ && piece.grains == description_.checked_by_grain) {
-      WAYPOINT_RETURN_IF_ERROR(reader_.check_(number_, begin, data));
+    // Grain by grain where they are checked, so that what is copied is in the cache still.
+    const int64_t step = piece.grains ? GrainOf(piece) : end - begin;
+    for (int64_t part = begin; part < end; part += step) {
+      const int64_t part_end = std::min(part + step, end);
+      if (reader_.check_ && piece.grains == description_.checked_by_grain) {
+        WAYPOINT_RETURN_IF_ERROR(reader_.check_(number_, part, data.subspan(part - begin, part_end - part)));
+      }
+      const int64_t from = std::max(part, piece.begin);
+      CopyOut(from, std::min(part_end, piece.end), memory + (from - begin));
     }
-    const int64_t from = std::max(begin, piece.begin);
-    CopyOut(from, std::min(end, piece.end), memory + (from - begin));
     for (; piece.grains && published_ < owned_.size() && owned_[published_].begin < end; ++published_) {
       const Shared& one = owned_[published_];
       shared_->Publish(one.entry, data.subspan(one.begin - begin, description_.grain_bytes));
