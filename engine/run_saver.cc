@@ -173,38 +173,37 @@ bool RunSaver::ExportDue(int64_t step) const {
   return config_.has_export_() && (OnInterval(step, config_.export_().interval()) || step == config_.steps());
 }
 
-absl::Status RunSaver::CheckExport(const TrainState& state) const {
-  if (!config_.has_export_()) {
-    return absl::OkStatus();
-  }
+absl::Status RunSaver::PlanExport(const CheckpointMetadata& metadata, TensorSource& source,
+                                  const SaveOptions& options) const {
   const std::string& name = config_.export_().format();
   CheckpointFormat* const format = Registry<CheckpointFormat>::Global().Find(name);
   if (format == nullptr) {
     return MakeError(ErrorKind::kRequest, absl::StrCat("export.format: no format \"", name, "\" is linked"));
   }
   WAYPOINT_RETURN_IF_ERROR(CheckRanks("export.format", *format));
+  return Annotate(format->Create(fs_, "", metadata, source, assets_, options).status(),
+                  absl::StrCat("export as \"", name, "\""));
+}
+
+absl::Status RunSaver::CheckExport(const TrainState& state) const {
+  if (!config_.has_export_()) {
+    return absl::OkStatus();
+  }
   WAYPOINT_ASSIGN_OR_RETURN(const std::unique_ptr<TensorSource> source, NewLiveSource(state.Weights()));
   SaveOptions options = ExportOptions(config_.export_());
   SetRanks(options);
-  return Annotate(format->Create(fs_, "", Metadata(state, /*scheduled=*/true), *source, assets_, options).status(),
-                  absl::StrCat("export as \"", name, "\""));
+  return PlanExport(Metadata(state, /*scheduled=*/true), *source, options);
 }
 
 absl::Status RunSaver::CheckExport() const {
   if (!config_.has_export_()) {
     return absl::OkStatus();
   }
-  const std::string& name = config_.export_().format();
-  CheckpointFormat* const format = Registry<CheckpointFormat>::Global().Find(name);
-  if (format == nullptr) {
-    return MakeError(ErrorKind::kRequest, absl::StrCat("export.format: no format \"", name, "\" is linked"));
-  }
   WAYPOINT_ASSIGN_OR_RETURN(
       Manifest weights,
       models::ParameterManifest(config_.model(), config_.dtype() == "bfloat16" ? DType::kBF16 : DType::kF32));
   UnreadSource source(std::move(weights));
-  return Annotate(format->Create(fs_, "", carried_, source, assets_, ExportOptions(config_.export_())).status(),
-                  absl::StrCat("export as \"", name, "\""));
+  return PlanExport(carried_, source, ExportOptions(config_.export_()));
 }
 
 CheckpointerOptions RunSaver::Options() const {

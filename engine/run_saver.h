@@ -89,6 +89,7 @@ class RunSaver {
   // With the random generators of all ranks, on rank 0.
   absl::StatusOr<CheckpointMetadata> CheckpointMetadataOf(const TrainState& state);
   CheckpointerOptions Options() const;
+  absl::Status PlanExport(const CheckpointMetadata& metadata, TensorSource& source, const SaveOptions& options) const;
   // What every save of this job has in common.
   void SetRanks(SaveOptions& options) const;
   absl::Status CheckRanks(absl::string_view field, const CheckpointFormat& format) const;

@@ -60,6 +60,10 @@ says "lr: 0.25"
 expect 3 run.textproto --dry-run model.decoder.fixed.mixer.attention.dropout=0.5
 says "cannot train 1 part of the config: decoder.fixed.mixer.attention.dropout is 0.5"
 
+# What only the export would refuse, without a run.
+expect 2 run.textproto --dry-run export.format=native 'export.format_options={key: "parts" value: "3"}'
+says "parts"
+
 # A run too long to end by itself, stopped by a signal once it has made a step.
 "${train}" run.textproto steps=100000000 > out 2> err &
 pid=$!
