@@ -99,6 +99,9 @@ TEST(C10dCoordinatorTest, AStoreThatNobodyServesIsAnErrorOfThisRank) {
   EXPECT_THAT(C10dCoordinator::Create(options), IsKind(ErrorKind::kRank, HasSubstr("127.0.0.1:1")));
 }
 
+// The least that an answer of the store is waited for, with a stall_timeout of one second.
+const absl::Duration kTwoStalls = absl::Seconds(2);
+
 // Rank 0 in a child process that serves the store and then gets `signal`.
 absl::Status BarrierAfterRank0Got(int signal) {
   int pipe_ends[2];
@@ -109,7 +112,7 @@ absl::Status BarrierAfterRank0Got(int signal) {
     options.world_size = 2;
     const auto rank = C10dCoordinator::Create(options);
     const int port = rank.ok() ? (*rank)->port() : 0;
-    if (write(pipe_ends[1], &port, sizeof(port)) != sizeof(port)) {
+    if (write(pipe_ends[1], &port, sizeof(port)) != sizeof(port) || !(*rank)->Barrier("before", kTwoStalls).ok()) {
       _exit(1);
     }
     absl::SleepFor(absl::Seconds(60));
@@ -123,6 +126,8 @@ absl::Status BarrierAfterRank0Got(int signal) {
   EXPECT_EQ(read(pipe_ends[0], &options.port, sizeof(options.port)), static_cast<ssize_t>(sizeof(options.port)));
   auto rank = C10dCoordinator::Create(options);
   EXPECT_OK(rank);
+  // What libtorch does in it must not undo the limit, which is the same for the next call.
+  EXPECT_OK((*rank)->Barrier("before", kTwoStalls));
   kill(child, signal);
   absl::SleepFor(absl::Milliseconds(50));
   const absl::Status status = (*rank)->Barrier("meet", absl::Seconds(1));
