@@ -42,12 +42,17 @@ absl::StatusOr<std::vector<std::string>> ForeignEntries(FileSystem& fs, Checkpoi
                                                         const std::vector<DirectoryEntry>& entries) {
   LoadOptions options;
   options.carry_unknown = true;
-  const absl::StatusOr<OpenedCheckpoint> opened = format.Open(fs, target, options);
   std::vector<std::string> foreign;
   for (const DirectoryEntry& entry : entries) {
     if (!format.Makes(entry)) {
       foreign.push_back(QuotedPath(entry.name));
-    } else if (entry.type == FileType::kDirectory && opened.ok()) {
+      continue;
+    }
+    if (entry.type != FileType::kDirectory) {
+      continue;
+    }
+    // No format has more than one; what of it is the checkpoint's, that alone says.
+    if (const auto opened = format.Open(fs, target, options); opened.ok()) {
       WAYPOINT_ASSIGN_OR_RETURN(const std::vector<DirectoryEntry> files, fs.List(JoinPath(target, entry.name)));
       for (const DirectoryEntry& file : files) {
         // The target may be named through a link.

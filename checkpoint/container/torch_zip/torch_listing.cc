@@ -197,7 +197,7 @@ class Lister {
         return outside("the work to decompress it is beyond 63 bits");
       }
       return Annotate(
-          unfolded_.Add(storage.bytes, work),
+          unfolded_.Add(storage.bytes, std::max(bytes, work)),
           absl::StrCat("a view of a compressed record, out of its order, that is decompressed again for each "
                        "of ",
                        blocks, " blocks; save the tensor contiguous or the file uncompressed"));

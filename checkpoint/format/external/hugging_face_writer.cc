@@ -93,10 +93,9 @@ absl::StatusOr<std::unique_ptr<CheckpointWriter>> HuggingFaceWriter::Create(
   }
   WAYPOINT_ASSIGN_OR_RETURN(ExportPlan plan, PlanExport(model.rules, state.manifest()));
   writer->notes_ = std::move(plan.notes);
-  bool cast = false;
-  if (options.weights_dtype != DType::kInvalid) {
+  const bool type_is_asked_for = options.weights_dtype != DType::kInvalid;
+  if (type_is_asked_for) {
     for (ConvertedTensor& tensor : plan.tensors) {
-      cast = cast || tensor.expression->dtype() != options.weights_dtype;
       WAYPOINT_ASSIGN_OR_RETURN(tensor.expression, Cast(tensor.expression, options.weights_dtype));
     }
   }
@@ -118,11 +117,10 @@ absl::StatusOr<std::unique_ptr<CheckpointWriter>> HuggingFaceWriter::Create(
     }
   }
   export_options.weights_dtype = MainDType(manifest.tensors());
-  // Here, or before: on the way into the state, or by a trainer.
+  // The config says their type when somebody asks for it, and when they were cast before: on the way into the state, or
+  // by a trainer.
   const auto came_as = static_cast<DType>(metadata.external_dtype());
-  const DType native = options.weights_dtype == DType::kInvalid ? MainDType(weights) : options.weights_dtype;
-  export_options.weights_were_cast =
-      cast || options.weights_dtype != DType::kInvalid || (came_as != DType::kInvalid && came_as != native);
+  export_options.weights_were_cast = type_is_asked_for || (came_as != DType::kInvalid && came_as != MainDType(weights));
   WAYPOINT_ASSIGN_OR_RETURN(const Json config, family.ExportConfig(metadata.model_config(), export_options));
   writer->config_text_ = DumpJson(config);
 

@@ -1,6 +1,7 @@
 #include "models/llama/fairseq2/state_dict.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 #include <vector>
 
@@ -39,11 +40,13 @@ absl::Status TakeStateDict(TorchContents* contents, LeftBehind* left_behind) {
     key = value.text;
     named = true;
   }
-  for (const absl::string_view usual : kDefaultKeys) {
-    const bool holds = std::any_of(
-        contents->tensors.begin(), contents->tensors.end(),
-        [usual](const TorchTensor& tensor) { return absl::StartsWith(tensor.name, absl::StrCat(usual, ".")); });
-    key = !named && key.empty() && holds ? std::string(usual) : key;
+  if (!named) {
+    const auto usual =
+        std::find_if(std::begin(kDefaultKeys), std::end(kDefaultKeys), [contents](absl::string_view name) {
+          return std::any_of(contents->tensors.begin(), contents->tensors.end(),
+                             [name](const TorchTensor& tensor) { return FirstKey(tensor.name) == name; });
+        });
+    key = usual == std::end(kDefaultKeys) ? "" : std::string(*usual);
   }
   std::string prefix = absl::StrCat(key, ".");
   const auto is_inside = [&prefix](const TorchTensor& tensor) { return absl::StartsWith(tensor.name, prefix); };

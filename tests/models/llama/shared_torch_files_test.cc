@@ -1,5 +1,5 @@
-// Formats of PyTorch's files, written by many ranks: the same bytes as of one rank, within the bound, and an error of any
-// rank is everybody's.
+// Formats of PyTorch's files, written by many ranks: the same bytes as of one rank, within the bound, and an error of
+// any rank is everybody's.
 
 #include <tuple>
 
@@ -150,50 +150,6 @@ TEST_F(SharedTorchFilesErrorTest, ADiskThatIsFullAtAnyCallIsToldToAllAndNothingI
   }
 }
 
-// Leaves the job at its n-th word.
-class LeavingCoordinator : public Coordinator {
- public:
-  LeavingCoordinator(std::unique_ptr<Coordinator> coordinator, int64_t words)
-      : rank_(coordinator->rank()),
-        world_size_(coordinator->world_size()),
-        coordinator_(std::move(coordinator)),
-        words_(words) {}
-
-  int rank() const override { return rank_; }
-  int world_size() const override { return world_size_; }
-  absl::Status Barrier(absl::string_view name, absl::Duration timeout) override {
-    return Leaves() ? Gone() : coordinator_->Barrier(name, timeout);
-  }
-  absl::StatusOr<std::string> Broadcast(absl::string_view name, const std::string& bytes, int root,
-                                        absl::Duration timeout) override {
-    if (Leaves()) {
-      return Gone();
-    }
-    return coordinator_->Broadcast(name, bytes, root, timeout);
-  }
-  absl::StatusOr<std::vector<std::string>> AllGather(absl::string_view name, const std::string& bytes,
-                                                     absl::Duration timeout) override {
-    if (Leaves()) {
-      return Gone();
-    }
-    return coordinator_->AllGather(name, bytes, timeout);
-  }
-
- private:
-  bool Leaves() {
-    if (words_-- <= 0) {
-      coordinator_.reset();
-    }
-    return coordinator_ == nullptr;
-  }
-  static absl::Status Gone() { return absl::CancelledError("this rank is dead"); }
-
-  const int rank_;
-  const int world_size_;
-  std::unique_ptr<Coordinator> coordinator_;
-  int64_t words_;
-};
-
 TEST_F(SharedTorchFilesErrorTest, ARankThatDiesAtAnyWordIsNamedAndOnlyWholeOutputIsPublished) {
   const DirectoryContents whole = SavedByOne({state_.metadata, state_.tensors.get(), {}}, OptionsOf(kTargets[1]));
   for (const int dying : {0, 2}) {
@@ -202,8 +158,9 @@ TEST_F(SharedTorchFilesErrorTest, ARankThatDiesAtAnyWordIsNamedAndOnlyWholeOutpu
       SCOPED_TRACE(absl::StrCat("rank ", dying, " after ", words));
       std::vector<std::unique_ptr<Coordinator>> coordinators;
       for (std::unique_ptr<Coordinator>& rank : NewThreadCoordinators(kRanks)) {
-        const int64_t left = rank->rank() == dying ? words : int64_t{1} << 40;
-        coordinators.push_back(std::make_unique<LeavingCoordinator>(std::move(rank), left));
+        int64_t left = rank->rank() == dying ? words : int64_t{1} << 40;
+        coordinators.push_back(
+            std::make_unique<MortalCoordinator>(std::move(rank), [left]() mutable { return left-- <= 0; }));
       }
       SharedJob job(std::move(coordinators));
 

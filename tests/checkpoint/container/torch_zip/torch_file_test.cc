@@ -273,6 +273,19 @@ TEST(TorchFileTest, CompressedRecordsAreNotReadOutOfOrderWithoutLimit) {
   EXPECT_THAT(list(true, {kRows, 3}, {1, kRows}, limits),
               IsKind(ErrorKind::kLimit, AllOf(HasSubstr("\"t\""), HasSubstr("out of its order"))));
   EXPECT_OK(list(true, {kRows, 3}, {1, kRows}, Limits()));
+
+  // What it repeats counts as well, of a record that is cheap to decompress.
+  PickledTensor tiny;
+  tiny.shape = {int64_t{1} << 35, 24};
+  tiny.strides = {0, 1};
+  std::vector<ZipItem> items = TorchItems(Pickle(PickleDict({{"t", tiny.ToString()}})), {SomeBytes(96)});
+  for (ZipItem& item : items) {
+    item.deflated = true;
+  }
+  MemoryFileSystem fs;
+  ASSERT_OK(WriteSmallFile(fs, "/x.pth", ZipBytes(items)));
+  EXPECT_THAT(ReadTorchFile(*fs.OpenForRead("/x.pth", OpenOptions()).value(), Limits()),
+              IsKind(ErrorKind::kLimit, HasSubstr("\"t\"")));
 }
 
 TEST(TorchFileTest, UntypedStoragesTakeTheTypeOfTheTensor) {

@@ -35,15 +35,14 @@ inline std::vector<absl::Status> RunJob(int world_size,
   return statuses;
 }
 
-// Leaves the job before its next word once its file system was killed.
+// Leaves the job for good before the first word at which `dies`, asked before each, says so.
 class MortalCoordinator : public Coordinator {
  public:
-  MortalCoordinator(std::unique_ptr<Coordinator> coordinator, const FaultFileSystem& fs, bool mortal)
+  MortalCoordinator(std::unique_ptr<Coordinator> coordinator, std::function<bool()> dies)
       : rank_(coordinator->rank()),
         world_size_(coordinator->world_size()),
         coordinator_(std::move(coordinator)),
-        fs_(fs),
-        mortal_(mortal) {}
+        dies_(std::move(dies)) {}
 
   int rank() const override { return rank_; }
   int world_size() const override { return world_size_; }
@@ -67,7 +66,7 @@ class MortalCoordinator : public Coordinator {
 
  private:
   bool Dead() {
-    if (mortal_ && fs_.fired()) {
+    if (coordinator_ != nullptr && dies_()) {
       coordinator_.reset();
     }
     return coordinator_ == nullptr;
@@ -77,8 +76,7 @@ class MortalCoordinator : public Coordinator {
   const int rank_;
   const int world_size_;
   std::unique_ptr<Coordinator> coordinator_;
-  const FaultFileSystem& fs_;
-  const bool mortal_;
+  const std::function<bool()> dies_;
 };
 
 inline CheckpointerOptions DistributedOptions(Coordinator& coordinator) {

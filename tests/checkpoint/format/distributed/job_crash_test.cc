@@ -34,7 +34,8 @@ std::vector<absl::Status> Save(const std::string& format, FileSystem& disk, Tens
   std::vector<std::unique_ptr<Coordinator>> coordinators;
   for (std::unique_ptr<Coordinator>& coordinator : NewThreadCoordinators(kRanks)) {
     const FaultFileSystem& fs = *file_systems[coordinator->rank()];
-    coordinators.push_back(std::make_unique<MortalCoordinator>(std::move(coordinator), fs, mortal));
+    coordinators.push_back(
+        std::make_unique<MortalCoordinator>(std::move(coordinator), [&fs, mortal] { return mortal && fs.fired(); }));
   }
   SharedJob job(std::move(coordinators));
   const std::vector<absl::Status> statuses = job.Run([&](int rank) {
