@@ -7,6 +7,7 @@
 #include "ATen/ATen.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
+#include "c10/core/GradMode.h"
 #include "checkpoint/base/aligned_buffer.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
@@ -16,7 +17,7 @@ namespace {
 
 absl::Status Fetch(const at::Tensor& tensor, const StridedSpan& to) {
   try {
-    at::NoGradGuard no_grad;
+    c10::NoGradGuard no_grad;
     at::from_blob(to.data, tensor.sizes(), at::TensorOptions().dtype(tensor.scalar_type())).copy_(tensor);
     return absl::OkStatus();
   } catch (const std::exception& e) {

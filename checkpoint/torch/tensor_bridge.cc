@@ -6,6 +6,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "c10/core/GradMode.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 
@@ -142,7 +143,7 @@ absl::Status CatchTorch(F&& f) {
 // The part of a tensor that a box describes, and a view of contiguous host memory with the same sizes.
 absl::Status CopyDevice(const Held& held, const Box& box, const StridedSpan& host, bool to_host) {
   return CatchTorch([&] {
-    at::NoGradGuard no_grad;
+    c10::NoGradGuard no_grad;
     at::Tensor part = held.tensor;
     for (int d = 0; d < box.rank(); ++d) {
       part = part.narrow(d, box.offsets[d] - held.box.offsets[d], box.sizes[d]);
