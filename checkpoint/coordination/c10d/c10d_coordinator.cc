@@ -5,6 +5,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/coordination/c10d/c10d_store.h"
@@ -48,6 +49,7 @@ class C10dMessages : public MessageStore {
   }
   bool IsDead(int rank) override { return HasAll({DeadKey(rank)}).value_or(false); }
   absl::StatusOr<int> AnyDead() override {
+    const absl::MutexLock lock(&mutex_);
     WAYPOINT_ASSIGN_OR_RETURN(const bool any, HasAll({kAnyDeadKey}));
     int rank = -1;
     if (any) {
@@ -65,14 +67,8 @@ class C10dMessages : public MessageStore {
       return absl::OkStatus();
     }
     limit_ = limit;
-    // A wait sets the deadline of every later answer of the server, to the store's own unless it is given one; so does
-    // every get.
-    return Ask<int>([&] {
-             store_->setTimeout(absl::ToChronoMilliseconds(limit));
-             store_->wait({HelloKey(options_)}, absl::ToChronoMilliseconds(limit));
-             return 0;
-           })
-        .status();
+    const absl::MutexLock lock(&mutex_);
+    return Ask<int>([&] { return waypoint::LimitAnswers(*store_, options_, limit), 0; }).status();
   }
 
  private:
@@ -95,6 +91,8 @@ class C10dMessages : public MessageStore {
   const C10dOptions options_;
   const std::string prefix_;
   absl::Duration limit_ = absl::ZeroDuration();
+  // The store's limit, which its calls read.
+  absl::Mutex mutex_;
 };
 
 // A store of another process only says where rank 0 serves ours, whose stalls are limited: as options with which every

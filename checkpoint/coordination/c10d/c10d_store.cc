@@ -21,11 +21,14 @@ bool IsTrue(const char* name) {
   return text != nullptr && (absl::string_view(text) == "True" || absl::string_view(text) == "1");
 }
 
-// The port at this end of a socket; -1 for what is none.
-int LocalPort(int file) {
+// getsockname: this end of a socket; getpeername: the other one.
+using AddressOf = int(int file, sockaddr* address, socklen_t* length);
+
+// -1 for what is no socket.
+int PortOf(AddressOf* address_of, int file) {
   sockaddr_storage address = {};
   socklen_t length = sizeof(address);
-  if (getsockname(file, reinterpret_cast<sockaddr*>(&address), &length) != 0) {
+  if (address_of(file, reinterpret_cast<sockaddr*>(&address), &length) != 0) {
     return -1;
   }
   switch (address.ss_family) {
@@ -38,19 +41,28 @@ int LocalPort(int file) {
   }
 }
 
-// Of the server at `port`, which c10d keeps to itself: found among the files of this process.  Connections inherit the
-// limits of the socket that listens; those that were there before are found by the same port.
-void LimitStalls(int port, absl::Duration limit) {
+// Bounds each read and write of the sockets of this process that have `port` at that end.  c10d does not say which are
+// its own.
+void LimitWaits(AddressOf* address_of, int port, absl::Duration limit) {
   const timeval wait = absl::ToTimeval(limit);
   std::error_code ignored;
   for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd", ignored)) {
     int file = -1;
-    if (absl::SimpleAtoi(entry.path().filename().string(), &file) && LocalPort(file) == port) {
+    if (absl::SimpleAtoi(entry.path().filename().string(), &file) && PortOf(address_of, file) == port) {
       setsockopt(file, SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof(wait));
       setsockopt(file, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof(wait));
     }
   }
 }
+
+// From 2.4 on libtorch has another server, and takes it unless it is told not to, or fails where it was built without:
+// ours is the one that all have, whose stalls LimitWaits bounds.
+template <typename Options>
+auto TakeServerOfAllVersions(Options& options, int) -> decltype(options.useLibUV = false, void()) {
+  options.useLibUV = false;
+}
+template <typename Options>
+void TakeServerOfAllVersions(Options& /*options*/, long) {}  // NOLINT: the second choice of the two
 
 }  // namespace
 
@@ -92,6 +104,7 @@ absl::StatusOr<c10::intrusive_ptr<c10d::TCPStore>> ConnectC10dStore(const C10dOp
   store_options.timeout = absl::ToChronoMilliseconds(options.connect_timeout);
   // Others in this process may serve at the same port; all are then one server.
   store_options.multiTenant = options.port != 0;
+  TakeServerOfAllVersions(store_options, 0);
   try {
     auto store = c10::make_intrusive<c10d::TCPStore>(options.host, store_options);
     // The first get sets the deadline of every later answer of the server.
@@ -99,13 +112,23 @@ absl::StatusOr<c10::intrusive_ptr<c10d::TCPStore>> ConnectC10dStore(const C10dOp
     store->set(hello, std::vector<uint8_t>{'+'});
     store->get(hello);
     if (store_options.isServer) {
-      LimitStalls(store->getPort(), options.stall_timeout);
+      // Connections inherit the limits of the socket that listens; those that were there before are found too.
+      LimitWaits(getsockname, store->getPort(), options.stall_timeout);
     }
     return store;
   } catch (const std::exception& e) {
     return MakeError(ErrorKind::kRank, absl::StrCat("rank ", options.rank, " cannot reach the store at ", options.host,
                                                     ":", options.port, ": ", FirstLine(e.what())));
   }
+}
+
+void LimitAnswers(c10d::TCPStore& store, const C10dOptions& options, absl::Duration limit) {
+  // From some 2.x on nothing else bounds what the client waits for an answer that is not a wait's.
+  LimitWaits(getpeername, store.getPort(), limit);
+  // Before, a wait sets the deadline of every later answer of the server, to the store's own unless it is given one; so
+  // does every get.
+  store.setTimeout(absl::ToChronoMilliseconds(limit));
+  store.wait({HelloKey(options)}, absl::ToChronoMilliseconds(limit));
 }
 
 }  // namespace waypoint

@@ -7,6 +7,7 @@
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "checkpoint/coordination/c10d/c10d_options.h"
 
 namespace waypoint {
@@ -14,9 +15,13 @@ namespace waypoint {
 // A connection of its own: calls on one do not wait for calls on another.  E_REQUEST for a rank outside of the job or
 // an impossible port, E_RANK when the store cannot be reached.
 //
-// Before libtorch 2.4 the store's server reads each message to its end before it looks at another, without a deadline
-// of its own.  What is served from here cuts off a connection on which nothing moves for `stall_timeout`.
+// The store's server reads each message to its end before it looks at another, without a deadline of its own.  What is
+// served from here cuts off a connection on which nothing moves for `stall_timeout`.
 absl::StatusOr<c10::intrusive_ptr<c10d::TCPStore>> ConnectC10dStore(const C10dOptions& options);
+
+// From now on a call whose answer takes longer than `limit` throws, even where the server is stopped.  Other stores of
+// this process at the same port may get the same limit.  Throws what c10d throws.
+void LimitAnswers(c10d::TCPStore& store, const C10dOptions& options, absl::Duration limit);
 
 // A key that is there once ConnectC10dStore has returned.
 std::string HelloKey(const C10dOptions& options);
