@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <utility>
 
 #include "ATen/Functions.h"
@@ -13,6 +14,7 @@
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/coordination/c10d/c10d_store.h"
 #include "checkpoint/coordination/c10d/process_group.h"
+#include "checkpoint/coordination/deadline.h"
 
 namespace waypoint::engine {
 namespace {
@@ -22,6 +24,21 @@ constexpr int kAxes = 4;
 // Gloo's only call without a sequence number of its own is send; one tag serves, as messages of a pair keep their
 // order.  NCCL has none.
 constexpr int kTag = 0;
+
+// Stages that send each other tensors: neighbours, and the first and the last one, which share tied embeddings.  Every
+// other one first, so that they meet side by side.
+std::vector<MemberPair> PairsOfStages(int stages) {
+  std::vector<MemberPair> pairs;
+  for (const int begin : {0, 1}) {
+    for (int stage = begin; stage + 1 < stages; stage += 2) {
+      pairs.push_back({stage, stage + 1});
+    }
+  }
+  if (stages > 2) {
+    pairs.push_back({0, stages - 1});
+  }
+  return pairs;
+}
 
 struct Group {
   std::vector<int> ranks;
@@ -39,22 +56,90 @@ struct ProcessGroups::Impl {
   int rank = 0;
   MeshShape shape;
   MeshCoordinates here;
-  at::Device device = at::kCPU;
+  ProcessGroupOptions options;
   std::array<Group, kAxes> groups;
+  // NCCL does not tell who has ended its groups, so ranks say it here.
+  c10::intrusive_ptr<c10d::TCPStore> store;
+  std::string closed_key;
+  // Create has failed: its thread that connects shall end.
+  std::atomic<bool> given_up{false};
 
   Group& group(MeshAxis axis) { return groups[static_cast<size_t>(axis)]; }
+  at::Device device() const { return options.device; }
+
+  // An error when some rank is gone from the job, or from its groups.
+  absl::Status Watch() const {
+    WAYPOINT_RETURN_IF_ERROR(options.watch ? options.watch() : absl::OkStatus());
+    try {
+      if (!store->check({closed_key})) {
+        return absl::OkStatus();
+      }
+      const std::vector<uint8_t> gone = store->get(closed_key);
+      return MakeError(ErrorKind::kRank,
+                       absl::StrCat("rank ", std::string(gone.begin(), gone.end()), " has left its process groups"));
+    } catch (const std::exception& e) {
+      return MakeError(ErrorKind::kRank, absl::StrCat("the store does not answer: ", FirstLine(e.what())));
+    }
+  }
+
+  void Wait(c10d::Work& work) const {
+    if (device().is_cpu()) {
+      work.wait();
+      return;
+    }
+    WaitWatched(work, options.timeout, [this] { return Watch(); });
+  }
+
+  void AllReduce(GroupBackend& backend, const at::Tensor& tensor, c10d::ReduceOp operation) const {
+    const bool narrow = tensor.scalar_type() == at::kBFloat16 || tensor.scalar_type() == at::kHalf;
+    std::vector<at::Tensor> tensors = {tensor.to(device(), narrow ? at::kFloat : tensor.scalar_type()).contiguous()};
+    c10d::AllreduceOptions call;
+    call.reduceOp = operation;
+    Wait(*backend.allreduce(tensors, call));
+    if (!tensors[0].is_same(tensor)) {
+      tensor.copy_(tensors[0]);
+    }
+  }
+
+  c10::intrusive_ptr<GroupBackend> Connect(const std::string& name, const std::string& host, MeshAxis axis) const {
+    const Group& group = groups[static_cast<size_t>(axis)];
+    const int size = static_cast<int>(group.ranks.size());
+    if (device().is_cpu()) {
+      return NewGlooGroup(store, host, name, group.index, size, options.timeout);
+    }
+    return NewNcclGroup(store, name, group.index, size, device(),
+                        axis == MeshAxis::kPipeline ? PairsOfStages(size) : std::vector<MemberPair>(),
+                        [this] { return given_up ? MakeError(ErrorKind::kRank, "given up") : absl::OkStatus(); });
+  }
+
+  // `tell`: others may still count on this rank.
+  void End(bool tell) {
+    if (tell && store != nullptr && !device().is_cpu()) {
+      try {
+        const std::string text = absl::StrCat(rank);
+        store->set(closed_key, std::vector<uint8_t>(text.begin(), text.end()));
+      } catch (const std::exception&) {
+        // Without the store nobody can speak, and all learn that.
+      }
+    }
+    for (Group& group : groups) {
+      if (group.backend != nullptr) {
+        EndGroup(std::move(group.backend));
+      }
+    }
+  }
 };
 
-ProcessGroups::ProcessGroups(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
-ProcessGroups::~ProcessGroups() = default;
+ProcessGroups::ProcessGroups(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
+ProcessGroups::~ProcessGroups() { impl_->End(/*tell=*/false); }
 
 std::unique_ptr<ProcessGroups> ProcessGroups::Alone(at::Device device) {
-  auto impl = absl::make_unique<Impl>();
-  impl->device = device;
+  const auto impl = std::make_shared<Impl>();
+  impl->options.device = device;
   for (Group& group : impl->groups) {
     group.ranks = {0};
   }
-  return absl::WrapUnique(new ProcessGroups(std::move(impl)));
+  return absl::WrapUnique(new ProcessGroups(impl));
 }
 
 absl::StatusOr<std::unique_ptr<ProcessGroups>> ProcessGroups::Create(const C10dOptions& rendezvous,
@@ -67,15 +152,24 @@ absl::StatusOr<std::unique_ptr<ProcessGroups>> ProcessGroups::Create(const C10dO
   if (shape.world_size() == 1) {
     return Alone(options.device);
   }
-  auto impl = absl::make_unique<Impl>();
+  // Shared with threads that connect, which may outlive a failure.
+  const auto impl = std::make_shared<Impl>();
   impl->rank = rendezvous.rank;
   impl->shape = shape;
   impl->here = CoordinatesOf(shape, rendezvous.rank);
-  impl->device = options.device;
+  impl->options = options;
   C10dOptions meeting = rendezvous;
   // c10d connects within whole seconds, and not at all within none.
   meeting.connect_timeout = std::min(rendezvous.connect_timeout, std::max(options.timeout, absl::Seconds(1)));
-  WAYPOINT_ASSIGN_OR_RETURN(const auto store, ConnectC10dStore(meeting));
+  WAYPOINT_ASSIGN_OR_RETURN(impl->store, ConnectC10dStore(meeting));
+  const std::string prefix = absl::StrCat("waypoint/", rendezvous.name, "/groups/");
+  impl->closed_key = absl::StrCat(prefix, "closed");
+  try {
+    // It is asked in the middle of calls too.
+    LimitAnswers(*impl->store, meeting, meeting.connect_timeout);
+  } catch (const std::exception& e) {
+    return MakeError(ErrorKind::kRank, absl::StrCat("rank ", impl->rank, ": ", FirstLine(e.what())));
+  }
   for (const MeshAxis axis : {MeshAxis::kTensor, MeshAxis::kData, MeshAxis::kPipeline, MeshAxis::kWorld}) {
     Group& group = impl->group(axis);
     group.ranks = RanksAlong(shape, impl->here, axis);
@@ -85,35 +179,37 @@ absl::StatusOr<std::unique_ptr<ProcessGroups>> ProcessGroups::Create(const C10dO
     if (group.ranks.size() == 1) {
       continue;
     }
-    const std::string name =
-        absl::StrCat("waypoint/", rendezvous.name, "/groups/", MeshAxisName(axis), "/", group.ranks[0]);
-    auto backend = ConnectWatched(
-        [store, name, index = group.index, size = static_cast<int>(group.ranks.size()), host = rendezvous.host,
-         timeout = options.timeout, on_cpu = options.device.is_cpu()] {
-          return on_cpu ? NewGlooGroup(store, host, name, index, size, timeout)
-                        : NewNcclGroup(store, name, index, size, timeout);
-        },
-        options.watch);
+    const Deadline deadline(options.timeout);
+    auto backend = ConnectWatched([impl, axis, name = absl::StrCat(prefix, MeshAxisName(axis), "/", group.ranks[0]),
+                                   host = rendezvous.host] { return impl->Connect(name, host, axis); },
+                                  [&]() -> absl::Status {
+                                    // Gloo has a timeout of its own, and says more.
+                                    if (!options.device.is_cpu() && deadline.passed()) {
+                                      return MakeError(
+                                          ErrorKind::kRank,
+                                          absl::StrCat("not connected within ", absl::FormatDuration(options.timeout)));
+                                    }
+                                    return options.watch ? options.watch() : absl::OkStatus();
+                                  });
     if (!backend.ok()) {
+      impl->given_up = true;
       return Annotate(backend.status(), absl::StrCat("rank ", impl->rank, " cannot connect to its ", MeshAxisName(axis),
                                                      " group (ranks ", absl::StrJoin(group.ranks, ", "), ")"));
     }
     group.backend = *std::move(backend);
   }
-  return absl::WrapUnique(new ProcessGroups(std::move(impl)));
+  return absl::WrapUnique(new ProcessGroups(impl));
 }
 
 int ProcessGroups::rank() const { return impl_->rank; }
 const MeshShape& ProcessGroups::shape() const { return impl_->shape; }
 const MeshCoordinates& ProcessGroups::here() const { return impl_->here; }
-at::Device ProcessGroups::device() const { return impl_->device; }
+at::Device ProcessGroups::device() const { return impl_->device(); }
 int ProcessGroups::size(MeshAxis axis) const { return static_cast<int>(impl_->group(axis).ranks.size()); }
 int ProcessGroups::index(MeshAxis axis) const { return impl_->group(axis).index; }
 
 void ProcessGroups::Close() {
-  for (Group& group : impl_->groups) {
-    group.backend.reset();
-  }
+  impl_->End(/*tell=*/true);
   if (failure_.ok() && impl_->shape.world_size() > 1) {
     failure_ = MakeError(ErrorKind::kRank, absl::StrCat("rank ", impl_->rank, " has left its process groups"));
   }
@@ -139,29 +235,14 @@ absl::Status ProcessGroups::Do(MeshAxis axis, absl::string_view what, const at::
   return failure_;
 }
 
-namespace {
-
-void AllReduce(GroupBackend& backend, at::Device device, const at::Tensor& tensor, c10d::ReduceOp operation) {
-  const bool narrow = tensor.scalar_type() == at::kBFloat16 || tensor.scalar_type() == at::kHalf;
-  std::vector<at::Tensor> tensors = {tensor.to(device, narrow ? at::kFloat : tensor.scalar_type()).contiguous()};
-  c10d::AllreduceOptions options;
-  options.reduceOp = operation;
-  backend.allreduce(tensors, options)->wait();
-  if (!tensors[0].is_same(tensor)) {
-    tensor.copy_(tensors[0]);
-  }
-}
-
-}  // namespace
-
 absl::Status ProcessGroups::AllReduceSum(MeshAxis axis, const at::Tensor& tensor) {
   return Do(axis, "sum", tensor,
-            [&](GroupBackend& backend) { AllReduce(backend, impl_->device, tensor, c10d::ReduceOp::SUM); });
+            [&](GroupBackend& backend) { impl_->AllReduce(backend, tensor, c10d::ReduceOp::SUM); });
 }
 
 absl::Status ProcessGroups::AllReduceMax(MeshAxis axis, const at::Tensor& tensor) {
   return Do(axis, "maximum", tensor,
-            [&](GroupBackend& backend) { AllReduce(backend, impl_->device, tensor, c10d::ReduceOp::MAX); });
+            [&](GroupBackend& backend) { impl_->AllReduce(backend, tensor, c10d::ReduceOp::MAX); });
 }
 
 absl::StatusOr<at::Tensor> ProcessGroups::ReduceScatterSum(MeshAxis axis, const at::Tensor& values) {
@@ -176,12 +257,12 @@ absl::StatusOr<std::vector<at::Tensor>> ProcessGroups::AllGather(MeshAxis axis, 
     all.clear();
     std::vector<std::vector<at::Tensor>> outputs(1);
     for (int i = 0; i < size(axis); ++i) {
-      all.push_back(at::empty(mine.sizes(), mine.options().device(impl_->device)));
+      all.push_back(at::empty(mine.sizes(), mine.options().device(impl_->device())));
       outputs[0].push_back(BytesOf(all.back()));
     }
     if (mine.numel() > 0) {
-      std::vector<at::Tensor> inputs = {BytesOf(mine.to(impl_->device).contiguous())};
-      backend.allgather(outputs, inputs)->wait();
+      std::vector<at::Tensor> inputs = {BytesOf(mine.to(impl_->device()).contiguous())};
+      impl_->Wait(*backend.allgather(outputs, inputs));
     }
     for (at::Tensor& one : all) {
       one = one.to(mine.device());
@@ -192,17 +273,18 @@ absl::StatusOr<std::vector<at::Tensor>> ProcessGroups::AllGather(MeshAxis axis, 
 
 absl::Status ProcessGroups::Send(MeshAxis axis, const at::Tensor& tensor, int to) {
   return Do(axis, absl::StrCat("send to member ", to), tensor, [&](GroupBackend& backend) {
-    std::vector<at::Tensor> tensors = {BytesOf(tensor.to(impl_->device))};
-    backend.send(tensors, to, kTag)->wait();
+    std::vector<at::Tensor> tensors = {BytesOf(tensor.to(impl_->device()))};
+    impl_->Wait(*backend.send(tensors, to, kTag));
   });
 }
 
 absl::Status ProcessGroups::Recv(MeshAxis axis, const at::Tensor& tensor, int from) {
   return Do(axis, absl::StrCat("receive from member ", from), tensor, [&](GroupBackend& backend) {
-    const at::Tensor received =
-        tensor.device() == impl_->device ? tensor : at::empty(tensor.sizes(), tensor.options().device(impl_->device));
+    const at::Tensor received = tensor.device() == impl_->device()
+                                    ? tensor
+                                    : at::empty(tensor.sizes(), tensor.options().device(impl_->device()));
     std::vector<at::Tensor> tensors = {BytesOf(received)};
-    backend.recv(tensors, from, kTag)->wait();
+    impl_->Wait(*backend.recv(tensors, from, kTag));
     if (!received.is_same(tensor)) {
       tensor.copy_(received);
     }

@@ -28,9 +28,11 @@ namespace waypoint::engine {
 struct ProcessGroupOptions {
   // Where most tensors of the calls live; all others pass through it.
   at::Device device = at::kCPU;
-  // Of each call, Create included: the time by which ranks may differ in reaching it, and it itself.
+  // Of each call, Create included: the time by which ranks may differ in reaching it, and it itself.  On GPUs a store
+  // that does not answer, or `watch`, may add to it.
   absl::Duration timeout = absl::Minutes(10);
-  // Asked while the ranks connect: an error when some cannot come any more.  Unset: nobody is missed before `timeout`.
+  // An error when some rank cannot come any more: asked while the ranks connect and, on GPUs, in every call, from any
+  // thread.  Unset: nobody is missed before `timeout`.
   std::function<absl::Status()> watch = {};
 };
 
@@ -43,6 +45,7 @@ class ProcessGroups {
                                                                const ProcessGroupOptions& options);
   // A job of one process.
   static std::unique_ptr<ProcessGroups> Alone(at::Device device = at::kCPU);
+  // All ranks of a job must be through with their calls: over NCCL it breaks off what the others still wait for.
   ~ProcessGroups();
 
   int rank() const;
@@ -67,17 +70,17 @@ class ProcessGroups {
 
   // The first error.
   const absl::Status& failure() const { return failure_; }
-  // Ends the connections, so that whoever waits for this rank learns at once that it is gone.
+  // Ends the connections, so that whoever waits for this rank, in any group, learns at once that it is gone.
   void Close();
 
  private:
   struct Impl;
-  explicit ProcessGroups(std::unique_ptr<Impl> impl);
+  explicit ProcessGroups(std::shared_ptr<Impl> impl);
 
   template <typename Call>
   absl::Status Do(MeshAxis axis, absl::string_view what, const at::Tensor& tensor, Call&& call);
 
-  std::unique_ptr<Impl> impl_;
+  const std::shared_ptr<Impl> impl_;
   absl::Status failure_;
 };
 

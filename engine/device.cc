@@ -49,7 +49,7 @@ absl::StatusOr<c10::Device> DeviceOf(const std::string& name, int world_size) {
     return MakeError(ErrorKind::kUnsupported,
                      absl::StrCat(what,
                                   "ranks hand each other tensors on GPUs through NCCL, which this program was "
-                                  "built without; build with --define cuda=1"));
+                                  "built without; build with a libtorch that has it (third_party/torch)"));
   }
   return c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(index));
 }

@@ -55,7 +55,7 @@ class Coordinator {
                                                              absl::Duration timeout) = 0;
 
   // E_RANK naming a rank whose process is known to be gone, for who waits for others by other means.  Says nothing of
-  // ranks that are stopped or slow.
+  // ranks that are stopped or slow.  Any thread, also while another one is in a call.
   virtual absl::Status CheckAlive() { return absl::OkStatus(); }
 
   // OK when every rank passed OK.  A rank that passed an error gets its own back; all others get E_RANK with the rank

@@ -174,7 +174,6 @@ void StoreCoordinator::Leave() {
 }
 
 absl::Status StoreCoordinator::CheckAlive() {
-  WAYPOINT_RETURN_IF_ERROR(failed_);
   WAYPOINT_ASSIGN_OR_RETURN(const int dead, store_->AnyDead());
   return dead < 0 ? absl::OkStatus() : MakeError(ErrorKind::kRank, absl::StrCat("rank ", dead, " died"));
 }

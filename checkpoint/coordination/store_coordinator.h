@@ -17,7 +17,7 @@
 
 namespace waypoint {
 
-// One thread.  Errors of any kind end the job of this rank.
+// One thread, but for AnyDead.  Errors of any kind end the job of this rank.
 class MessageStore {
  public:
   virtual ~MessageStore() = default;
@@ -31,7 +31,7 @@ class MessageStore {
   virtual absl::Status Delete(const std::string& key) = 0;
   // The process of that rank is surely gone.  Asked about ranks that are waited for.
   virtual bool IsDead(int rank) { return false; }
-  // One of those, -1 for none.
+  // One of those, -1 for none.  Any thread, also while another one is in a call.
   virtual absl::StatusOr<int> AnyDead() { return -1; }
   // Later answers of the store take about so long at most; one that does not come is an error.
   virtual absl::Status LimitAnswers(absl::Duration limit) { return absl::OkStatus(); }
