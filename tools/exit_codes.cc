@@ -24,6 +24,7 @@ ExitCode ExitCodeFor(const absl::Status& status) {
       return kExitVerify;
     case ErrorKind::kIo:
     case ErrorKind::kNoSpace:
+    case ErrorKind::kNoMemory:
       return kExitIo;
     case ErrorKind::kTruncated:
     case ErrorKind::kHeader:
@@ -57,7 +58,7 @@ ExitCode ExitCodeFor(const absl::Status& status) {
 
 absl::string_view ExitCodesHelp() {
   return "Exit codes: 0 done, 1 internal error, 2 wrong request, 3 bad input, 4 failed verification or a difference,\n"
-         "5 I/O error, 130 interrupted.";
+         "5 I/O error or no memory, 130 interrupted.";
 }
 
 }  // namespace waypoint

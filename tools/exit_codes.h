@@ -14,7 +14,7 @@ enum ExitCode : int {
   kExitRequest = 2,        // the request is wrong: flags, an output that exists, a directory somebody else holds
   kExitInput = 3,          // the input is wrong: any E_... of a file's contents, config, or what it lacks
   kExitVerify = 4,         // what was written does not verify, or two checkpoints differ
-  kExitIo = 5,             // missing or unreadable files, failed writes, no space
+  kExitIo = 5,             // missing or unreadable files, failed writes, no space, no memory
   kExitInterrupted = 130,  // SIGINT or SIGTERM; nothing half-written is left
 };
 

@@ -60,7 +60,7 @@ this is), they divide the work by `mesh { tensor: 2 pipeline: 2 zero: OPTIMIZER 
 
 constexpr char kFooter[] = R"(
 Exit codes: 0 done, 1 a gradient that is not finite (or a bug), 2 wrong request, 3 bad input, 4 failed verification,
-5 I/O, 130 stopped by a signal (and saved).)";
+5 I/O or no memory, 130 stopped by a signal (and saved).)";
 
 struct TrainRequest {
   std::string config_path;

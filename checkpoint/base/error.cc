@@ -23,6 +23,7 @@ constexpr KindRow kKinds[] = {
     {ErrorKind::kRequest, absl::StatusCode::kInvalidArgument, "E_REQUEST"},
     {ErrorKind::kIo, absl::StatusCode::kUnavailable, "E_IO"},
     {ErrorKind::kNoSpace, absl::StatusCode::kResourceExhausted, "E_NO_SPACE"},
+    {ErrorKind::kNoMemory, absl::StatusCode::kResourceExhausted, "E_NO_MEMORY"},
     {ErrorKind::kTruncated, absl::StatusCode::kDataLoss, "E_TRUNCATED"},
     {ErrorKind::kHeader, absl::StatusCode::kDataLoss, "E_HEADER"},
     {ErrorKind::kLimit, absl::StatusCode::kResourceExhausted, "E_LIMIT"},
@@ -115,11 +116,30 @@ absl::Status Annotate(const absl::Status& status, absl::string_view context) {
   return annotated;
 }
 
+absl::Status NoMemoryError(size_t bytes, absl::string_view what, absl::string_view remedy) {
+  return MakeError(ErrorKind::kNoMemory, absl::StrCat("no memory for ", what, " (", bytes, " bytes); ", remedy));
+}
+
 absl::Status ErrnoError(int error_number, absl::string_view what) {
-  const bool full = error_number == ENOSPC || error_number == EDQUOT || error_number == EFBIG;
+  ErrorKind kind = ErrorKind::kIo;
+  absl::string_view remedy;
+  switch (error_number) {
+    case ENOSPC:
+    case EDQUOT:
+      kind = ErrorKind::kNoSpace;
+      break;
+    case ENOMEM:
+      kind = ErrorKind::kNoMemory;
+      break;
+    case EFBIG:
+      // The disk may have room enough.
+      remedy = "; the file would be larger than this process may write (see \"ulimit -f\") or the file system holds";
+      break;
+    default:
+      break;
+  }
   char buffer[256];
-  return MakeError(full ? ErrorKind::kNoSpace : ErrorKind::kIo,
-                   absl::StrCat(what, " failed: ", strerror_r(error_number, buffer, sizeof(buffer))));
+  return MakeError(kind, absl::StrCat(what, " failed: ", strerror_r(error_number, buffer, sizeof(buffer)), remedy));
 }
 
 }  // namespace waypoint

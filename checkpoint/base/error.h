@@ -11,6 +11,7 @@
 //
 // Thread-safe.
 
+#include <cstddef>
 #include <string>
 
 #include "absl/status/status.h"
@@ -24,6 +25,7 @@ enum class ErrorKind {
   kRequest,       // E_REQUEST: the request is wrong whatever the state (InvalidArgument)
   kIo,            // E_IO: missing, unreadable, not a regular file, failed write (NotFound or Unavailable)
   kNoSpace,       // E_NO_SPACE: disk or quota full (ResourceExhausted)
+  kNoMemory,      // E_NO_MEMORY: an allocation failed (ResourceExhausted)
   kTruncated,     // E_TRUNCATED: file ends before what it declares (DataLoss)
   kHeader,        // E_HEADER: not this format at all (DataLoss)
   kLimit,         // E_LIMIT: over a documented limit, see limits.h (ResourceExhausted)
@@ -74,7 +76,10 @@ ErrorKind GetCause(const absl::Status& status);
 // The same status with "context: " before its message, kind kept.  OK stays OK.
 absl::Status Annotate(const absl::Status& status, absl::string_view context);
 
-// errno of a failed system call as a status: ENOSPC, EDQUOT and EFBIG are kNoSpace, all else kIo.
+// An allocation of so many bytes for `what` failed.  `remedy` says what to lower or to free: "lower --max-memory".
+absl::Status NoMemoryError(size_t bytes, absl::string_view what, absl::string_view remedy);
+
+// errno of a failed system call as a status: ENOSPC and EDQUOT are kNoSpace, ENOMEM is kNoMemory, all else kIo.
 // `what` says what was tried on which path: "fsync of \"a/b\"".
 absl::Status ErrnoError(int error_number, absl::string_view what);
 

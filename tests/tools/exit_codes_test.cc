@@ -15,6 +15,7 @@ TEST(ExitCodeForTest, EveryClassOfErrorHasItsNumber) {
   EXPECT_EQ(ExitCodeFor(MakeError(ErrorKind::kVerify, "out")), 4);
   EXPECT_EQ(ExitCodeFor(MakeError(ErrorKind::kIo, "open")), 5);
   EXPECT_EQ(ExitCodeFor(MakeError(ErrorKind::kNoSpace, "write")), 5);
+  EXPECT_EQ(ExitCodeFor(NoMemoryError(1 << 20, "a block", "lower --max-memory")), 5);
   EXPECT_EQ(ExitCodeFor(absl::CancelledError("signal")), 130);
 }
 

@@ -380,7 +380,7 @@ TEST_P(FileSystemTest, FreeBytesArePositive) {
 }
 
 TEST_P(FileSystemTest, ImpossibleReservationFailsEarlyAndLeavesNothing) {
-  const auto file = fs().Create(Path("huge"), Creating(int64_t{1} << 46));
+  const auto file = fs().Create(Path("huge"), Creating(int64_t{1} << 43));
 
   EXPECT_EQ(GetErrorKind(file.status()), ErrorKind::kNoSpace) << file.status();
   EXPECT_FALSE(*Exists(fs(), Path("huge")));
