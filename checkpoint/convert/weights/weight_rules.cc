@@ -148,14 +148,26 @@ absl::StatusOr<ImportPlan> PlanImport(const WeightRules& rules, const Manifest& 
     // What the external tensors must look like follows from the native one.
     WAYPOINT_ASSIGN_OR_RETURN(const std::vector<Expr> wanted, rule.relayout->Export(Ref(parameter, 0)));
     if (wanted.size() != rule.external.size()) {
-      return MakeError(ErrorKind::kUnknown, absl::StrCat("the rule of ", Quoted(rule.native), " names ",
-                                                         rule.external.size(), " tensors, its re-layout makes ",
-                                                         wanted.size()));
+      return MakeError(ErrorKind::kUnknown,
+                       absl::StrCat("the rule of ", Quoted(rule.native), " names ", rule.external.size(),
+                                    " tensors, its re-layout makes ", wanted.size()));
     }
     std::vector<Expr> inputs;
     for (size_t i = 0; i < wanted.size(); ++i) {
-      const std::string& name = rule.external[i];
-      const int64_t index = external.Find(name);
+      std::string name = rule.external[i];
+      int64_t index = external.Find(name);
+      if (index < 0 && rule.external.size() == 1) {
+        // safetensors keeps one name of two that share a tensor, the alphabetically first.
+        for (const WeightRules::Copy& copy : rules.copies()) {
+          if (copy.native == rule.native && external.Find(copy.external) >= 0) {
+            plan.notes.push_back(absl::StrCat("took ", Quoted(copy.external), " for ", Quoted(name),
+                                              ", which is not stored: the config ties the two"));
+            name = copy.external;
+            index = external.Find(name);
+            break;
+          }
+        }
+      }
       if (index < 0) {
         problems.Add(ErrorKind::kMissing, Quoted(name));
       } else if (external[index].shape != wanted[i]->shape()) {
@@ -166,9 +178,9 @@ absl::StatusOr<ImportPlan> PlanImport(const WeightRules& rules, const Manifest& 
                                                      ", weights are F16, BF16, F32 or F64"));
       } else if (joined == DType::kInvalid && !inputs.empty() && inputs[0]->dtype() != external[index].dtype) {
         problems.Add(ErrorKind::kDType,
-                     absl::StrCat(Quoted(name), " is ", DTypeName(external[index].dtype), ", ", Quoted(rule.external[0]),
-                                  " of the same native tensor is ", DTypeName(inputs[0]->dtype()),
-                                  "; convert with --dtype, which casts both"));
+                     absl::StrCat(Quoted(name), " is ", DTypeName(external[index].dtype), ", ",
+                                  Quoted(rule.external[0]), " of the same native tensor is ",
+                                  DTypeName(inputs[0]->dtype()), "; convert with --dtype, which casts both"));
       } else {
         inputs.push_back(Ref(external[index], index));
       }
@@ -196,18 +208,18 @@ absl::StatusOr<ImportPlan> PlanImport(const WeightRules& rules, const Manifest& 
     if (copy != rules.copies().end()) {
       const auto rule = by_native.find(copy->native);
       const int64_t original = rule == by_native.end() ? -1 : external.Find(rule->second->external[0]);
-      if (original >= 0 && (external[original].shape != external[i].shape || external[original].dtype != external[i].dtype)) {
-        problems.Add(ErrorKind::kShape,
-                     absl::StrCat(Quoted(name), " is ", ShapeString(external[i].shape), " ", DTypeName(external[i].dtype),
-                                  " and should be a copy of ", Quoted(external[original].name)));
+      if (original >= 0 &&
+          (external[original].shape != external[i].shape || external[original].dtype != external[i].dtype)) {
+        problems.Add(ErrorKind::kShape, absl::StrCat(Quoted(name), " is ", ShapeString(external[i].shape), " ",
+                                                     DTypeName(external[i].dtype), " and should be a copy of ",
+                                                     Quoted(external[original].name)));
       } else if (original >= 0) {
         plan.copies.push_back({name, Ref(external[original], original)});
       }
       continue;
     }
-    const auto ignored = std::find_if(rules.ignored().begin(), rules.ignored().end(), [&name](const IgnoredTensors& t) {
-      return MatchesPattern(name, t.pattern);
-    });
+    const auto ignored = std::find_if(rules.ignored().begin(), rules.ignored().end(),
+                                      [&name](const IgnoredTensors& t) { return MatchesPattern(name, t.pattern); });
     if (ignored != rules.ignored().end()) {
       ++ignored_counts[ignored->pattern];
     } else {
@@ -217,7 +229,8 @@ absl::StatusOr<ImportPlan> PlanImport(const WeightRules& rules, const Manifest& 
   for (const IgnoredTensors& ignored : rules.ignored()) {
     const auto count = ignored_counts.find(ignored.pattern);
     if (count != ignored_counts.end()) {
-      plan.notes.push_back(absl::StrCat("dropped ", count->second, count->second == 1 ? " tensor " : " tensors ",
+      // The target may hold such tensors all the same, made anew.
+      plan.notes.push_back(absl::StrCat("did not read ", count->second, count->second == 1 ? " tensor " : " tensors ",
                                         Quoted(ignored.pattern), ": ", ignored.reason));
     }
   }
@@ -276,7 +289,8 @@ absl::StatusOr<ExportPlan> PlanExport(const WeightRules& rules, const Manifest& 
     }
   }
   if (state_tensors > 0) {
-    plan.notes.push_back(absl::StrCat("left out ", state_tensors, " tensors of optimizer state: this format holds weights only"));
+    plan.notes.push_back(
+        absl::StrCat("left out ", state_tensors, " tensors of optimizer state: this format holds weights only"));
   }
   WAYPOINT_RETURN_IF_ERROR(problems.ToStatus("the tensors do not fit the format"));
   return plan;

@@ -67,7 +67,7 @@ class WeightRules {
   // External tensors that are left out on import, with the reason that the user is told.
   void IgnoreExternal(std::string pattern, std::string reason);
   // A second external name for a native tensor: exported as a copy when `emit`, tolerated on import (the caller
-  // compares the bytes).
+  // compares the bytes), and taken on import where the first name is not stored.
   void AddCopy(std::string native, std::string external, bool emit);
 
   const std::vector<WeightRule>& rules() const { return rules_; }
@@ -99,13 +99,14 @@ struct ImportPlan {
 
 // `parameters` is what the model needs (its dtypes do not matter: files decide).  Weights must be float16, bfloat16,
 // float32 or float64.
-// Errors: E_MISSING, E_EXTRA, E_SHAPE, E_DTYPE, E_DUP_KEY: the kind of the first problem, all problems in the message, ten of each spelled out.
-// Parts of one native tensor must have one element type, unless `joined` says what others become.
+// Errors: E_MISSING, E_EXTRA, E_SHAPE, E_DTYPE, E_DUP_KEY: the kind of the first problem, all problems in the message,
+// ten of each spelled out. Parts of one native tensor must have one element type, unless `joined` says what others
+// become.
 absl::StatusOr<ImportPlan> PlanImport(const WeightRules& rules, const Manifest& parameters, const Manifest& external,
                                       DType joined = DType::kInvalid);
 
-// External tensors over the native ones, in the order of the rules.  `native` may hold more than the rules need only when it is
-// optimizer state ("p/exp_avg"), which no external format takes; it is noted.
+// External tensors over the native ones, in the order of the rules.  `native` may hold more than the rules need only
+// when it is optimizer state ("p/exp_avg"), which no external format takes; it is noted.
 struct ExportPlan {
   std::vector<ConvertedTensor> tensors;
   std::vector<std::string> notes;

@@ -119,7 +119,19 @@ TEST(PlanImportTest, IgnoredTensorsAreCountedAndNoted) {
                                                                   {"k", {4, 3}},
                                                                   {"wte", {6, 2}}})));
 
-  EXPECT_THAT(plan.notes, ElementsAre("dropped 2 tensors \"layers.*.inv_freq\": recomputed"));
+  EXPECT_THAT(plan.notes, ElementsAre("did not read 2 tensors \"layers.*.inv_freq\": recomputed"));
+}
+
+// safetensors.torch.save_model keeps the alphabetically first name of two that share a tensor.
+TEST(PlanImportTest, ATiedTensorIsTakenUnderTheNameThatIsStored) {
+  ASSERT_OK_AND_ASSIGN(const ImportPlan plan,
+                       PlanImport(Rules(), Parameters(), Tensors({{"v", {4, 3}}, {"k", {4, 3}}, {"out", {6, 2}}})));
+  EXPECT_THAT(Lines(plan.tensors), ElementsAre("embed = out", "kv = concat(k, v, dim=0)"));
+  EXPECT_THAT(plan.copies, IsEmpty());
+  EXPECT_THAT(plan.notes, ElementsAre(AllOf(HasSubstr("\"out\""), HasSubstr("\"wte\""))));
+
+  EXPECT_THAT(PlanImport(Rules(), Parameters(), Tensors({{"v", {4, 3}}, {"k", {4, 3}}, {"out", {6, 3}}})),
+              IsKind(ErrorKind::kShape, HasSubstr("\"out\" is [6, 3], the config wants [6, 2]")));
 }
 
 TEST(PlanImportTest, CopiesAreComparedByTheCaller) {
