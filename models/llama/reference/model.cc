@@ -159,11 +159,19 @@ class Resolver {
       const double multiplier = params_.ffn_dim_multiplier.value_or(1.0);
       const int64_t multiple_of = params_.multiple_of.value_or(256);
       const int64_t ffn = FfnSize(tensors_.dim, multiplier, multiple_of);
-      if (ffn != tensors_.ffn) {
-        // They only say how the size came about.
-        model_.notes.push_back(absl::StrCat("hidden layer of ", tensors_.ffn, ", as the tensors have it: multiple_of ",
-                                            multiple_of, " and ffn_dim_multiplier ", multiplier,
-                                            " of params.json make ", ffn));
+      const std::string made =
+          absl::StrCat(ffn, " by multiple_of ", multiple_of, " and ffn_dim_multiplier ", multiplier, " of params.json");
+      if (ffn != tensors_.ffn && hints_.fairseq2_errors) {
+        // Once it wrote a multiplier of 2/3, for the factor that Meta's formula has besides.
+        model_.notes.push_back(
+            absl::StrCat("hidden layer of ", tensors_.ffn, ", as the tensors have it, and not ", made));
+      } else if (ffn != tensors_.ffn) {
+        // Meta's code makes the layer from them, and would not load these files.
+        Contradiction("the hidden layer", made,
+                      absl::StrCat(tensors_.ffn,
+                                   " in the tensors (correct the file, or leave it out with "
+                                   "--ignore-params --model NAME; --fairseq2-errors believes the tensors)"),
+                      ErrorKind::kShape);
       }
     }
   }

@@ -36,7 +36,7 @@ struct ReferenceHints {
   // Where params.json does not say it, or is fairseq2's, which says the same of every model; goes before the name's.
   absl::optional<double> norm_eps;
   // Believe the tensors where params.json has the number of layers that fairseq2 wrongly gives the architecture, or
-  // where they have it themselves.
+  // where they have it themselves; and where its multiplier does not make the hidden layer.
   bool fairseq2_errors = false;
 };
 
@@ -68,7 +68,7 @@ absl::StatusOr<StoredKvHeads> FindKvHeads(const ReferenceTensors& tensors, const
 // `params` null: there is no file, or it shall not be believed.  `kv_heads`: without copies.
 // Errors: all contradictions with tensors, params.json or the model's name, each with both values; E_SHAPE, E_MISSING,
 // E_EXTRA or E_CONFIG, as the first one is.  A hidden layer that multiple_of and ffn_dim_multiplier do not make is a
-// note.
+// note with fairseq2_errors.
 absl::StatusOr<ReferenceModel> ResolveReferenceModel(const ReferenceTensors& tensors, int64_t kv_heads,
                                                      const ReferenceParams* params, const ReferenceHints& hints);
 

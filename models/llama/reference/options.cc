@@ -132,7 +132,8 @@ std::vector<FormatOption> ReferenceFormatOptions() {
              false, true),
       Option("params-layout", "flat|nested", "nested: {\"model\": {...}}, as fairseq2 writes it", false, true),
       Option("emit-rope-freqs", "", "write rope.freqs, as Llama 1 and 2 files have it", false, true),
-      Option("fairseq2-errors", "", "params.json has fairseq2's wrong 32 layers for a 13b", true, true),
+      Option("fairseq2-errors", "",
+             "params.json has fairseq2's wrong 32 layers for a 13b, or its wrong ffn_dim_multiplier", true, true),
   };
 }
 

@@ -334,6 +334,8 @@ TEST_F(ReferenceFormatTest, ContradictionsNameBothValues) {
            {"\"vocab_size\": 32", "\"vocab_size\": 33", ErrorKind::kShape,
             "vocab_size is 33 in params.json, 32 in the tensors"},
            {"\"n_heads\": 4, ", "", ErrorKind::kConfig, "how many heads"},
+           {"\"multiple_of\": 8", "\"multiple_of\": 256", ErrorKind::kShape,
+            "the hidden layer is 256 by multiple_of 256 and ffn_dim_multiplier 0.57 of params.json"},
        }) {
     const std::string before = ReadContents(fs_, kModel)["params.json"];
     EditParams(from, to);
@@ -342,10 +344,10 @@ TEST_F(ReferenceFormatTest, ContradictionsNameBothValues) {
   }
 }
 
-TEST_F(ReferenceFormatTest, TheTensorsSayHowLargeTheHiddenLayerIs) {
+TEST_F(ReferenceFormatTest, TheTensorsSayHowLargeTheHiddenLayerIsWhereFairseq2Erred) {
   Save({{"consumer", "llama3"}});
   EditParams("\"multiple_of\": 8", "\"multiple_of\": 256");
-  ASSERT_OK_AND_ASSIGN(const OpenedCheckpoint opened, Open());
+  ASSERT_OK_AND_ASSIGN(const OpenedCheckpoint opened, Open({{"fairseq2-errors", "true"}}));
   EXPECT_THAT(opened.notes, Contains(HasSubstr("multiple_of 256 and ffn_dim_multiplier")));
 }
 
