@@ -103,7 +103,7 @@ code=$?
 [[ "${code}" == 130 ]] || fail "exit code ${code} after two signals"
 # A file that may not grow is an error with a name, not a death.
 (ulimit -f 8; expect 5 1 -- run.textproto output=limited)
-says "E_NO_SPACE"
+says "ulimit -f"
 
 # Output is whole lines, by rank; the environment is torchrun's.
 expect 0 3 --port 29555 --program /bin/sh -- -c 'echo "$RANK $WORLD_SIZE $LOCAL_WORLD_SIZE $MASTER_ADDR:$MASTER_PORT"; printf end >&2'
