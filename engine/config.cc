@@ -188,6 +188,9 @@ void FillDefaults(TrainConfig& config, int world_size) {
     if (!config.export_().has_dtype()) {
       config.mutable_export_()->set_dtype("keep");
     }
+    if (!config.export_().has_drop_unknown()) {
+      config.mutable_export_()->set_drop_unknown(false);
+    }
   }
 }
 
@@ -253,6 +256,30 @@ void CheckMesh(const TrainConfig& config, int world_size, Problems& problems) {
   }
 }
 
+void CheckDescription(const TrainConfig& config, Problems& problems) {
+  const ModelFacts& said = config.describe();
+  const int64_t trained = config.data().sequence_length();
+  problems.Check(said.max_position_embeddings() == 0 || said.max_position_embeddings() >= trained,
+                 "describe.max_position_embeddings", said.max_position_embeddings(),
+                 absl::StrCat("at least data.sequence_length, ", trained));
+  problems.Check(said.trained_positions() == 0, "describe.trained_positions", said.trained_positions(),
+                 "nothing: the run says it");
+  const int64_t vocabulary = config.model().vocab_size();
+  const auto check_token = [&](const char* field, int64_t id) {
+    problems.Check(id >= 0 && (vocabulary == 0 || id < vocabulary), absl::StrCat("describe.", field), id,
+                   absl::StrCat("a token of the vocabulary of ", vocabulary));
+  };
+  if (said.has_bos_token_id()) {
+    check_token("bos_token_id", said.bos_token_id());
+  }
+  for (const int64_t id : said.eos_token_id()) {
+    check_token("eos_token_id", id);
+  }
+  if (said.has_pad_token_id()) {
+    check_token("pad_token_id", said.pad_token_id());
+  }
+}
+
 }  // namespace
 
 absl::Status FillAndCheck(TrainConfig& config, int world_size) {
@@ -286,6 +313,7 @@ absl::Status FillAndCheck(TrainConfig& config, int world_size) {
   problems.Check(IsDuration(config.checkpoint().timeout_seconds()), "checkpoint.timeout_seconds",
                  config.checkpoint().timeout_seconds(), "a positive number");
   CheckMesh(config, world_size, problems);
+  CheckDescription(config, problems);
   if (config.has_export_()) {
     CheckSchedule(config.export_(), "export", problems);
     problems.Required(!config.export_().format().empty(), "export.format");

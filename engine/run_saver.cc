@@ -44,7 +44,23 @@ SaveOptions ExportOptions(const ExportSchedule& schedule) {
   options.optimizer_state = false;
   options.weights_dtype = DTypeFromTorchName(schedule.dtype());  // kInvalid, "as it is", for "keep"
   options.format_options = {schedule.format_options().begin(), schedule.format_options().end()};
+  options.drop_unknown = schedule.drop_unknown();
   return options;
+}
+
+// What the checkpoint says, with what the config says in its place.
+ModelFacts FactsOf(const Start& start) {
+  ModelFacts facts;
+  if (start.checkpoint.has_value()) {
+    facts = start.checkpoint->metadata.facts();
+  }
+  const ModelFacts& said = start.config.describe();
+  if (said.eos_token_id_size() > 0) {
+    facts.clear_eos_token_id();
+  }
+  facts.MergeFrom(said);
+  facts.set_trained_positions(std::max(facts.trained_positions(), start.config.data().sequence_length()));
+  return facts;
 }
 
 SnapshotMethod MethodOf(CheckpointSchedule::Async async) {
@@ -84,6 +100,7 @@ RunSaver::RunSaver(FileSystem& fs, const Start& start, Coordinator& coordinator,
   if (carried_.external_format().empty()) {
     carried_.set_external_format(config_.export_().format());
   }
+  *carried_.mutable_facts() = FactsOf(start);
   carried_.mutable_model_config()->PackFrom(config_.model());
   carried_.set_producer("waypoint train");
 }
@@ -173,21 +190,29 @@ bool RunSaver::ExportDue(int64_t step) const {
   return config_.has_export_() && (OnInterval(step, config_.export_().interval()) || step == config_.steps());
 }
 
-absl::Status RunSaver::PlanExport(const CheckpointMetadata& metadata, TensorSource& source,
-                                  const SaveOptions& options) const {
+absl::StatusOr<std::vector<std::string>> RunSaver::PlanExport(const CheckpointMetadata& metadata, TensorSource& source,
+                                                              const SaveOptions& options) const {
   const std::string& name = config_.export_().format();
   CheckpointFormat* const format = Registry<CheckpointFormat>::Global().Find(name);
   if (format == nullptr) {
     return MakeError(ErrorKind::kRequest, absl::StrCat("export.format: no format \"", name, "\" is linked"));
   }
   WAYPOINT_RETURN_IF_ERROR(CheckRanks("export.format", *format));
-  return Annotate(format->Create(fs_, "", metadata, source, assets_, options).status(),
-                  absl::StrCat("export as \"", name, "\""));
+  std::vector<std::string> notes;
+  const auto writer = CreateWriter(*format, fs_, "", metadata, source, assets_, options, &notes);
+  const std::string context = absl::StrCat("export as \"", name, "\"");
+  if (!writer.ok()) {
+    return Annotate(writer.status(), context);
+  }
+  for (std::string& note : notes) {
+    note = absl::StrCat(context, ": ", note);
+  }
+  return notes;
 }
 
-absl::Status RunSaver::CheckExport(const TrainState& state) const {
+absl::StatusOr<std::vector<std::string>> RunSaver::CheckExport(const TrainState& state) const {
   if (!config_.has_export_()) {
-    return absl::OkStatus();
+    return std::vector<std::string>();
   }
   WAYPOINT_ASSIGN_OR_RETURN(const std::unique_ptr<TensorSource> source, NewLiveSource(state.Weights()));
   SaveOptions options = ExportOptions(config_.export_());
@@ -195,9 +220,9 @@ absl::Status RunSaver::CheckExport(const TrainState& state) const {
   return PlanExport(Metadata(state, /*scheduled=*/true), *source, options);
 }
 
-absl::Status RunSaver::CheckExport() const {
+absl::StatusOr<std::vector<std::string>> RunSaver::CheckExport() const {
   if (!config_.has_export_()) {
-    return absl::OkStatus();
+    return std::vector<std::string>();
   }
   WAYPOINT_ASSIGN_OR_RETURN(
       Manifest weights,

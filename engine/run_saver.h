@@ -59,9 +59,9 @@ class RunSaver {
   absl::Status Release(std::vector<std::string>* warnings);
 
   // Plans an export without writing it: a model that the export format cannot hold is refused before hours of training.
-  absl::Status CheckExport(const TrainState& state) const;
+  absl::StatusOr<std::vector<std::string>> CheckExport(const TrainState& state) const;
   // The same from the config alone, as one rank would export.
-  absl::Status CheckExport() const;
+  absl::StatusOr<std::vector<std::string>> CheckExport() const;
 
   bool CheckpointDue(int64_t step) const;
   bool ExportDue(int64_t step) const;

@@ -133,7 +133,11 @@ absl::Status Trainer::Build() {
   }
   // Its files would stay open for the whole run.
   start_.checkpoint.reset();
-  return saver_->CheckExport(*state_);
+  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> export_notes, saver_->CheckExport(*state_));
+  for (const std::string& note : export_notes) {
+    Print(absl::StrCat("note: ", note));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Trainer::UpdateWeights(StepMetrics& metrics) {

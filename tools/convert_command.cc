@@ -36,11 +36,10 @@ struct Plan {
 
 absl::StatusOr<Plan> PlanOutput(FileSystem& fs, CheckpointFormat& format, OpenedCheckpoint& source,
                                 const SaveOptions& save) {
-  WAYPOINT_ASSIGN_OR_RETURN(const auto writer,
-                            format.Create(fs, "", source.metadata, *source.tensors, source.assets, save));
   Plan plan;
+  WAYPOINT_ASSIGN_OR_RETURN(const auto writer, CreateWriter(format, fs, "", source.metadata, *source.tensors,
+                                                            source.assets, save, &plan.notes));
   plan.lines = writer->PlanLines();
-  plan.notes = writer->notes();
   plan.tensors = writer->source().manifest().size();
   plan.bytes = writer->source().manifest().total_bytes();
   for (const Asset& asset : source.assets) {
@@ -105,6 +104,7 @@ class Conversion {
     save->weights_dtype = request_.dtype;
     save->max_shard_bytes = request_.max_shard_bytes;
     save->optimizer_state = request_.keep_optimizer;
+    save->drop_unknown = request_.drop_unknown;
     save->block_bytes = split_.block_bytes;
     save->format_options = SelectFormatOptions(*to_, request_.format_options, FormatUse::kSave);
     SaveOptions alone = *save;

@@ -19,11 +19,12 @@ constexpr absl::Duration kMaxJoinTimeout = absl::Minutes(5);
 
 // Processes that were told different things must not meet.
 std::string JobId(const ConvertRequest& request) {
-  const std::string identity = absl::StrCat(
-      JobIdentityFromEnvironment(), request.source, "\n", request.target, "\n", request.from, "\n", request.to, "\n",
-      static_cast<int>(request.dtype), "\n", request.max_shard_bytes, "\n", static_cast<int>(request.verify), "\n",
-      request.keep_optimizer, request.overwrite, request.carry_unknown, "\n", request.max_memory_bytes, "\n",
-      request.threads, "\n", absl::StrJoin(request.format_options, "\n", absl::PairFormatter("=")));
+  const std::string identity =
+      absl::StrCat(JobIdentityFromEnvironment(), request.source, "\n", request.target, "\n", request.from, "\n",
+                   request.to, "\n", static_cast<int>(request.dtype), "\n", request.max_shard_bytes, "\n",
+                   static_cast<int>(request.verify), "\n", request.keep_optimizer, request.overwrite,
+                   request.carry_unknown, request.drop_unknown, "\n", request.max_memory_bytes, "\n", request.threads,
+                   "\n", absl::StrJoin(request.format_options, "\n", absl::PairFormatter("=")));
   return DigestHex(Xxh3(absl::MakeConstSpan(identity.data(), identity.size())));
 }
 

@@ -70,7 +70,12 @@ absl::StatusOr<absl::optional<ConvertRequest>> ParseConvertRequest(int argc, con
       ->check(CLI::IsMember({"keep", "drop"}));
   app.add_flag("--overwrite", request.overwrite,
                "replace DST, in one step at the end, if it is empty or holds a checkpoint and nothing else");
-  app.add_flag("--carry-unknown", request.carry_unknown, "carry config keys that the format does not declare");
+  app.add_flag(
+      "--carry-unknown", request.carry_unknown,
+      "carry config keys that the format of SRC does not declare, where the format of DST has a place for them");
+  app.add_flag("--drop-unknown", request.drop_unknown,
+               "leave such keys out where it has none, with a note, in place of "
+               "refusing");
   app.add_option("--rank-timeout", rank_timeout, "for the slowest of several ranks (30m; 90s, 2h)");
   app.add_flag("--json", request.json, "report on stdout as JSON");
   AddFormatFlags(formats, FormatFlags::kLoadAndSave, app, &request.format_options);

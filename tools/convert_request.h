@@ -34,6 +34,7 @@ struct ConvertRequest {
   bool keep_optimizer = true;
   bool overwrite = false;
   bool carry_unknown = false;
+  bool drop_unknown = false;
   bool json = false;
   FormatOptionValues format_options;
   // Between ranks; see convert_ranks.h.

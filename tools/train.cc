@@ -103,9 +103,12 @@ absl::Status DryRun(const engine::ConfigLayers& layers, const TrainRequest& requ
     return absl::OkStatus();
   }
   LocalCoordinator alone;
-  WAYPOINT_RETURN_IF_ERROR(engine::RunSaver(PosixFileSystem(), start, alone, nullptr).CheckExport());
-  for (const std::string& note : start.notes) {
-    std::cerr << "note: " << note << std::endl;
+  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> export_notes,
+                            engine::RunSaver(PosixFileSystem(), start, alone, nullptr).CheckExport());
+  for (const std::vector<std::string>& notes : {start.notes, export_notes}) {
+    for (const std::string& note : notes) {
+      std::cerr << "note: " << note << std::endl;
+    }
   }
   std::cerr << "would start from " << engine::StartKindName(start.kind)
             << (start.path.empty() ? "" : absl::StrCat(" \"", start.path, "\""))

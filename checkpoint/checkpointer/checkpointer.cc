@@ -10,6 +10,7 @@
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/convert/weights/converted_source.h"
 #include "checkpoint/coordination/coordinator.h"
+#include "checkpoint/format/carried_keys.h"
 #include "checkpoint/storage/staged_directory.h"
 
 namespace waypoint {
@@ -91,6 +92,24 @@ absl::StatusOr<TransferStats> Restore(OpenedCheckpoint& checkpoint, TensorSink& 
   return Transfer(*source, sink, options.transfer);
 }
 
+absl::StatusOr<std::unique_ptr<CheckpointWriter>> CreateWriter(CheckpointFormat& format, FileSystem& fs,
+                                                               const std::string& directory,
+                                                               const CheckpointMetadata& metadata, TensorSource& state,
+                                                               const std::vector<Asset>& assets,
+                                                               const SaveOptions& options,
+                                                               std::vector<std::string>* notes) {
+  WAYPOINT_ASSIGN_OR_RETURN(std::unique_ptr<CheckpointWriter> writer,
+                            format.Create(fs, directory, metadata, state, assets, options));
+  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> keys,
+                            AccountForCarriedKeys(format, metadata, *writer, options.drop_unknown));
+  if (notes != nullptr) {
+    const std::vector<std::string> own = writer->notes();
+    notes->insert(notes->end(), own.begin(), own.end());
+    notes->insert(notes->end(), keys.begin(), keys.end());
+  }
+  return writer;
+}
+
 absl::StatusOr<TransferStats> WriteCheckpoint(FileSystem& fs, const std::string& target, const WriteOptions& options,
                                               const CheckpointMetadata& metadata, TensorSource& state,
                                               const std::vector<Asset>& assets) {
@@ -110,7 +129,7 @@ absl::StatusOr<TransferStats> WriteCheckpoint(FileSystem& fs, const std::string&
   }
   if (ranks.world_size() == 1) {
     // Planned before anything is created, so that a wrong request leaves no trace.
-    WAYPOINT_RETURN_IF_ERROR(format->Create(fs, "", metadata, state, assets, options.save).status());
+    WAYPOINT_RETURN_IF_ERROR(CreateWriter(*format, fs, "", metadata, state, assets, options.save, nullptr).status());
   }
   // Rank 0 makes the directory and publishes it; the others write into it.  It goes, on failure, only after all have
   // agreed that it failed, so that nobody's own error is that his files vanished.
@@ -129,7 +148,7 @@ absl::StatusOr<TransferStats> WriteCheckpoint(FileSystem& fs, const std::string&
       ranks.AllGatherIfOk(absl::StrCat("staging directory of step ", metadata.training().step()), stage(), timeout));
   const std::string& path = paths[0];
 
-  auto writer = format->Create(fs, path, metadata, state, assets, options.save);
+  auto writer = CreateWriter(*format, fs, path, metadata, state, assets, options.save, options.notes);
   WAYPOINT_RETURN_IF_ERROR(ranks.Agree("plan", writer.status(), timeout));
   const auto stats = (*writer)->Write(options.transfer);
   WAYPOINT_RETURN_IF_ERROR(ranks.Agree("tensors", stats.status(), timeout));

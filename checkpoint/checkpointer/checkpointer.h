@@ -119,6 +119,13 @@ struct RestoreOptions {
 // lacks.  Tensors that the sink does not want are left unread.
 absl::StatusOr<TransferStats> Restore(OpenedCheckpoint& checkpoint, TensorSink& sink, const RestoreOptions& options);
 
+// The format's writer of a checkpoint (CheckpointFormat::Create), with every config key of `metadata` accounted for
+// (format/carried_keys.h).  Whoever writes a checkpoint gets the writer here.  What is left out on purpose is added to
+// `notes`, if that is not null.
+absl::StatusOr<std::unique_ptr<CheckpointWriter>> CreateWriter(
+    CheckpointFormat& format, FileSystem& fs, const std::string& directory, const CheckpointMetadata& metadata,
+    TensorSource& state, const std::vector<Asset>& assets, const SaveOptions& options, std::vector<std::string>* notes);
+
 // One checkpoint, published atomically at `target`.
 struct WriteOptions {
   std::string format = "native";
@@ -128,6 +135,8 @@ struct WriteOptions {
   // Called on every rank (or on none) with the staging directory when everything is written and synced; an error keeps
   // it from being published.
   std::function<absl::Status(const std::string& staged_path)> before_publish;
+  // Gets a line for all that was left out on purpose, if it is not null.  Borrowed.
+  std::vector<std::string>* notes = nullptr;
 };
 absl::StatusOr<TransferStats> WriteCheckpoint(FileSystem& fs, const std::string& target, const WriteOptions& options,
                                               const CheckpointMetadata& metadata, TensorSource& state,

@@ -25,6 +25,7 @@
 #include "checkpoint/base/dtype.h"
 #include "checkpoint/base/limits.h"
 #include "checkpoint/container/chunk_digests.h"
+#include "checkpoint/convert/config/carried_key.h"
 #include "checkpoint/coordination/coordinator.h"
 #include "checkpoint/coordination/exchange.h"
 #include "checkpoint/format/held_tensors.h"
@@ -97,6 +98,9 @@ struct SaveOptions {
   // Hugging Face's default.  A larger tensor gets a shard of its own.  Formats that many ranks write have a file per
   // rank.
   int64_t max_shard_bytes = 5'000'000'000;
+  // Leave out config keys that nobody knows where the format has no place for them, with a note, instead of refusing
+  // (carried_keys.h).
+  bool drop_unknown = false;
   // Write optimizer state where the format can and the source has it.
   bool optimizer_state = true;
   int64_t block_bytes = int64_t{8} << 20;
@@ -147,6 +151,9 @@ class CheckpointWriter {
   virtual absl::Status Finish() = 0;
   // What was left out on purpose.
   virtual std::vector<std::string> notes() const { return {}; }
+  // The config files that Finish writes, by name, of a format that does not keep CheckpointMetadata whole: what is not
+  // in one of them, no reader will find.
+  virtual std::map<std::string, std::string> ExternalConfigs() const { return {}; }
   // Load options of the format that say what its files alone leave to guesses: what was written, read with them, is the
   // model that was given, whatever values its tensors have.
   virtual FormatOptionValues ReadBackOptions() const { return {}; }
@@ -175,11 +182,18 @@ class CheckpointFormat {
   // "unknown format".
   virtual absl::StatusOr<bool> Probe(FileSystem& fs, const std::string& directory) = 0;
 
+  // Of metadata that a checkpoint of this format was opened with, now or long ago: what its external_configs say beyond
+  // the native config, by file name.  Null values say nothing.
+  virtual absl::StatusOr<std::map<std::string, std::vector<CarriedKey>>> FindCarriedKeys(
+      const CheckpointMetadata& metadata) const {
+    return std::map<std::string, std::vector<CarriedKey>>();
+  }
+
   // Where no format fits: what speaks against this one, for the message ("its config.json has model_type \"mistral\"");
   // empty for nothing worth telling.
   virtual std::string WhyNot(FileSystem& fs, const std::string& directory) const { return ""; }
-  // Could an entry of that name in a checkpoint's directory be one that this format writes or carries along?  By name and
-  // type alone; all else is somebody's own, and not replaced together with the checkpoint.
+  // Could an entry of that name in a checkpoint's directory be one that this format writes or carries along?  By name
+  // and type alone; all else is somebody's own, and not replaced together with the checkpoint.
   virtual bool Makes(const DirectoryEntry& entry) const = 0;
 
   // Everything but tensor data is read and checked: missing, extra and misshapen tensors are errors here.

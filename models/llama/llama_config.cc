@@ -9,6 +9,7 @@
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/convert/config/harmless_keys.h"
+#include "checkpoint/convert/config/json_path.h"
 #include "models/decoder/normal_form.h"
 #include "models/decoder/parameters.h"
 #include "models/llama/rope_config.h"
@@ -152,6 +153,39 @@ int64_t MaxPositionsOf(const Rotary& rotary) {
   return static_cast<int64_t>(std::llround(std::clamp(length, 1.0, kLongest)));
 }
 
+// What max_position_embeddings shall say; empty: what it said, or the default.
+absl::optional<int64_t> MaxPositionsBy(const ExportConfigOptions& options, const Rotary& rotary, const Json* original) {
+  if (options.max_position_embeddings.has_value()) {
+    return options.max_position_embeddings;
+  }
+  const ModelFacts& facts = options.facts;
+  if (rotary.has_dynamic() || (facts.max_position_embeddings() == 0 && facts.trained_positions() == 0)) {
+    return absl::nullopt;
+  }
+  int64_t said = facts.max_position_embeddings();
+  const Json* before = original == nullptr ? nullptr : FindJson(*original, {kMaxPositions});
+  if (said == 0 && before != nullptr && before->is_number_integer()) {
+    said = before->get<int64_t>();
+  } else if (said == 0) {
+    said = MaxPositionsOf(rotary);
+  }
+  return std::max(said, facts.trained_positions());
+}
+
+void SetTokens(const ModelFacts& facts, Json* document) {
+  if (facts.has_bos_token_id()) {
+    (*document)["bos_token_id"] = facts.bos_token_id();
+  }
+  if (facts.eos_token_id_size() == 1) {
+    (*document)["eos_token_id"] = facts.eos_token_id(0);
+  } else if (facts.eos_token_id_size() > 1) {
+    (*document)["eos_token_id"] = std::vector<int64_t>(facts.eos_token_id().begin(), facts.eos_token_id().end());
+  }
+  if (facts.has_pad_token_id()) {
+    (*document)["pad_token_id"] = facts.pad_token_id();
+  }
+}
+
 // transformers writes config.json with sorted keys, nested ones included.
 Json Sorted(const Json& value) {
   if (!value.is_object()) {
@@ -249,20 +283,20 @@ absl::StatusOr<Json> ExportLlamaConfig(const DecoderConfig& config, const Json* 
   }
 
   // The length goes in before the conversion: some rotary embeddings depend on it.
+  const Rotary& rotary = normal.decoder().fixed().mixer().attention().rotary();
+  const absl::optional<int64_t> max_positions = MaxPositionsBy(options, rotary, original);
   Json base = original != nullptr ? *original : Json::object();
-  if (options.max_position_embeddings.has_value() && base.is_object()) {
-    base[kMaxPositions] = *options.max_position_embeddings;
+  if (max_positions.has_value() && base.is_object()) {
+    base[kMaxPositions] = *max_positions;
   }
   ConfigExportOptions export_options;
   export_options.layout = options.layout;
   WAYPOINT_ASSIGN_OR_RETURN(Json document,
                             Converter().Export(normal, original != nullptr ? &base : nullptr, export_options));
-  if (original == nullptr) {
-    const Rotary& rotary = normal.decoder().fixed().mixer().attention().rotary();
-    if (!document.contains(kMaxPositions)) {
-      document[kMaxPositions] = options.max_position_embeddings.value_or(MaxPositionsOf(rotary));
-    }
+  if (original == nullptr && !document.contains(kMaxPositions)) {
+    document[kMaxPositions] = max_positions.value_or(MaxPositionsOf(rotary));
   }
+  SetTokens(options.facts, &document);
   if (!dtype.empty()) {
     SetWeightsDtype(dtype, &document);
   }

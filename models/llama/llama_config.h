@@ -21,16 +21,17 @@
 #include "checkpoint/convert/config/config_converter.h"
 #include "checkpoint/convert/config/primitives.h"
 #include "checkpoint/convert/config/section.h"
+#include "checkpoint/format/metadata.pb.h"
 #include "models/decoder/config.pb.h"
 
 namespace waypoint::models {
 
 struct ImportedConfig {
   DecoderConfig config;
-  // For the user: defaults that were taken, unknown keys that are carried.
+  // For the user: defaults that were taken, unknown keys that were let in.
   std::vector<std::string> notes;
-  // Full paths of the keys that only the original document holds.
-  std::vector<std::string> carried;
+  // Keys that only the original document holds.
+  std::vector<CarriedKey> carried;
 };
 
 // Absent keys have the defaults of transformers' LlamaConfig.  null means absent, but for the five sizes (vocab_size,
@@ -45,15 +46,18 @@ absl::StatusOr<ImportedConfig> ImportLlamaConfig(const Json& config, bool carry_
 struct ExportConfigOptions {
   // Only for weights that are cast, or that have no original: becomes torch_dtype (or dtype).
   absl::optional<DType> weights_dtype;
-  // Overrides the original's; 0 is E_REQUEST.
+  // Overrides the original's and the facts'; 0 is E_REQUEST.
   absl::optional<int64_t> max_position_embeddings;
+  // What is set goes before the original; but for max_position_embeddings where the model computes with it (a dynamic
+  // rotary embedding).
+  ModelFacts facts;
   // Without an original only; the original's layout is kept.
   ExternalLayout layout = ExternalLayout::kTransformers4;
 };
 
 // With an original, an unchanged config gives every key the value that it had, in the same order; a change against it
 // is written.  Without one, all keys that the native config models are written, sorted as transformers does it, with
-// max_position_embeddings from the options, or the context that the rotary embedding was scaled to
+// max_position_embeddings from the facts, or the context that the rotary embedding was scaled to
 // (original_context_length times the factor; dynamic: original_context_length), or 2048; and torch_dtype if
 // weights_dtype is given.
 //

@@ -53,12 +53,18 @@ class LlamaFamily : public HuggingFaceFamily {
     return Model(config, stored_copies);
   }
 
+  absl::StatusOr<std::vector<CarriedKey>> FindCarriedKeys(const Json& config) const override {
+    WAYPOINT_ASSIGN_OR_RETURN(ImportedConfig imported, ImportLlamaConfig(config, /*carry_unknown=*/true));
+    return std::move(imported.carried);
+  }
+
   absl::StatusOr<Json> ExportConfig(const google::protobuf::Any& any, const ExportOptions& options) const override {
     WAYPOINT_ASSIGN_OR_RETURN(const DecoderConfig config, Unpack(any));
     ExportConfigOptions export_options;
     if (options.original == nullptr || options.weights_were_cast) {
       export_options.weights_dtype = options.weights_dtype;
     }
+    export_options.facts = options.facts;
     return ExportLlamaConfig(config, options.original, export_options);
   }
 

@@ -290,6 +290,18 @@ TEST(CheckpointTimeoutTest, OfAWrongConfigIsTheDefault) {
   EXPECT_THAT(std::string(FillAndCheck(config).message()), HasSubstr("checkpoint.timeout_seconds: got -1"));
 }
 
+TEST(FillAndCheckTest, WhatExportsSayMustBeTrueOfTheRun) {
+  TrainConfig config = Parsed(
+      "data { sequence_length: 3000 } model { vocab_size: 256 } "
+      "describe { max_position_embeddings: 2048 bos_token_id: 256 eos_token_id: [2, -1] pad_token_id: 0 }");
+  const std::string message(FillAndCheck(config).message());
+  for (const char* part : {"describe.max_position_embeddings: got 2048", "at least data.sequence_length, 3000",
+                           "describe.bos_token_id: got 256", "describe.eos_token_id: got -1"}) {
+    EXPECT_THAT(message, HasSubstr(part));
+  }
+  EXPECT_THAT(message, testing::Not(HasSubstr("pad_token_id")));
+}
+
 TEST(CompareConfigsTest, NamesWhatDiffersButForTheModel) {
   const TrainConfig before = Parsed("steps: 1 optimizer { lr: 0.5 } model { hidden_size: 1 }");
   const TrainConfig now = Parsed("steps: 2 optimizer { lr: 0.25 } model { hidden_size: 2 }");

@@ -96,7 +96,7 @@ absl::Status ConfigConverter::Run(const Json& document, const ConfigImportOption
                                      harmless->value, ": ", harmless->reason));
       continue;
     }
-    report->carried.push_back(JsonPathText(path));
+    report->carried.push_back({path, harmless == nullptr ? "" : harmless->reason});
     if (harmless == nullptr && !value->is_null()) {
       unknown.push_back(absl::StrCat(Quoted(JsonPathText(path)), " = ", JsonText(*value)));
     }
@@ -109,7 +109,8 @@ absl::Status ConfigConverter::Run(const Json& document, const ConfigImportOption
     }
     const std::string count = absl::StrCat(unknown.size(), unknown.size() == 1 ? " unknown key" : " unknown keys");
     if (options.carry_unknown) {
-      log->notes.push_back(absl::StrCat(count, " carried through: ", list));
+      // Whether the target has a place for them is for the target to say.
+      log->notes.push_back(absl::StrCat("let in ", count, ": ", list));
     } else {
       log->problems.Add(
           ErrorKind::kConfig,

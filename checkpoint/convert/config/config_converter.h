@@ -15,6 +15,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "checkpoint/base/json.h"
+#include "checkpoint/convert/config/carried_key.h"
 #include "checkpoint/convert/config/context.h"
 #include "checkpoint/convert/config/harmless_keys.h"
 #include "checkpoint/convert/config/section.h"
@@ -28,10 +29,10 @@ struct ConfigImportOptions {
 };
 
 struct ImportReport {
-  // For the user: defaults that were taken, unknown keys that are carried.
+  // For the user: defaults that were taken, unknown keys that were let in.
   std::vector<std::string> notes;
-  // Full paths of the keys that the native config does not hold: an export needs the original document for them.
-  std::vector<std::string> carried;
+  // Keys that the native config does not hold: an export needs the original document for them.
+  std::vector<CarriedKey> carried;
 };
 
 struct ConfigExportOptions {

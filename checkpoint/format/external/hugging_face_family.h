@@ -13,7 +13,9 @@
 #include "absl/status/statusor.h"
 #include "checkpoint/base/dtype.h"
 #include "checkpoint/base/json.h"
+#include "checkpoint/convert/config/carried_key.h"
 #include "checkpoint/convert/weights/weight_rules.h"
+#include "checkpoint/format/metadata.pb.h"
 #include "checkpoint/tensor/manifest.h"
 #include "google/protobuf/any.pb.h"
 
@@ -47,6 +49,9 @@ class HuggingFaceFamily {
   virtual absl::StatusOr<FamilyModel> Describe(const google::protobuf::Any& config,
                                                const std::vector<std::string>& stored_copies) const = 0;
 
+  // The keys of a config.json of this family, null ones apart, that the native config does not hold.
+  virtual absl::StatusOr<std::vector<CarriedKey>> FindCarriedKeys(const Json& config) const = 0;
+
   struct ExportOptions {
     // The config.json that the model came from; null for none.
     const Json* original = nullptr;
@@ -54,6 +59,8 @@ class HuggingFaceFamily {
     // weights were cast since the original described them.
     DType weights_dtype = DType::kInvalid;
     bool weights_were_cast = false;
+    // What is set goes before the original.
+    ModelFacts facts;
   };
   // Native -> config.json.
   virtual absl::StatusOr<Json> ExportConfig(const google::protobuf::Any& config,

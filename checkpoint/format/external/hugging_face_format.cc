@@ -1,6 +1,7 @@
 #include "checkpoint/format/external/hugging_face_format.h"
 
 #include <algorithm>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -122,6 +123,18 @@ class HuggingFaceFormat : public CheckpointFormat {
   std::string WhyNot(FileSystem& fs, const std::string& directory) const override {
     const auto files = ConfinedDirectory::Open(fs, directory);
     return files.ok() ? WhyNoModel(fs, *files, *family_) : "";
+  }
+
+  absl::StatusOr<std::map<std::string, std::vector<CarriedKey>>> FindCarriedKeys(
+      const CheckpointMetadata& metadata) const override {
+    std::map<std::string, std::vector<CarriedKey>> keys;
+    const auto text = metadata.external_configs().find("config.json");
+    if (text != metadata.external_configs().end()) {
+      WAYPOINT_ASSIGN_OR_RETURN(const Json config,
+                                ParseJson(text->second, "the config.json that the model came with", Limits()));
+      WAYPOINT_ASSIGN_OR_RETURN(keys[text->first], family_->FindCarriedKeys(config));
+    }
+    return keys;
   }
 
   absl::StatusOr<OpenedCheckpoint> Open(FileSystem& fs, const std::string& directory,

@@ -11,6 +11,7 @@
 #include "checkpoint/container/safetensors/safetensors_sink.h"
 #include "checkpoint/container/shard_files.h"
 #include "checkpoint/container/torch_zip/torch_sink.h"
+#include "checkpoint/convert/config/json_path.h"
 #include "checkpoint/format/asset_copy.h"
 
 namespace waypoint {
@@ -121,11 +122,25 @@ absl::StatusOr<std::unique_ptr<CheckpointWriter>> HuggingFaceWriter::Create(
   // by a trainer.
   const auto came_as = static_cast<DType>(metadata.external_dtype());
   export_options.weights_were_cast = type_is_asked_for || (came_as != DType::kInvalid && came_as != MainDType(weights));
+  export_options.facts = metadata.facts();
   WAYPOINT_ASSIGN_OR_RETURN(const Json config, family.ExportConfig(metadata.model_config(), export_options));
   writer->config_text_ = DumpJson(config);
+  if (export_options.original != nullptr) {
+    writer->NoteLength(original, config);
+  }
 
   WAYPOINT_RETURN_IF_ERROR(bin ? writer->PlanBin(options) : writer->PlanSafetensors(options));
   return std::unique_ptr<CheckpointWriter>(std::move(writer));
+}
+
+void HuggingFaceWriter::NoteLength(const Json& original, const Json& config) {
+  constexpr char kLength[] = "max_position_embeddings";
+  const Json* before = FindJson(original, {kLength});
+  const Json* now = FindJson(config, {kLength});
+  if (before != nullptr && now != nullptr && *before != *now) {
+    notes_.push_back(absl::StrCat("\"", kLength, "\" is ", JsonText(*now),
+                                  ", what the model was trained on since; it was ", JsonText(*before)));
+  }
 }
 
 int64_t HuggingFaceWriter::BlockBytes(const SaveOptions& options) const {

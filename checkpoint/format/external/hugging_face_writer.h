@@ -34,6 +34,7 @@ class HuggingFaceWriter : public CheckpointWriter {
   std::vector<std::string> PlanLines() const override;
   absl::StatusOr<TransferStats> Write(const TransferOptions& options) override;
   absl::Status Finish() override;
+  std::map<std::string, std::string> ExternalConfigs() const override { return {{"config.json", config_text_}}; }
   std::vector<std::string> notes() const override { return notes_; }
 
  private:
@@ -41,6 +42,8 @@ class HuggingFaceWriter : public CheckpointWriter {
       : fs_(fs), directory_(std::move(directory)), assets_(std::move(assets)) {}
 
   int64_t BlockBytes(const SaveOptions& options) const;
+  // A note where the length that the config says is no longer the original's.
+  void NoteLength(const Json& original, const Json& config);
   absl::Status PlanSafetensors(const SaveOptions& options);
   absl::Status PlanBin(const SaveOptions& options);
   absl::Status WriteSmallFiles();

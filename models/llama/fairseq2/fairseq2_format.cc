@@ -80,6 +80,7 @@ class Opener {
       if (!params.ok()) {
         return Annotate(params.status(), kParamsName);
       }
+      notes_.insert(notes_.end(), params->notes.begin(), params->notes.end());
       checkpoint.params = *std::move(params);
     }
     checkpoint.set = Fairseq2Shards(directory.files, directory.grid);
@@ -230,6 +231,11 @@ class Fairseq2Format : public CheckpointFormat {
 
   bool Makes(const DirectoryEntry& entry) const override {
     return MakesSidecar(entry) || (entry.type != FileType::kDirectory && IsFairseq2File(entry.name));
+  }
+
+  absl::StatusOr<std::map<std::string, std::vector<CarriedKey>>> FindCarriedKeys(
+      const CheckpointMetadata& metadata) const override {
+    return FindCarriedParams(metadata);
   }
 
   absl::StatusOr<OpenedCheckpoint> Open(FileSystem& fs, const std::string& directory,

@@ -177,10 +177,6 @@ class Planner {
     const bool adapt = said != stored_kv_heads_;
     params.n_kv_heads = adapt ? stored_kv_heads_ : params.n_kv_heads;
     if (!OriginalSuffices(params)) {
-      if (!params.carried.empty()) {
-        plan_.notes.push_back(absl::StrCat("dropped from params.json, which is written anew for a changed model: ",
-                                           absl::StrJoin(params.carried, ", ")));
-      }
       return false;
     }
     if (!adapt) {
@@ -340,18 +336,16 @@ absl::StatusOr<ReferenceExport> PlanReferenceExport(const CheckpointMetadata& me
   }
   WAYPOINT_ASSIGN_OR_RETURN(absl::optional<Original> original, OriginalOf(metadata));
   WAYPOINT_ASSIGN_OR_RETURN(const absl::optional<ReferenceLayout> came_in, LayoutOf(metadata));
-  const bool was_other = !original.has_value() && !came_in.has_value() && metadata.external_configs_size() > 0;
-  WAYPOINT_ASSIGN_OR_RETURN(ReferenceExport plan, Planner(options, std::move(original), came_in).Plan(config));
-  if (was_other) {
-    std::vector<std::string> names;
-    for (const auto& [name, text] : metadata.external_configs()) {
-      names.push_back(name);
-    }
-    std::sort(names.begin(), names.end());
-    plan.notes.push_back(absl::StrCat("left behind what only ", absl::StrJoin(names, ", "),
-                                      " says (token ids, lengths and the like): params.json has no place for it"));
+  return Planner(options, std::move(original), came_in).Plan(config);
+}
+
+absl::StatusOr<std::map<std::string, std::vector<CarriedKey>>> FindCarriedParams(const CheckpointMetadata& metadata) {
+  std::map<std::string, std::vector<CarriedKey>> keys;
+  WAYPOINT_ASSIGN_OR_RETURN(absl::optional<Original> original, OriginalOf(metadata));
+  if (original.has_value()) {
+    keys[kParamsName] = std::move(original->params.carried);
   }
-  return plan;
+  return keys;
 }
 
 }  // namespace waypoint::models

@@ -4,6 +4,7 @@
 // What a reference checkpoint of a model shall look like: how many files, how they are cut, the text of params.json.
 // Does not touch a file.  Thread-safe.
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,9 @@ namespace waypoint::models {
 constexpr char kLayoutKey[] = "consolidated.layout.json";
 
 std::string LayoutText(const ReferenceLayout& layout);
+
+// CheckpointFormat::FindCarriedKeys of the formats with a params.json.
+absl::StatusOr<std::map<std::string, std::vector<CarriedKey>>> FindCarriedParams(const CheckpointMetadata& metadata);
 
 struct ReferenceExport {
   LlamaFacts facts;

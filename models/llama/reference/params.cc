@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
@@ -14,8 +15,8 @@
 namespace waypoint::models {
 namespace {
 
-// Of the process that runs the model, not of the model.
 constexpr absl::string_view kRuntimeKeys[] = {"max_seq_len", "max_batch_size"};
+constexpr char kRuntime[] = "of the process that runs the model, not of the model";
 
 struct RefusedKey {
   absl::string_view prefix;
@@ -45,7 +46,9 @@ constexpr ConsumerEntry kConsumers[] = {
 
 class Reader {
  public:
-  Reader(const Json& values, bool carry_unknown) : values_(values), carry_unknown_(carry_unknown) {}
+  // `place`: of `values` in the document.
+  Reader(const Json& values, JsonPath place, bool carry_unknown)
+      : values_(values), place_(std::move(place)), carry_unknown_(carry_unknown) {}
 
   absl::StatusOr<ReferenceParams> Read() {
     Size("dim", &params_.dim);
@@ -125,22 +128,27 @@ class Reader {
       if (refused != std::end(kRefusedKeys)) {
         problems_.Add(ErrorKind::kUnsupported,
                       absl::StrCat(Quoted(key), " is ", JsonText(*it), ": ", refused->reason, " cannot be converted"));
-      } else if (carry_unknown_ ||
-                 std::find(std::begin(kRuntimeKeys), std::end(kRuntimeKeys), key) != std::end(kRuntimeKeys)) {
-        params_.carried.push_back(key);
+      } else if (std::find(std::begin(kRuntimeKeys), std::end(kRuntimeKeys), key) != std::end(kRuntimeKeys)) {
+        params_.carried.push_back({JoinPaths(place_, {key}), kRuntime});
       } else {
+        params_.carried.push_back({JoinPaths(place_, {key}), ""});
         unknown.push_back(absl::StrCat(Quoted(key), " = ", JsonText(*it)));
       }
     }
     if (!unknown.empty()) {
-      problems_.Add(ErrorKind::kConfig,
-                    absl::StrCat(unknown.size(), " unknown ", unknown.size() == 1 ? "key" : "keys", ": ",
-                                 absl::StrJoin(unknown, ", "),
-                                 "; they could change the model; --carry-unknown carries them through"));
+      const std::string list = absl::StrCat(unknown.size(), " unknown ", unknown.size() == 1 ? "key" : "keys", ": ",
+                                            absl::StrJoin(unknown, ", "));
+      if (carry_unknown_) {
+        params_.notes.push_back(absl::StrCat("let in ", list));
+      } else {
+        problems_.Add(ErrorKind::kConfig,
+                      absl::StrCat(list, "; they could change the model; --carry-unknown carries them through"));
+      }
     }
   }
 
   const Json& values_;
+  const JsonPath place_;
   const bool carry_unknown_;
   ReferenceParams params_;
   std::vector<std::string> known_;
@@ -155,24 +163,30 @@ absl::StatusOr<ReferenceParams> ReadReferenceParams(const Json& document, bool c
   }
   const auto model = document.find("model");
   if (model == document.end()) {
-    return Reader(document, carry_unknown).Read();
+    return Reader(document, {}, carry_unknown).Read();
   }
   if (!model->is_object()) {
     return MakeError(ErrorKind::kSchema, absl::StrCat("\"model\" is ", model->type_name(), ", must be an object"));
   }
-  if (document.size() > 1 && !carry_unknown) {
-    std::vector<std::string> beside;
-    for (auto it = document.begin(); it != document.end(); ++it) {
-      if (it.key() != "model") {
-        beside.push_back(Quoted(it.key()));
-      }
+  std::vector<CarriedKey> carried;
+  std::vector<std::string> beside;
+  for (auto it = document.begin(); it != document.end(); ++it) {
+    if (it.key() != "model" && !it->is_null()) {
+      carried.push_back({{it.key()}, ""});
+      beside.push_back(Quoted(it.key()));
     }
+  }
+  if (!beside.empty() && !carry_unknown) {
     return MakeError(ErrorKind::kConfig, absl::StrCat("unknown keys beside \"model\": ", absl::StrJoin(beside, ", "),
                                                       "; --carry-unknown carries them through"));
   }
-  absl::StatusOr<ReferenceParams> params = Reader(*model, carry_unknown).Read();
+  absl::StatusOr<ReferenceParams> params = Reader(*model, {"model"}, carry_unknown).Read();
   if (params.ok()) {
     params->nested = true;
+    params->carried.insert(params->carried.end(), carried.begin(), carried.end());
+    if (!beside.empty()) {
+      params->notes.push_back(absl::StrCat("let in unknown keys beside \"model\": ", absl::StrJoin(beside, ", ")));
+    }
   }
   return params;
 }

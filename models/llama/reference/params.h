@@ -19,6 +19,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/optional.h"
 #include "checkpoint/base/json.h"
+#include "checkpoint/convert/config/carried_key.h"
 
 namespace waypoint::models {
 
@@ -36,9 +37,10 @@ struct ReferenceParams {
   absl::optional<bool> use_scaled_rope;
   // {"model": {...}}.
   bool nested = false;
-  // Keys that are carried and mean nothing to the weights: max_seq_len, max_batch_size, and unknown ones that were let
-  // through.
-  std::vector<std::string> carried;
+  // Keys that nothing above holds: max_seq_len, max_batch_size, and unknown ones that were let in.
+  std::vector<CarriedKey> carried;
+  // Names what was let in.
+  std::vector<std::string> notes;
 };
 
 // null means absent.  Messages leave it to the caller to name the file.  All problems come in one error, in which one

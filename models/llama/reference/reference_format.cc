@@ -38,6 +38,7 @@ absl::StatusOr<OpenedCheckpoint> OpenDirectory(FileSystem& fs, ReferenceDirector
     if (!params.ok()) {
       return Annotate(params.status(), kParamsName);
     }
+    directory.notes.insert(directory.notes.end(), params->notes.begin(), params->notes.end());
     checkpoint.params = *std::move(params);
   } else if (reference.hints.architecture == nullptr) {
     return MakeError(ErrorKind::kMissing,
@@ -85,6 +86,11 @@ class ReferenceFormat : public CheckpointFormat {
 
   bool Makes(const DirectoryEntry& entry) const override {
     return MakesSidecar(entry) || (entry.type != FileType::kDirectory && IsReferenceFile(entry.name));
+  }
+
+  absl::StatusOr<std::map<std::string, std::vector<CarriedKey>>> FindCarriedKeys(
+      const CheckpointMetadata& metadata) const override {
+    return FindCarriedParams(metadata);
   }
 
   absl::StatusOr<OpenedCheckpoint> Open(FileSystem& fs, const std::string& directory,

@@ -4,6 +4,7 @@
 // Writes a directory of Meta's reference code, or of one with the same layout under other names: files of weights,
 // params.json, assets.  One thread; the sink as TensorSink says.
 
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -15,6 +16,7 @@
 #include "checkpoint/format/shared/shared_write.h"
 #include "models/llama/reference/export_plan.h"
 #include "models/llama/reference/rope_table_source.h"
+#include "models/llama/reference/sidecars.h"
 
 namespace waypoint::models {
 
@@ -43,6 +45,7 @@ class ShardWriter : public CheckpointWriter {
   std::vector<std::string> PlanLines() const override;
   absl::Status Finish() override;
   std::vector<std::string> notes() const override { return plan_.notes; }
+  std::map<std::string, std::string> ExternalConfigs() const override { return {{kParamsName, plan_.params_text}}; }
   FormatOptionValues ReadBackOptions() const override { return plan_.read_back; }
 
  private:

@@ -1,6 +1,7 @@
 #include <random>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "models/llama/llama_config.h"
@@ -144,6 +145,42 @@ TEST(LlamaExportTest, MaxPositionsOverrideKeepsTheRotaryEmbedding) {
   EXPECT_EQ(exported["max_position_embeddings"], 128);
   EXPECT_EQ(exported["rope_scaling"]["original_max_position_embeddings"], 64);
   EXPECT_EQ(again.config.DebugString(), config.DebugString());
+}
+
+TEST(LlamaExportTest, FactsAreSaidOfAModelThatCameFromNoConfig) {
+  ExportConfigOptions options;
+  options.facts.set_trained_positions(3000);
+  options.facts.set_bos_token_id(1);
+  options.facts.add_eos_token_id(2);
+  options.facts.add_eos_token_id(7);
+  options.facts.set_pad_token_id(0);
+  ASSERT_OK_AND_ASSIGN(Json json, ExportLlamaConfig(Native(), nullptr, options));
+  EXPECT_EQ(json["max_position_embeddings"], 3000);
+  EXPECT_EQ(json["bos_token_id"], 1);
+  EXPECT_EQ(json["eos_token_id"], Json::parse("[2, 7]"));
+  EXPECT_EQ(json["pad_token_id"], 0);
+
+  // Less than the default says nothing, less than what somebody wants either.
+  options.facts.set_trained_positions(128);
+  EXPECT_EQ((*ExportLlamaConfig(Native(), nullptr, options))["max_position_embeddings"], 2048);
+  options.facts.set_max_position_embeddings(512);
+  EXPECT_EQ((*ExportLlamaConfig(Native(), nullptr, options))["max_position_embeddings"], 512);
+}
+
+TEST(LlamaExportTest, AnOriginalIsRaisedToWhatWasTrainedUnlessTheModelComputesWithIt) {
+  constexpr char kShort[] =
+      R"({"model_type":"llama","hidden_size":8,"intermediate_size":16,"num_hidden_layers":2,"num_attention_heads":2,)"
+      R"("vocab_size":16,"max_position_embeddings":64,"eos_token_id":5})";
+  ExportConfigOptions options;
+  options.facts.set_trained_positions(100);
+  const Json exported = Json::parse(Export(ImportText(kShort), kShort, options));
+  EXPECT_EQ(exported["max_position_embeddings"], 100);
+  EXPECT_EQ(exported["eos_token_id"], 5);
+
+  const std::string dynamic =
+      absl::StrReplaceAll(kShort, {{"\"eos_token_id\":5", R"("rope_scaling":{"type":"dynamic","factor":2.0})"}});
+  EXPECT_THAT(Export(ImportText(dynamic.c_str()), dynamic.c_str(), options),
+              HasSubstr(R"("max_position_embeddings":64)"));
 }
 
 TEST(LlamaExportTest, WhatLlamaCannotSayIsRefusedAltogether) {

@@ -61,14 +61,21 @@ TEST(ConfigImportTest, UnknownKeysAndOtherProblemsComeTogether) {
 TEST(ConfigImportTest, UnknownKeysAreCarriedOnRequestAndNoted) {
   ASSERT_OK_AND_ASSIGN(const ImportReport report, Import(R"({"a": {"f": 1}, "new": 5})", true));
 
-  EXPECT_THAT(report.carried, ElementsAre("new"));
+  ASSERT_EQ(report.carried.size(), 1);
+  EXPECT_THAT(report.carried[0].path, ElementsAre("new"));
+  EXPECT_TRUE(report.carried[0].unknown());
   EXPECT_THAT(report.notes, ElementsAre(HasSubstr("\"new\" = 5")));
 }
 
 TEST(ConfigImportTest, HarmlessKeysAreCarriedByFullPath) {
   ASSERT_OK_AND_ASSIGN(const ImportReport report,
                        Import(R"({"a": {"f": 1, "token": 2}, "token": {"x": 1}, "pruned": {}})"));
-  EXPECT_THAT(report.carried, ElementsAre("a.token", "token", "pruned"));
+  std::vector<std::string> carried;
+  for (const CarriedKey& key : report.carried) {
+    carried.push_back(JsonPathText(key.path));
+    EXPECT_FALSE(key.unknown()) << carried.back();
+  }
+  EXPECT_THAT(carried, ElementsAre("a.token", "token", "pruned"));
   EXPECT_TRUE(report.notes.empty());
 
   // The same name elsewhere is another key.

@@ -275,15 +275,6 @@ TEST(ExportPlanTest, AModelNameThatTheConfigContradicts) {
               IsKind(ErrorKind::kConfig, HasSubstr("n_heads is 4 in params.json, 32 of model llama3_8b")));
 }
 
-TEST(ExportPlanTest, AnotherFormatsConfigIsLeftBehindWithANote) {
-  CheckpointMetadata metadata = MetadataOf(Small());
-  (*metadata.mutable_external_configs())["config.json"] = "{}";
-
-  ASSERT_OK_AND_ASSIGN(const ReferenceExport plan, PlanReferenceExport(metadata, {}));
-
-  EXPECT_THAT(plan.notes, Contains(HasSubstr("config.json")));
-}
-
 class OriginalTest : public testing::Test {
  protected:
   absl::StatusOr<ReferenceExport> PlanFrom(const std::string& params, const LlamaFacts& facts,
@@ -353,14 +344,28 @@ TEST_F(OriginalTest, RepeatedHeadsAreCountedWhereverTheyCameFrom) {
   EXPECT_THAT(plan.params_text, HasSubstr("\"n_kv_heads\": 4"));
 }
 
-TEST_F(OriginalTest, AChangedModelIsWrittenAnewAndSaysWhatItDrops) {
+TEST_F(OriginalTest, AChangedModelIsWrittenAnew) {
   LlamaFacts facts = Small();
   facts.theta = 20000;
 
   ASSERT_OK_AND_ASSIGN(const ReferenceExport plan, PlanFrom(params_, facts));
 
   EXPECT_THAT(plan.params_text, HasSubstr("\"rope_theta\": 20000.0"));
-  EXPECT_THAT(plan.notes, Contains(AllOf(HasSubstr("max_seq_len"), HasSubstr("mine"))));
+}
+
+// What is not in the written params.json is named by whoever writes (checkpoint/format/carried_keys.h).
+TEST_F(OriginalTest, KeysThatNothingHoldsAreTold) {
+  CheckpointMetadata metadata = MetadataOf(Small());
+  (*metadata.mutable_external_configs())["params.json"] =
+      R"({"model": {"dim": 64, "max_seq_len": 5, "odd": null}, "x": 1})";
+
+  ASSERT_OK_AND_ASSIGN(const auto keys, FindCarriedParams(metadata));
+
+  ASSERT_EQ(keys.at("params.json").size(), 2);
+  EXPECT_EQ(keys.at("params.json")[0].path, std::vector<std::string>({"model", "max_seq_len"}));
+  EXPECT_FALSE(keys.at("params.json")[0].unknown());
+  EXPECT_EQ(keys.at("params.json")[1].path, std::vector<std::string>({"x"}));
+  EXPECT_TRUE(keys.at("params.json")[1].unknown());
 }
 
 }  // namespace
