@@ -111,7 +111,7 @@ absl::StatusOr<std::vector<std::string>> CompareData(const TrainingState& traini
                                     "or set data.allow_changed: true to go on with this one"));
     }
     notes.push_back(absl::StrCat(what, "; data.allow_changed: the run goes on with it"));
-    changed.push_back("the file");
+    changed.push_back("the contents of the file");
   }
   if (before.kind() != config.kind()) {
     changed.push_back("data.kind");
@@ -126,9 +126,8 @@ absl::StatusOr<std::vector<std::string>> CompareData(const TrainingState& traini
     changed.push_back("data.batch_size");
   }
   if (!changed.empty()) {
-    notes.push_back(absl::StrCat(absl::StrJoin(changed, ", "), changed.size() == 1 ? " has" : " have",
-                                 " changed: the batches from data position ", training.data_position(),
-                                 " on are others than the run's would have been"));
+    notes.push_back(absl::StrCat("changed: ", absl::StrJoin(changed, ", "), "; the batches from data position ",
+                                 training.data_position(), " on are others than the run's would have been"));
   }
   return notes;
 }

@@ -186,7 +186,7 @@ TEST(CompareDataTest, WhatChangesTheBatchesIsTold) {
   config.set_batch_size(2);
 
   EXPECT_THAT(CompareData(training, {}, training.data(), config).value(),
-              ElementsAre(HasSubstr("data.kind, data.seed, data.sequence_length, data.batch_size have changed")));
+              ElementsAre(HasSubstr("changed: data.kind, data.seed, data.sequence_length, data.batch_size;")));
 }
 
 }  // namespace

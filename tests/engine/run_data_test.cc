@@ -91,7 +91,7 @@ TEST(ChangedDataTest, AnotherWayToReadThemIsTold) {
 
   EXPECT_THAT(Joined(lines), AllOf(HasSubstr("data.seed: 7 -> 5"), HasSubstr("data.batch_size: 2 -> 1"),
                                    HasSubstr("data.sequence_length: 12 -> 6"),
-                                   HasSubstr("data.seed, data.sequence_length, data.batch_size have changed")));
+                                   HasSubstr("changed: data.seed, data.sequence_length, data.batch_size;")));
 }
 
 TEST(ChangedDataTest, ACheckpointThatDoesNotSayIsTold) {
