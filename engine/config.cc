@@ -86,6 +86,9 @@ void FillData(Dataset& data, uint64_t seed) {
   if (!data.has_seed()) {
     data.set_seed(seed);
   }
+  if (!data.has_allow_changed()) {
+    data.set_allow_changed(false);
+  }
 }
 
 void FillOptimizer(AdamWConfig& optimizer) {
@@ -148,6 +151,14 @@ void FillCheckpoint(const MeshConfig& mesh, int world_size, CheckpointSchedule& 
   if (!checkpoint.has_timeout_seconds()) {
     checkpoint.set_timeout_seconds(mesh.timeout_seconds());
   }
+  if (!checkpoint.has_keep_signal_saves()) {
+    checkpoint.set_keep_signal_saves(false);
+  }
+}
+
+// A message of the config file cannot be taken back on the command line: its format is what switches it.
+bool IsSwitchedOff(const ExportSchedule& schedule) {
+  return schedule.has_format() && (schedule.format().empty() || schedule.format() == "none");
 }
 
 void FillDefaults(TrainConfig& config, int world_size) {
@@ -183,6 +194,15 @@ void FillDefaults(TrainConfig& config, int world_size) {
   }
   FillMesh(*config.mutable_mesh());
   FillCheckpoint(config.mesh(), world_size, *config.mutable_checkpoint());
+  if (!config.resume().has_on_damage()) {
+    config.mutable_resume()->set_on_damage(ResumePolicy::FALL_BACK);
+  }
+  if (!config.has_start_over()) {
+    config.set_start_over(false);
+  }
+  if (config.has_export_() && IsSwitchedOff(config.export_())) {
+    config.clear_export_();
+  }
   if (config.has_export_()) {
     FillSchedule(*config.mutable_export_(), 0);
     if (!config.export_().has_dtype()) {
@@ -312,11 +332,14 @@ absl::Status FillAndCheck(TrainConfig& config, int world_size) {
                  "NONE, COPY, LAZY or WRITE_PROTECT");
   problems.Check(IsDuration(config.checkpoint().timeout_seconds()), "checkpoint.timeout_seconds",
                  config.checkpoint().timeout_seconds(), "a positive number");
+  problems.Check(config.resume().on_damage() != ResumePolicy::ON_DAMAGE_UNSPECIFIED &&
+                     ResumePolicy::OnDamage_IsValid(config.resume().on_damage()),
+                 "resume.on_damage", static_cast<int>(config.resume().on_damage()), "STOP or FALL_BACK");
   CheckMesh(config, world_size, problems);
   CheckDescription(config, problems);
   if (config.has_export_()) {
     CheckSchedule(config.export_(), "export", problems);
-    problems.Required(!config.export_().format().empty(), "export.format");
+    problems.Required(!config.export_().format().empty(), "export.format (none: no exports)");
     const std::string& dtype = config.export_().dtype();
     problems.Check(dtype == "keep" || dtype == "float32" || dtype == "bfloat16" || dtype == "float16", "export.dtype",
                    dtype, "keep, float32, bfloat16 or float16");
@@ -338,6 +361,12 @@ absl::Duration CheckpointTimeout(const TrainConfig& config) {
   return absl::Seconds(IsDuration(seconds) ? seconds : kDefaultTimeoutSeconds);
 }
 
+void ClearConsents(TrainConfig& config) {
+  config.clear_resume();
+  config.clear_start_over();
+  config.mutable_data()->clear_allow_changed();
+}
+
 std::vector<std::string> CompareConfigs(const TrainConfig& before, const TrainConfig& now) {
   TrainConfig a = before;
   TrainConfig b = now;
@@ -348,6 +377,8 @@ std::vector<std::string> CompareConfigs(const TrainConfig& before, const TrainCo
   }
   a.clear_model();
   b.clear_model();
+  ClearConsents(a);
+  ClearConsents(b);
   std::string report;
   google::protobuf::util::MessageDifferencer differencer;
   differencer.ReportDifferencesToString(&report);

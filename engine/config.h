@@ -65,7 +65,11 @@ std::string PrintConfig(const google::protobuf::Message& config);
 // The other direction; E_SCHEMA.  Unknown fields are errors.
 absl::StatusOr<TrainConfig> ParsePrintedConfig(absl::string_view text, absl::string_view what);
 
-// "optimizer.lr: 0.0003 -> 0.0001", one per difference of two configs; the models are left out.
+// Takes out what a user says for one start only: resume, start_over, data.allow_changed.  A saved config does not
+// consent for later ones.
+void ClearConsents(TrainConfig& config);
+
+// "optimizer.lr: 0.0003 -> 0.0001", one per difference of two configs; models and consents are left out.
 std::vector<std::string> CompareConfigs(const TrainConfig& before, const TrainConfig& now);
 
 }  // namespace waypoint::engine

@@ -6,7 +6,8 @@
 //   {"step": 12, "loss": 3.25, "grad_norm": 0.5, "lr": 0.0003, "tokens": 49152, "seconds": 0.21}
 //
 // A run that resumes at step n continues a history that may have gone further before it was killed: lines after step
-// n, and a torn last line, are cut off when the log is opened, because the run will make these steps again.
+// n, and a torn last line, are cut off when the log is opened, because the run will make these steps again.  Nothing is
+// cut off a file that is no such history: all its lines are as above, with steps that grow.
 // `seconds` is the only value that differs between two runs of the same steps.
 //
 // Written straight to the operating system, past FileSystem: it is appended to, and losing its tail loses nothing that
@@ -30,9 +31,17 @@ struct StepMetrics {
   double seconds = 0;  // of this step, saves left out
 };
 
+struct MetricsHistory {
+  int64_t lines = 0;
+  int64_t last_step = 0;  // 0 without lines
+};
+
 class MetricsLog {
  public:
-  // Makes the file if there is none (its directory must exist) and keeps its lines up to `last_step`.
+  // What a file holds; nothing where there is none.  E_EXISTS, naming the line, where it is no history, or no file.
+  static absl::StatusOr<MetricsHistory> Look(const std::string& path);
+  // Makes the file if there is none (its directory must exist) and keeps its lines up to `last_step`.  E_EXISTS as
+  // above.
   static absl::StatusOr<std::unique_ptr<MetricsLog>> Open(const std::string& path, int64_t last_step);
   ~MetricsLog();
   MetricsLog(const MetricsLog&) = delete;

@@ -10,20 +10,18 @@
 #include "checkpoint/base/registry.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/torch/live_memory.h"
+#include "engine/run_history.h"
 #include "models/decoder/parameters.h"
 
 namespace waypoint::engine {
 namespace {
 
-// Without an interval every save is off it, and so kept.
 template <typename Schedule>
 Retention RetentionOf(const Schedule& schedule) {
   Retention retention;
-  if (schedule.interval() > 0) {
-    retention.interval = schedule.interval();
-    retention.keep = schedule.keep();
-    retention.keep_every = schedule.keep_every();
-  }
+  retention.interval = schedule.interval();
+  retention.keep = schedule.keep();
+  retention.keep_every = schedule.keep_every();
   return retention;
 }
 
@@ -85,6 +83,7 @@ RunSaver::RunSaver(FileSystem& fs, const Start& start, Coordinator& coordinator,
       config_(start.config),
       timeout_(CheckpointTimeout(config_)),
       resumed_(start.kind == StartKind::kResume ? start.path : ""),
+      damaged_(start.damaged),
       root_(fs, CheckpointDirectory(config_)) {
   if (start.checkpoint.has_value()) {
     carried_.set_external_format(start.checkpoint->metadata.external_format());
@@ -101,6 +100,9 @@ RunSaver::RunSaver(FileSystem& fs, const Start& start, Coordinator& coordinator,
     carried_.set_external_format(config_.export_().format());
   }
   *carried_.mutable_facts() = FactsOf(start);
+  if (!start.data.xxh3().empty()) {
+    *carried_.mutable_training()->mutable_data() = start.data;
+  }
   carried_.mutable_model_config()->PackFrom(config_.model());
   carried_.set_producer("waypoint train");
 }
@@ -162,6 +164,9 @@ CheckpointMetadata RunSaver::Metadata(const TrainState& state, bool scheduled) c
   training = state.Describe();
   if (carried_.training().has_loss_scaler()) {
     *training.mutable_loss_scaler() = carried_.training().loss_scaler();
+  }
+  if (carried_.training().has_data()) {
+    *training.mutable_data() = carried_.training().data();
   }
   training.set_scheduled(scheduled);
   (*training.mutable_metrics())[kLossMetric] = state.last_loss;
@@ -238,10 +243,16 @@ CheckpointerOptions RunSaver::Options() const {
   options.retention = RetentionOf(config_.checkpoint());
   options.retention.keep_best = config_.checkpoint().keep_best();
   options.retention.best_metric = config_.checkpoint().best_metric();
+  options.retention.keep_unscheduled = config_.checkpoint().keep_signal_saves();
   return options;
 }
 
 absl::Status RunSaver::Published(AsyncSaveReport report) {
+  if (coordinator_.rank() == 0) {
+    if (const absl::Status marked = MarkSaved(fs_, CheckpointDirectory(config_)); !marked.ok()) {
+      report.save.warnings.push_back(absl::StrCat("mark of a run without checkpoints stays: ", marked.message()));
+    }
+  }
   if (!assets_.empty()) {
     // They may have lain in a checkpoint that is deleted now, or will be.
     const std::string& path = report.save.checkpoint.path;
@@ -253,27 +264,41 @@ absl::Status RunSaver::Published(AsyncSaveReport report) {
   return absl::OkStatus();
 }
 
-absl::Status RunSaver::Hold() {
-  const absl::Status held = coordinator_.rank() == 0 ? HoldRoot() : absl::OkStatus();
+absl::Status RunSaver::Hold(std::vector<std::string>* changes) {
+  const absl::Status held = coordinator_.rank() == 0 ? HoldRoot(changes) : absl::OkStatus();
   return coordinator_.Agree("lock of the run", held, timeout_);
 }
 
-absl::Status RunSaver::HoldRoot() {
+absl::Status RunSaver::HoldRoot(std::vector<std::string>* changes) {
   WAYPOINT_RETURN_IF_ERROR(root_.Hold());
-  const auto latest = root_.Latest();
-  absl::Status status = latest.status();
-  if (latest.ok() && (latest->has_value() ? (*latest)->path : "") != resumed_) {
-    status = MakeError(
-        ErrorKind::kLocked,
-        absl::StrCat("another job saved meanwhile: this one starts from ",
-                     resumed_.empty() ? "no checkpoint of the run" : absl::StrCat("\"", resumed_, "\""),
-                     ", the newest ", latest->has_value() ? absl::StrCat("is \"", (*latest)->path, "\"") : "is gone",
-                     "; start again"));
-  }
+  absl::Status status = TakeOver(changes);
   if (!status.ok()) {
     root_.Release();
   }
   return status;
+}
+
+absl::Status RunSaver::TakeOver(std::vector<std::string>* changes) {
+  WAYPOINT_ASSIGN_OR_RETURN(std::vector<CheckpointRef> newer, root_.List());
+  const auto damaged = [this](const CheckpointRef& ref) {
+    return std::any_of(damaged_.begin(), damaged_.end(),
+                       [&ref](const DamagedCheckpoint& damaged) { return damaged.path == ref.path; });
+  };
+  newer.erase(std::remove_if(newer.begin(), newer.end(), damaged), newer.end());
+  const std::string latest = newer.empty() ? "" : newer.back().path;
+  if (latest != resumed_) {
+    return MakeError(ErrorKind::kLocked,
+                     absl::StrCat("another job saved meanwhile: this one starts from ",
+                                  resumed_.empty() ? "no checkpoint of the run" : absl::StrCat("\"", resumed_, "\""),
+                                  ", the newest ", latest.empty() ? "is gone" : absl::StrCat("is \"", latest, "\""),
+                                  "; start again"));
+  }
+  for (const DamagedCheckpoint& aside : damaged_) {
+    WAYPOINT_ASSIGN_OR_RETURN(const std::string path, root_.SetAside(aside.path));
+    changes->push_back(absl::StrCat("damaged \"", aside.path, "\" is now \"", path, "\""));
+  }
+  const std::string directory = CheckpointDirectory(config_);
+  return resumed_.empty() ? MarkUnsaved(fs_, directory) : MarkSaved(fs_, directory);
 }
 
 absl::Status RunSaver::SaveCheckpoint(const TrainState& state, bool last) {

@@ -8,7 +8,8 @@
 //
 // A checkpoint is due every checkpoint.interval steps and at the last step of every process: the end or a signal.  An
 // export is due every export.interval steps and at the end.  Old ones go by keep, keep_every and keep_best after the
-// new one is published; a save that was not due by its interval when it was made is never deleted.
+// new one is published; with keep_signal_saves, a save that was not due by its interval when it was made is never
+// deleted.
 //
 // With checkpoint.async, SaveCheckpoint only begins: the trainer calls Fence just before it changes the weights, and
 // Finish before it counts on the checkpoint.  A failure comes from whichever of these is called next.
@@ -54,7 +55,8 @@ class RunSaver {
 
   // Keeps other jobs from saving here, until Release.  E_LOCKED with the owner, or when another job has saved since the
   // start was chosen: this one would continue from a state that is not the newest any more.
-  absl::Status Hold();
+  // Then renames checkpoints that the start left aside as damaged, which `changes` tells.
+  absl::Status Hold(std::vector<std::string>* changes);
   // Waits for the save that runs, and returns its failure.  Adds removals of old checkpoints that failed to `warnings`.
   absl::Status Release(std::vector<std::string>* warnings);
 
@@ -89,14 +91,16 @@ class RunSaver {
   // With the random generators of all ranks, on rank 0.
   absl::StatusOr<CheckpointMetadata> CheckpointMetadataOf(const TrainState& state);
   CheckpointerOptions Options() const;
-  absl::Status PlanExport(const CheckpointMetadata& metadata, TensorSource& source, const SaveOptions& options) const;
+  absl::StatusOr<std::vector<std::string>> PlanExport(const CheckpointMetadata& metadata, TensorSource& source,
+                                                      const SaveOptions& options) const;
   // What every save of this job has in common.
   void SetRanks(SaveOptions& options) const;
   absl::Status CheckRanks(absl::string_view field, const CheckpointFormat& format) const;
   // What must follow every checkpoint that was published.
   absl::Status Published(AsyncSaveReport report);
   // On rank 0, which alone holds the lock.
-  absl::Status HoldRoot();
+  absl::Status HoldRoot(std::vector<std::string>* changes);
+  absl::Status TakeOver(std::vector<std::string>* changes);
   absl::Status BeginSave(const TrainState& state);
 
   FileSystem& fs_;
@@ -105,7 +109,8 @@ class RunSaver {
   const TrainConfig config_;
   const absl::Duration timeout_;  // of every wait for other ranks
   const std::string resumed_;     // the run's checkpoint that the job began with; empty: none
-  CheckpointMetadata carried_;    // external_format, external_configs, external_dtype
+  const std::vector<DamagedCheckpoint> damaged_;
+  CheckpointMetadata carried_;  // external_format, external_configs, external_dtype
   std::vector<Asset> assets_;
   std::vector<AsyncSaveReport> saved_;
   std::function<absl::Status()> before_write_ = [] { return absl::OkStatus(); };

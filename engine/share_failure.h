@@ -6,6 +6,9 @@
 //
 //   return ShareFailure(ranks, "last words", status, /*gone=*/!groups.failure().ok(), absl::Seconds(10));
 
+#include <string>
+#include <vector>
+
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
@@ -18,8 +21,12 @@ namespace waypoint::engine {
 // ranks were told about another one; last, with `gone`, that connections ended in the middle of a step, which names
 // nobody.  Of those that know as much, a rank's own counts.  When the ranks cannot be reached, a rank gets its own
 // error and, unless it failed by itself, why.
+//
+// `beside`, one line, goes along; `all_beside` gets those of all ranks, by rank, and nothing when they cannot be
+// reached.
 absl::Status ShareFailure(Coordinator& ranks, absl::string_view name, const absl::Status& mine, bool gone,
-                          absl::Duration timeout);
+                          absl::Duration timeout, absl::string_view beside = {},
+                          std::vector<std::string>* all_beside = nullptr);
 
 }  // namespace waypoint::engine
 

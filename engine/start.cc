@@ -14,7 +14,9 @@
 #include "checkpoint/checkpointer/checkpointer.h"
 #include "checkpoint/format/saved_state.h"
 #include "checkpoint/tensor/manifest.h"
+#include "engine/data_record.h"
 #include "engine/frozen.h"
+#include "engine/own_checkpoints.h"
 #include "models/decoder/decoder_module.h"
 #include "models/decoder/parameters.h"
 #include "models/decoder/sharding.h"
@@ -99,14 +101,9 @@ void NoteRanks(const TrainingState& training, const MeshConfig& before, int worl
   }
 }
 
-absl::Status Resume(FileSystem& fs, const ConfigLayers& layers, const std::string& path, bool full,
-                    const JobRanks& ranks, Start& start) {
-  start.kind = StartKind::kResume;
-  start.path = path;
-  WAYPOINT_ASSIGN_OR_RETURN(CheckpointFormat * format, DetectFormat(fs, path));
-  WAYPOINT_ASSIGN_OR_RETURN(start.checkpoint, format->Open(fs, path, {}));
+absl::Status Resume(const ConfigLayers& layers, bool full, const JobRanks& ranks, Start& start) {
   const CheckpointMetadata& metadata = start.checkpoint->metadata;
-  const absl::optional<CheckpointRef> named = CheckpointRefOf(path);
+  const absl::optional<CheckpointRef> named = CheckpointRefOf(start.path);
   if (named.has_value() && metadata.training().step() != named->step) {
     // Chosen by its name, continued by what is in it: somebody renamed or copied it.
     return MakeError(ErrorKind::kAmbiguous,
@@ -119,6 +116,7 @@ absl::Status Resume(FileSystem& fs, const ConfigLayers& layers, const std::strin
   TrainConfig base;
   if (full) {
     base = stored;
+    ClearConsents(base);
   }
   *base.mutable_model() = model;
   WAYPOINT_RETURN_IF_ERROR(Finish(layers, base, ranks, start));
@@ -193,6 +191,7 @@ absl::Status StartPretrained(FileSystem& fs, const ConfigLayers& layers, Pretrai
     WAYPOINT_ASSIGN_OR_RETURN(base, TrainerConfigOf(metadata));
     base.clear_pretrained();
     base.clear_output();
+    ClearConsents(base);
   }
   if (options.load_config() != Pretrained::NONE) {
     *base.mutable_model() = model;
@@ -212,28 +211,6 @@ absl::Status StartPretrained(FileSystem& fs, const ConfigLayers& layers, Pretrai
     NoteFreezing(stored, start);
   }
   return absl::OkStatus();
-}
-
-// The names of rank 0's two newest checkpoints, the newest first; fewer when there are not so many.
-absl::StatusOr<std::vector<std::string>> NewestOf(FileSystem& fs, const TrainConfig& config, const JobRanks& ranks,
-                                                  std::vector<std::string>* notes) {
-  LocalCoordinator alone;
-  Coordinator& coordinator = ranks.coordinator == nullptr ? alone : *ranks.coordinator;
-  const auto find = [&]() -> absl::StatusOr<std::string> {
-    if (coordinator.rank() != 0) {
-      return std::string();
-    }
-    CheckpointRoot root(fs, CheckpointDirectory(config));
-    WAYPOINT_ASSIGN_OR_RETURN(const std::vector<CheckpointRef> found, root.List(notes));
-    std::vector<std::string> names;
-    for (auto ref = found.rbegin(); ref != found.rend() && names.size() < 2; ++ref) {
-      names.push_back(BaseName(ref->path));
-    }
-    return absl::StrJoin(names, "/");
-  };
-  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> names,
-                            coordinator.AllGatherIfOk("newest checkpoint", find(), CheckpointTimeout(config)));
-  return absl::StrSplit(names[0], '/', absl::SkipEmpty());
 }
 
 }  // namespace
@@ -268,33 +245,37 @@ int SavedGenerators(const TrainingState& training) {
   return saved;
 }
 
-absl::Status AdviseOnDamage(const absl::Status& status, const Start& start) {
-  const bool damaged = absl::IsDataLoss(status) || GetErrorKind(status) == ErrorKind::kMissing;
-  if (!damaged || start.kind != StartKind::kResume) {
-    return status;
+absl::Status CheckData(const DataRecord& data, Start& start) {
+  if (start.kind != StartKind::kResume) {
+    return absl::OkStatus();
   }
-  return MakeError(
-      GetErrorKind(status),
-      absl::StrCat(status.message(), "; if it cannot be repaired, move \"", start.path, "\" away to ",
-                   start.previous.empty() ? "begin anew: it is the only one"
-                                          : absl::StrCat("continue from the one before, \"", start.previous, "\"")));
+  const TrainingState& training = start.checkpoint->metadata.training();
+  WAYPOINT_ASSIGN_OR_RETURN(const TrainConfig stored, TrainerConfigOf(start.checkpoint->metadata));
+  auto notes = CompareData(training, stored.data(), data, start.config.data());
+  WAYPOINT_RETURN_IF_ERROR(Annotate(notes.status(), absl::StrCat("resume from \"", start.path, "\"")));
+  start.notes.insert(start.notes.end(), notes->begin(), notes->end());
+  return absl::OkStatus();
 }
 
-absl::StatusOr<Start> ResolveStart(FileSystem& fs, const ConfigLayers& layers, const JobRanks& ranks) {
+absl::StatusOr<Start> ResolveStart(FileSystem& fs, const ConfigLayers& layers, const JobRanks& ranks,
+                                   std::vector<DamagedCheckpoint> damaged) {
   // What the user says, whatever a checkpoint may add.
   const TrainConfig own = layers.Merged({});
   Start start;
+  start.damaged = std::move(damaged);
   if (!own.output().empty()) {
-    const std::string directory = CheckpointDirectory(own);
-    WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> newest, NewestOf(fs, own, ranks, &start.notes));
-    if (!newest.empty()) {
-      const std::string latest = JoinPath(directory, newest[0]);
-      start.previous = newest.size() > 1 ? JoinPath(directory, newest[1]) : "";
+    WAYPOINT_RETURN_IF_ERROR(OpenNewest(fs, own, ranks, start));
+    if (start.kind == StartKind::kResume) {
       const bool full = own.pretrained().load_config() == Pretrained::FULL;
-      const absl::Status resumed = Resume(fs, layers, latest, full, ranks, start);
-      WAYPOINT_RETURN_IF_ERROR(Annotate(AdviseOnDamage(resumed, start), absl::StrCat("resume from \"", latest, "\"")));
+      WAYPOINT_RETURN_IF_ERROR(
+          Annotate(Resume(layers, full, ranks, start), absl::StrCat("resume from \"", start.path, "\"")));
+      if (own.start_over()) {
+        start.notes.push_back(absl::StrCat("start_over: the run has a whole checkpoint, and continues from \"",
+                                           start.path, "\"; move it away to begin anew"));
+      }
       return start;
     }
+    WAYPOINT_RETURN_IF_ERROR(CheckHistory(fs, own, ranks, start));
   }
   if (!own.pretrained().path().empty()) {
     WAYPOINT_RETURN_IF_ERROR(Annotate(StartPretrained(fs, layers, own.pretrained(), ranks, start),

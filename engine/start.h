@@ -6,19 +6,20 @@
 //   WAYPOINT_ASSIGN_OR_RETURN(Start start, ResolveStart(fs, layers, {}));
 //
 // 1. The newest sealed checkpoint below <output>/checkpoint, of any format: the run continues.  Its model is the base
-// of `model`; a
-//    config that asks for another architecture or dtype is refused (E_CONFIG, naming the fields), any other difference
-//    is a note.  `pretrained` is not looked at, so that it may be gone by then.  A checkpoint that lies under the name
-//    of another step is refused (E_AMBIGUOUS).  One whose seal was cut short is passed over with a note; a damaged one
-//    is an error that says what to move away.
+//    of `model`; a config that asks for another architecture or dtype is refused (E_CONFIG, naming the fields), any
+//    other difference is a note.  `pretrained` is not looked at, so that it may be gone by then.  A checkpoint that
+//    lies under the name of another step is refused (E_AMBIGUOUS).  A damaged one is left aside for the one before, if
+//    any rank finds it damaged, or is an error that says what to move away, as resume.on_damage says; one that is not
+//    sealed is passed over with a note.  Without a whole one, what is left of a run is refused (E_EXISTS; the error of
+//    the newest where all are damaged), unless start_over says otherwise.
 // 2. Else `pretrained.path`: a run from step 0 with those weights; what of its config is the base says `load_config`.
 //    An architecture that then differs is a note, but weights that the model does not take are refused (E_EXTRA), by
 //    name on every rank; shapes are checked when the weights are read.
 // 3. Else random weights of `model`.
 //
-// Reads small files only: tensors stay on disk until Trainer restores them.  Errors: E_REQUEST for the config, E_CONFIG
-// for the model, E_UNSUPPORTED for what of it DecoderModule cannot train (CheckTrainable), and those of
-// CheckpointFormat::Open with the path.  Thread-compatible.
+// Reads small files only, and writes nothing: tensors stay on disk until Trainer restores them.  Errors: E_REQUEST for
+// the config, E_CONFIG for the model, E_UNSUPPORTED for what of it DecoderModule cannot train (CheckTrainable), and
+// those of CheckpointFormat::Open with the path.  Thread-compatible.
 
 #include <string>
 #include <vector>
@@ -27,8 +28,10 @@
 #include "absl/types/optional.h"
 #include "checkpoint/coordination/coordinator.h"
 #include "checkpoint/format/checkpoint_format.h"
+#include "checkpoint/format/metadata.pb.h"
 #include "checkpoint/storage/file_system.h"
 #include "engine/config.h"
+#include "engine/damage.h"
 
 namespace waypoint::engine {
 
@@ -50,6 +53,12 @@ struct Start {
   std::vector<std::string> thawed;
   // The run's checkpoint before that; empty where there is none.
   std::string previous;
+  // Newer ones that are left aside, the newest first.  To be renamed by who holds the run's lock.
+  std::vector<DamagedCheckpoint> damaged;
+  // Of the run's data, once somebody has read them: what checkpoints say of it.
+  DataRecord data;
+  // The history of an earlier run is to be kept under another name: start_over.
+  bool begins_over = false;
   // Lines for the user.
   std::vector<std::string> notes;
 };
@@ -64,10 +73,13 @@ struct JobRanks {
   int world_size() const { return coordinator == nullptr ? 1 : coordinator->world_size(); }
 };
 
-absl::StatusOr<Start> ResolveStart(FileSystem& fs, const ConfigLayers& layers, const JobRanks& ranks = {});
+// `damaged`: what is known to be damaged already, because reading its tensors failed; comes back in Start::damaged.
+absl::StatusOr<Start> ResolveStart(FileSystem& fs, const ConfigLayers& layers, const JobRanks& ranks = {},
+                                   std::vector<DamagedCheckpoint> damaged = {});
 
-// Adds to what says that the checkpoint of kResume is damaged (E_CHECKSUM, a file that is missing, ...) how to go on.
-absl::Status AdviseOnDamage(const absl::Status& status, const Start& start);
+// Adds notes about data that are others than the checkpoint's of kResume; E_REQUEST where they may not be
+// (CompareData).
+absl::Status CheckData(const DataRecord& data, Start& start);
 
 // Random generators in a checkpoint's training state: one rank's is "torch_cpu", that of one of many "torch_cpu/3".  In
 // checkpoints, never rename.

@@ -144,6 +144,19 @@ LiveState TrainState::Tensors() const {
   return state;
 }
 
+bool TrainState::IsFinite() const {
+  // In pieces: memory may be short when this is asked.
+  constexpr int64_t kPieceElements = int64_t{1} << 20;
+  for (const LiveTensor& live : Tensors()) {
+    for (const at::Tensor& piece : live.tensor.reshape({-1}).split(kPieceElements)) {
+      if (!at::isfinite(piece).all().item<bool>()) {
+        return false;
+      }
+    }
+  }
+  return true;
+}
+
 TrainingState TrainState::Describe() const {
   TrainingState training;
   training.set_step(step);

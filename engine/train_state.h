@@ -48,6 +48,9 @@ class TrainState {
   LiveState Tensors() const;
   LiveState Weights() const;
 
+  // Whether all numbers that this rank holds are finite.  May throw what libtorch throws.
+  bool IsFinite() const;
+
   // What a checkpoint says about the run beside its tensors.
   TrainingState Describe() const;
 

@@ -7,8 +7,6 @@
 #include <utility>
 
 #include "ATen/Functions.h"
-#include "ATen/Parallel.h"
-#include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
@@ -17,9 +15,9 @@
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/tensor/box.h"
 #include "engine/catch_torch.h"
-#include "engine/device.h"
 #include "engine/frozen.h"
 #include "engine/pipeline.h"
+#include "engine/run_history.h"
 #include "engine/share_failure.h"
 #include "models/decoder/sharding.h"
 #include "optimizer/clip.h"
@@ -48,12 +46,6 @@ int64_t PeakResidentBytes() {
 
 }  // namespace
 
-Trainer::Trainer(Start start, const TrainerOptions& options) : start_(std::move(start)), options_(options) {
-  if (options_.coordinator == nullptr) {
-    options_.coordinator = &local_;
-  }
-}
-
 void Trainer::Print(const std::string& line) const {
   if (first_rank()) {
     PrintMine(line);
@@ -67,77 +59,6 @@ void Trainer::PrintMine(const std::string& line) const {
   } else {
     absl::FPrintF(stderr, "%s\n", named);
   }
-}
-
-absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const ConfigLayers& layers, const TrainerOptions& options) {
-  const JobRanks ranks = {options.coordinator, options.ranks_on_this_host};
-  absl::StatusOr<Start> start = ResolveStart(*options.fs, layers, ranks);
-  if (options.coordinator != nullptr) {
-    const absl::Duration timeout = CheckpointTimeout(start.ok() ? start->config : layers.Merged({}));
-    WAYPOINT_RETURN_IF_ERROR(options.coordinator->Agree("config", start.status(), timeout));
-  }
-  WAYPOINT_RETURN_IF_ERROR(start.status());
-  auto trainer = absl::WrapUnique(new Trainer(*std::move(start), options));
-  WAYPOINT_RETURN_IF_ERROR(trainer->Connect());
-  const absl::Status built = trainer->Build();
-  const bool gone = !trainer->groups_->failure().ok();
-  if (!built.ok()) {
-    trainer->groups_->Close();
-  }
-  WAYPOINT_RETURN_IF_ERROR(
-      ShareFailure(*trainer->options_.coordinator, "start", built, gone, CheckpointTimeout(trainer->config())));
-  return trainer;
-}
-
-absl::Status Trainer::Connect() {
-  const TrainConfig& config = start_.config;
-  for (const std::string& note : start_.notes) {
-    Print(absl::StrCat("note: ", note));
-  }
-  at::set_num_threads(config.threads());
-  const auto device = DeviceOf(config.device(), options_.coordinator->world_size());
-  auto data = TokenFile::Open(config.data(), config.model().vocab_size());
-  // First, since ranks that connect wait in vain for one that does not come.
-  WAYPOINT_RETURN_IF_ERROR(options_.coordinator->Agree("device", device.status(), CheckpointTimeout(config)));
-  WAYPOINT_RETURN_IF_ERROR(options_.coordinator->Agree("data", data.status(), CheckpointTimeout(config)));
-  data_ = *std::move(data);
-  WAYPOINT_ASSIGN_OR_RETURN(const MeshShape shape, MakeMeshShape(options_.coordinator->world_size(),
-                                                                 config.mesh().pipeline(), config.mesh().tensor()));
-  ProcessGroupOptions group_options;
-  group_options.timeout = absl::Seconds(config.mesh().timeout_seconds());
-  group_options.device = *device;
-  group_options.watch = [this] { return options_.coordinator->CheckAlive(); };
-  auto groups = ProcessGroups::Create(options_.rendezvous, shape, group_options);
-  WAYPOINT_RETURN_IF_ERROR(
-      ShareFailure(*options_.coordinator, "process groups", groups.status(), /*gone=*/true, CheckpointTimeout(config)));
-  groups_ = *std::move(groups);
-  return absl::OkStatus();
-}
-
-absl::Status Trainer::Build() {
-  const TrainConfig& config = start_.config;
-  WAYPOINT_RETURN_IF_ERROR(CatchTorch("initial state", [&]() -> absl::Status {
-    WAYPOINT_ASSIGN_OR_RETURN(state_, TrainState::Create(config, *groups_));
-    return Annotate(AdviseOnDamage(state_->Restore(start_), start_),
-                    absl::StrCat(StartKindName(start_.kind), " from \"", start_.path, "\""));
-  }));
-  if (const ReadStats& read = state_->restored; read.bytes_unchecked > 0) {
-    Print(absl::StrCat("note: the digests of ", read.bytes_unchecked, " of ", read.bytes_read,
-                       " bytes that this rank read were not checked: of their chunks it needs parts only, and the rest "
-                       "of those would have been too much to read"));
-  }
-  saver_ = absl::make_unique<RunSaver>(*options_.fs, start_, *options_.coordinator, options_.exchange);
-  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> notes, saver_->Prepare(*state_));
-  for (const std::string& note : notes) {
-    PrintMine(absl::StrCat("note: ", note));
-  }
-  // Its files would stay open for the whole run.
-  start_.checkpoint.reset();
-  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> export_notes, saver_->CheckExport(*state_));
-  for (const std::string& note : export_notes) {
-    Print(absl::StrCat("note: ", note));
-  }
-  return absl::OkStatus();
 }
 
 absl::Status Trainer::UpdateWeights(StepMetrics& metrics) {
@@ -154,7 +75,11 @@ absl::Status Trainer::UpdateWeights(StepMetrics& metrics) {
     WAYPOINT_RETURN_IF_ERROR(ScaleGradients(state_->shards().updated(), metrics.grad_norm, limit));
   }
   metrics.lr = LearningRateAt(ScheduleOf(config()), state_->step);
-  WAYPOINT_RETURN_IF_ERROR(saver_->Fence());
+  if (const absl::Status fenced = saver_->Fence(); !fenced.ok()) {
+    saving_failed_ = true;
+    return fenced;
+  }
+  in_doubt_ = "its weights were being updated";
   WAYPOINT_RETURN_IF_ERROR(state_->optimizer().Step(metrics.lr));
   state_->optimizer().ZeroGradients();
   return state_->shards().EndStep();
@@ -184,9 +109,14 @@ absl::StatusOr<StepMetrics> Trainer::Step() {
     WAYPOINT_RETURN_IF_ERROR(ForwardBackward(metrics));
     return UpdateWeights(metrics);
   });
+  if (!status.ok() && !(std::isfinite(metrics.loss) && std::isfinite(metrics.grad_norm))) {
+    // As the newest checkpoint it would push out one from before the weights went astray.
+    in_doubt_ = absl::StrCat("its loss is ", metrics.loss, ", its gradient norm ", metrics.grad_norm);
+  }
   // What a failed group threw through libtorch came without its kind.
   WAYPOINT_RETURN_IF_ERROR(Annotate(groups_->failure(), absl::StrCat("step ", metrics.step)));
   WAYPOINT_RETURN_IF_ERROR(status);
+  in_doubt_.clear();
   state_->step = metrics.step;
   state_->data_position += data_->tokens_per_batch();
   state_->last_loss = metrics.loss;
@@ -217,6 +147,7 @@ absl::StatusOr<bool> Trainer::OnAnyRank(bool mine) {
 void Trainer::CollectSaved(TrainReport& report) {
   for (const AsyncSaveReport& saved : saver_->TakeSaved()) {
     report.checkpoints.push_back(saved.save.checkpoint.path);
+    saved_step_ = saved.save.checkpoint.step;
     Print(absl::StrCat("saved ", saved.save.checkpoint.path));
     if (saved.why != snapshot_note_) {
       // Once, not with every save.
@@ -249,6 +180,7 @@ absl::Status Trainer::SaveCheckpoint(TrainReport& report, bool wait) {
     status.Update(saver_->Finish());
   }
   CollectSaved(report);
+  saving_failed_ = saving_failed_ || !status.ok();
   return status;
 }
 
@@ -263,29 +195,93 @@ absl::Status Trainer::Export(TrainReport& report) {
 }
 
 absl::StatusOr<TrainReport> Trainer::Run() {
-  WAYPOINT_RETURN_IF_ERROR(saver_->Hold());
+  std::vector<std::string> changes;
+  WAYPOINT_RETURN_IF_ERROR(saver_->Hold(&changes));
+  PrintWarnings(changes);
   absl::StatusOr<TrainReport> report = RunLocked();
   const bool gone = !groups_->failure().ok();
   if (!report.ok()) {
     // Before anything else: others may be waiting for this rank.
     groups_->Close();
   }
-  std::vector<std::string> warnings;
-  const absl::Status released = saver_->Release(&warnings);
+  const absl::Status saves = saver_->Finish();
+  TrainReport late;  // of saves that came to their end after the run did
+  CollectSaved(late);
   absl::Status failure = report.status();
-  const bool from_save = !released.ok() && GetErrorKind(failure) == ErrorKind::kRank;
+  const bool from_save = !saves.ok() && GetErrorKind(failure) == ErrorKind::kRank;
   if (from_save) {
     // It is why the others are gone: a save that fails on one rank fails on all, and who learns it first ends.
-    failure = released;
-  } else if (!released.ok()) {
+    failure = saves;
+  } else if (!saves.ok()) {
     // Only after another error; without one, all saves were waited for.
-    PrintMine(absl::StrCat("warning: ", released.message()));
+    PrintMine(absl::StrCat("warning: ", saves.message()));
   }
-  PrintWarnings(warnings);
   if (!failure.ok()) {
-    return ShareFailure(*options_.coordinator, "last words", failure, gone && !from_save, kLastWordsTimeout);
+    std::vector<std::string> votes;
+    failure = ShareFailure(*options_.coordinator, "last words", failure, gone && !from_save, kLastWordsTimeout,
+                           VoteToSave(saves), &votes);
+    SaveAfterFailure(votes);
   }
-  return report;
+  std::vector<std::string> warnings;
+  saver_->Release(&warnings).IgnoreError();  // Finish told its failure, and so did the save after it
+  PrintWarnings(warnings);
+  return failure.ok() ? std::move(report) : failure;
+}
+
+std::string Trainer::WhyNotWhole(const absl::Status& saves) const {
+  if (!saves.ok() || saving_failed_) {
+    return "the run ends because it cannot save";
+  }
+  if (!in_doubt_.empty()) {
+    return in_doubt_;
+  }
+  bool finite = false;
+  const absl::Status looked = CatchTorch("look at the state", [&] {
+    finite = state_->IsFinite();
+    return absl::OkStatus();
+  });
+  return !looked.ok() ? std::string(looked.message()) : finite ? "" : "it has numbers that are not finite";
+}
+
+// "+700": a state of that step that is whole; "=700": one that is saved; "-" and why there is none.
+std::string Trainer::VoteToSave(const absl::Status& saves) const {
+  if (state_->step == saved_step_ && in_doubt_.empty()) {
+    return absl::StrCat("=", state_->step);
+  }
+  const std::string why = WhyNotWhole(saves);
+  return why.empty() ? absl::StrCat("+", state_->step) : absl::StrCat("-", why);
+}
+
+void Trainer::SaveAfterFailure(const std::vector<std::string>& votes) {
+  const std::string step = absl::StrCat(state_->step);
+  if (votes.empty() && state_->step == saved_step_) {
+    return;
+  }
+  if (votes.empty()) {
+    Print(absl::StrCat("warning: step ", step, " is not saved: other ranks cannot be reached"));
+    return;
+  }
+  for (size_t rank = 0; rank < votes.size(); ++rank) {
+    if (votes[rank].empty() || votes[rank][0] == '-') {
+      Print(absl::StrCat("warning: step ", step, " is not saved: ", absl::string_view(votes[rank]).substr(1),
+                         votes.size() > 1 ? absl::StrCat(" (rank ", rank, ")") : ""));
+      return;
+    }
+    if (votes[rank] != votes[0]) {
+      Print(absl::StrCat("warning: no step is saved: rank 0 ended after step ", votes[0].substr(1), ", rank ", rank,
+                         " after step ", votes[rank].substr(1)));
+      return;
+    }
+  }
+  if (votes[0][0] == '=') {
+    return;
+  }
+  Print(absl::StrCat("the run ends with an error; the state of step ", step, " is whole and is saved first"));
+  TrainReport report;
+  const absl::Status saved = CatchTorch("save after an error", [&] { return SaveCheckpoint(report, /*wait=*/true); });
+  if (!saved.ok()) {
+    PrintMine(absl::StrCat("warning: step ", step, " is not saved: ", saved.message()));
+  }
 }
 
 absl::Status Trainer::OpenHistory() {
@@ -294,7 +290,13 @@ absl::Status Trainer::OpenHistory() {
       return absl::OkStatus();
     }
     WAYPOINT_RETURN_IF_ERROR(MakeDirectories(PosixFileSystem(), config().output()));
-    WAYPOINT_ASSIGN_OR_RETURN(metrics_, MetricsLog::Open(JoinPath(config().output(), "metrics.jsonl"), state_->step));
+    if (start_.begins_over) {
+      WAYPOINT_ASSIGN_OR_RETURN(const std::string kept, KeepMetrics(config().output()));
+      if (!kept.empty()) {
+        Print(absl::StrCat("note: the history of the earlier run is kept as \"", kept, "\""));
+      }
+    }
+    WAYPOINT_ASSIGN_OR_RETURN(metrics_, MetricsLog::Open(MetricsPath(config().output()), state_->step));
     saver_->SetBeforeWrite([this] { return metrics_->Sync(); });
     return absl::OkStatus();
   };

@@ -29,6 +29,7 @@
 #include "engine/collectives.h"
 #include "engine/config.h"
 #include "engine/data.h"
+#include "engine/data_record.h"
 #include "engine/metrics_log.h"
 #include "engine/run_saver.h"
 #include "engine/start.h"
@@ -52,6 +53,8 @@ struct TrainerOptions {
   std::function<bool()> stop;
   // After every step, before it is saved.
   std::function<void(const StepMetrics&)> on_step;
+  // While the data file is read through at the start: this rank's share of it.  Not called for a rank that has none.
+  DataProgress on_data_read;
   // Gets lines for people: those of the job on rank 0, and on each other rank what concerns that one alone, with its
   // number.  Unset: they go to stderr.
   std::function<void(const std::string&)> print;
@@ -70,14 +73,16 @@ struct TrainReport {
 
 class Trainer {
  public:
-  // Resolves config and start (start.h), restores the state, opens the data, and checks that an export will be
-  // possible. Nothing is written yet.
+  // Resolves config and start (start.h), opens and examines the data, restores the state, and checks that an export
+  // will be possible.  A checkpoint whose tensors turn out to be damaged is left aside, and all begins again with the
+  // one before (resume.on_damage).  Nothing is written yet.
   static absl::StatusOr<std::unique_ptr<Trainer>> Create(const ConfigLayers& layers, const TrainerOptions& options);
 
   // Steps until config.steps or until `stop`.  Errors: E_LOCKED, naming the owner, where another job saves, or did
   // since Create; of data, of
   // saving (the run ends: weights that cannot be saved are not worth computing), FailedPrecondition for a gradient that
-  // is not finite, E_RANK when another rank failed, Internal for what libtorch throws.
+  // is not finite, E_RANK when another rank failed, Internal for what libtorch throws.  After an error of anything but
+  // saving, a checkpoint of the last whole step is saved first, where the state of all ranks is whole.
   absl::StatusOr<TrainReport> Run();
 
   const TrainConfig& config() const { return start_.config; }
@@ -89,7 +94,12 @@ class Trainer {
   bool first_rank() const { return options_.coordinator->rank() == 0; }
   // Opens what a rank may lack, then connects it to the others.
   absl::Status Connect();
-  absl::Status Build();
+  absl::Status ExamineTokens();
+  absl::Status RestoreState();
+  absl::Status PrepareSaves();
+  // ShareFailure of a part of the start.
+  absl::Status ShareStart(absl::string_view name, const absl::Status& mine, absl::string_view beside = {},
+                          std::vector<std::string>* all_beside = nullptr);
   // On rank 0 alone.
   void Print(const std::string& line) const;
   // Of this rank, whichever it is.
@@ -109,6 +119,12 @@ class Trainer {
   void LogStep(const StepMetrics& metrics);
   absl::Status OpenHistory();
   std::string Layout() const;
+  // Of the state that an error left, where the saves before ended with `saves`: why it must not be saved; empty: it is
+  // whole.
+  std::string WhyNotWhole(const absl::Status& saves) const;
+  std::string VoteToSave(const absl::Status& saves) const;
+  // `votes`: of all ranks; empty where they cannot be reached.
+  void SaveAfterFailure(const std::vector<std::string>& votes);
 
   Start start_;
   TrainerOptions options_;
@@ -118,7 +134,10 @@ class Trainer {
   std::unique_ptr<TokenFile> data_;
   std::unique_ptr<MetricsLog> metrics_;  // rank 0's; synced by the saver
   std::unique_ptr<RunSaver> saver_;
-  std::string snapshot_note_;  // why snapshots are not taken as asked, as last printed
+  int64_t saved_step_ = 0;      // of the newest checkpoint
+  bool saving_failed_ = false;  // the run ends for that
+  std::string in_doubt_;        // why the state is none to continue from; empty: it is
+  std::string snapshot_note_;   // why snapshots are not taken as asked, as last printed
   // Since the last line on stderr.
   double logged_seconds_ = 0;
   int64_t logged_tokens_ = 0;

@@ -53,7 +53,9 @@ Values on the command line win over the file, and the file over what a pretraine
 
 The run writes <output>/checkpoint, <output>/export/<format> and <output>/metrics.jsonl.  Started again, it continues
 from its newest checkpoint.  Ctrl-C or SIGTERM saves after the running step and stops; a second one, a second later or
-more, stops at once.
+more, stops at once.  A newest checkpoint that is damaged is renamed and the one before taken (resume.on_damage=STOP:
+an error); other data are refused (data.allow_changed=true: a note), and so is an output that holds a run's history but
+no checkpoint of it (start_over=true: the history is kept under another name).  export.format=none: no exports.
 
 Many ranks: started by //tools:launch, torchrun or srun (RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT say which rank
 this is), they divide the work by `mesh { tensor: 2 pipeline: 2 zero: OPTIMIZER }`; what is left are data ranks.)";
@@ -97,14 +99,22 @@ nlohmann::ordered_json Summary(const engine::TrainReport& report) {
 absl::Status DryRun(const engine::ConfigLayers& layers, const TrainRequest& request,
                     const engine::TrainerOptions& options) {
   const engine::JobRanks ranks = {options.coordinator, options.ranks_on_this_host};
-  WAYPOINT_ASSIGN_OR_RETURN(const engine::Start start, engine::ResolveStart(PosixFileSystem(), layers, ranks));
-  WAYPOINT_RETURN_IF_ERROR(engine::TokenFile::Open(start.config.data(), start.config.model().vocab_size()).status());
+  WAYPOINT_ASSIGN_OR_RETURN(engine::Start start, engine::ResolveStart(PosixFileSystem(), layers, ranks));
+  LocalCoordinator alone;
+  Coordinator& all = options.coordinator == nullptr ? alone : *options.coordinator;
+  const absl::Duration timeout = engine::CheckpointTimeout(start.config);
+  const auto data = engine::TokenFile::Open(start.config.data(), start.config.model().vocab_size());
+  WAYPOINT_RETURN_IF_ERROR(all.Agree("data", data.status(), timeout));
+  WAYPOINT_ASSIGN_OR_RETURN(start.data, engine::ExamineData(**data, all, timeout, options.on_data_read));
+  WAYPOINT_RETURN_IF_ERROR(engine::CheckData(start.data, start));
   if (options.rendezvous.rank != 0) {
     return absl::OkStatus();
   }
-  LocalCoordinator alone;
   WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> export_notes,
                             engine::RunSaver(PosixFileSystem(), start, alone, nullptr).CheckExport());
+  for (const engine::DamagedCheckpoint& damaged : start.damaged) {
+    std::cerr << "warning: " << engine::DamageText(damaged) << "; a run would rename it" << std::endl;
+  }
   for (const std::vector<std::string>& notes : {start.notes, export_notes}) {
     for (const std::string& note : notes) {
       std::cerr << "note: " << note << std::endl;
@@ -144,6 +154,14 @@ absl::Status Train(const TrainRequest& request) {
     WAYPOINT_ASSIGN_OR_RETURN(coordinator, C10dCoordinator::Create(options.rendezvous));
     options.coordinator = coordinator.get();
   }
+  const bool speaks = options.rendezvous.rank == 0;
+  ProgressPrinter progress("reading the data", speaks && StderrIsTerminal(), std::cerr);
+  options.on_data_read = [&progress](int64_t done, int64_t total) {
+    progress.Update(done, total);
+    if (done == total) {
+      progress.Clear();
+    }
+  };
   if (request.dry_run) {
     return DryRun(layers, request, options);
   }
@@ -154,7 +172,6 @@ absl::Status Train(const TrainRequest& request) {
   }
   // From here on: before, there is nothing to save.
   shutdown.emplace();
-  const bool speaks = options.rendezvous.rank == 0;
   options.stop = [&shutdown] { return shutdown->received() != 0; };
   WAYPOINT_ASSIGN_OR_RETURN(const std::unique_ptr<engine::Trainer> trainer, engine::Trainer::Create(layers, options));
   WAYPOINT_ASSIGN_OR_RETURN(const engine::TrainReport report, trainer->Run());

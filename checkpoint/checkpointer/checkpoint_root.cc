@@ -22,6 +22,7 @@ namespace {
 constexpr char kStepPrefix[] = "step-";
 constexpr char kTrashPrefix[] = ".trash-";
 constexpr char kLockName[] = ".lock";
+constexpr char kDamagedSuffix[] = ".damaged";
 
 // "step-00000010" or "step-00000010.a2".
 std::string DirectoryName(int64_t step, int64_t attempt) {
@@ -69,9 +70,59 @@ absl::StatusOr<std::string> MoveToTrash(FileSystem& fs, const std::string& root,
   return trash;
 }
 
-// Not there, half there, or of another kind is no reason to doubt the rest; a disk that does not answer is.
+// Not there, half there, or of another kind is no reason to doubt the rest; a disk that does not answer is, or memory
+// that is short.
 bool IsReadFailure(const absl::Status& status) {
-  return GetErrorKind(status) == ErrorKind::kIo && !absl::IsNotFound(status);
+  const ErrorKind kind = GetErrorKind(status);
+  return (kind == ErrorKind::kIo && !absl::IsNotFound(status)) || kind == ErrorKind::kNoMemory;
+}
+
+// Taken for a root without checkpoints, a disk that is not mounted would make a run begin anew.
+absl::Status CheckNoDanglingLink(FileSystem& fs, const std::string& path) {
+  const auto siblings = fs.List(DirName(path));
+  if (!siblings.ok()) {
+    return absl::OkStatus();  // whoever saves here will learn why
+  }
+  for (const DirectoryEntry& entry : *siblings) {
+    if (entry.name == BaseName(path) && entry.type == FileType::kSymlink) {
+      return MakeError(ErrorKind::kIo, absl::StrCat("\"", path,
+                                                    "\" is a link to nothing: what it leads to may not be "
+                                                    "mounted; mount it, or remove the link"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Empty: it is one, sealed.  Else what speaks against what has its name; an error where nobody can tell.
+absl::StatusOr<std::string> WhyNoCheckpoint(FileSystem& fs, const std::string& path, FileType type) {
+  if (type == FileType::kSymlink) {
+    const auto target = fs.Stat(path);
+    if (absl::IsNotFound(target.status())) {
+      return std::string("is a link to nothing and does not count; what it leads to may not be mounted");
+    }
+    WAYPOINT_RETURN_IF_ERROR(target.status());
+    type = target->type;
+  }
+  if (type != FileType::kDirectory) {
+    return std::string("is no directory and does not count");
+  }
+  absl::Status unread;
+  absl::Status unsealed;
+  for (const std::string& name : Registry<CheckpointFormat>::Global().Names()) {
+    const auto fits = Registry<CheckpointFormat>::Global().Find(name)->Probe(fs, path);
+    if (fits.ok() && *fits) {
+      return std::string();
+    }
+    if (IsReadFailure(fits.status())) {
+      unread.Update(fits.status());
+    } else if (GetErrorKind(fits.status()) == ErrorKind::kTruncated) {
+      unsealed.Update(fits.status());
+    }
+  }
+  // Passed over, it would make an older checkpoint the newest.
+  WAYPOINT_RETURN_IF_ERROR(Annotate(unread, absl::StrCat("\"", path, "\" may be a checkpoint")));
+  return unsealed.ok() ? std::string("holds no sealed checkpoint and does not count")
+                       : absl::StrCat("is not sealed and does not count: ", unsealed.message());
 }
 
 }  // namespace
@@ -82,42 +133,26 @@ absl::optional<CheckpointRef> CheckpointRefOf(const std::string& path) {
   return ParseDirectoryName(BaseName(path), &ref) ? ref : absl::optional<CheckpointRef>();
 }
 
-absl::StatusOr<std::vector<CheckpointRef>> CheckpointRoot::List(std::vector<std::string>* warnings) {
+absl::StatusOr<std::vector<CheckpointRef>> CheckpointRoot::List(std::vector<PassedOver>* passed_over) {
   std::vector<CheckpointRef> found;
   WAYPOINT_ASSIGN_OR_RETURN(const bool exists, Exists(fs_, path_));
   if (!exists) {
+    WAYPOINT_RETURN_IF_ERROR(CheckNoDanglingLink(fs_, path_));
     return found;
   }
   WAYPOINT_ASSIGN_OR_RETURN(const std::vector<DirectoryEntry> entries, fs_.List(path_));
   for (const DirectoryEntry& entry : entries) {
     CheckpointRef ref;
-    if (entry.type != FileType::kDirectory || !ParseDirectoryName(entry.name, &ref)) {
+    if (!ParseDirectoryName(entry.name, &ref)) {
       continue;
     }
     ref.path = JoinPath(path_, entry.name);
     // Only whole directories are ever published; the probe keeps out what somebody else put there.
-    bool any_fits = false;
-    absl::Status unread;
-    absl::Status unsealed;
-    for (const std::string& name : Registry<CheckpointFormat>::Global().Names()) {
-      const auto fits = Registry<CheckpointFormat>::Global().Find(name)->Probe(fs_, ref.path);
-      any_fits = any_fits || (fits.ok() && *fits);
-      if (IsReadFailure(fits.status())) {
-        unread.Update(fits.status());
-      } else if (GetErrorKind(fits.status()) == ErrorKind::kTruncated) {
-        unsealed.Update(fits.status());
-      }
-    }
-    if (any_fits) {
+    WAYPOINT_ASSIGN_OR_RETURN(const std::string why, WhyNoCheckpoint(fs_, ref.path, entry.type));
+    if (why.empty()) {
       found.push_back(ref);
-    } else {
-      // Passed over, it would make an older checkpoint the newest.
-      WAYPOINT_RETURN_IF_ERROR(Annotate(unread, absl::StrCat("\"", ref.path, "\" may be a checkpoint")));
-      if (warnings != nullptr) {
-        warnings->push_back(
-            unsealed.ok() ? absl::StrCat("\"", ref.path, "\" holds no sealed checkpoint and does not count")
-                          : absl::StrCat("\"", ref.path, "\" is not sealed and does not count: ", unsealed.message()));
-      }
+    } else if (passed_over != nullptr) {
+      passed_over->push_back({ref, absl::StrCat("\"", ref.path, "\" ", why)});
     }
   }
   std::sort(found.begin(), found.end(), [](const CheckpointRef& a, const CheckpointRef& b) {
@@ -126,12 +161,27 @@ absl::StatusOr<std::vector<CheckpointRef>> CheckpointRoot::List(std::vector<std:
   return found;
 }
 
-absl::StatusOr<absl::optional<CheckpointRef>> CheckpointRoot::Latest(std::vector<std::string>* warnings) {
-  WAYPOINT_ASSIGN_OR_RETURN(std::vector<CheckpointRef> found, List(warnings));
+absl::StatusOr<absl::optional<CheckpointRef>> CheckpointRoot::Latest(std::vector<PassedOver>* passed_over) {
+  WAYPOINT_ASSIGN_OR_RETURN(std::vector<CheckpointRef> found, List(passed_over));
   if (found.empty()) {
     return absl::optional<CheckpointRef>();
   }
   return absl::optional<CheckpointRef>(std::move(found.back()));
+}
+
+absl::StatusOr<std::string> CheckpointRoot::SetAside(const std::string& path) {
+  const std::string first = absl::StrCat(path, kDamagedSuffix);
+  std::string aside = first;
+  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<DirectoryEntry> entries, fs_.List(path_));
+  const auto taken = [&entries](const std::string& name) {
+    return std::any_of(entries.begin(), entries.end(), [&name](const DirectoryEntry& e) { return e.name == name; });
+  };
+  for (int64_t n = 2; taken(BaseName(aside)); ++n) {
+    aside = absl::StrCat(first, "-", n);
+  }
+  WAYPOINT_RETURN_IF_ERROR(fs_.Rename(path, aside));
+  WAYPOINT_RETURN_IF_ERROR(fs_.SyncDirectory(path_));
+  return aside;
 }
 
 absl::StatusOr<std::unique_ptr<FileLock>> CheckpointRoot::Lock() {

@@ -39,6 +39,13 @@ struct CheckpointRef {
   std::string path;
 };
 
+// What stands under the name of a checkpoint and is none.
+struct PassedOver {
+  CheckpointRef checkpoint;
+  // With the path: a whole sentence.
+  std::string why;
+};
+
 // What the name of a checkpoint's directory says; empty for a name that no CheckpointRoot gives.
 absl::optional<CheckpointRef> CheckpointRefOf(const std::string& path);
 
@@ -80,13 +87,18 @@ class CheckpointRoot {
   static absl::Status GiveUp(const CheckpointerOptions& options, const CheckpointMetadata& metadata,
                              const absl::Status& why);
 
-  // Complete (sealed, probed) ones in ascending order; anything else in the directory is ignored.  Checkpoints whose
-  // seal was cut short, which no crash of ours leaves but a broken disk or copy may, are ignored too, each with a line
-  // in `warnings`, if that is not null.  A damaged one counts: opening it tells.
-  // E_IO when one cannot be probed: nobody knows then which is the newest.
-  absl::StatusOr<std::vector<CheckpointRef>> List(std::vector<std::string>* warnings = nullptr);
+  // Complete (sealed, probed) ones in ascending order; other names in the directory are ignored.  A link to a directory
+  // is followed, as the root itself may be one.  What has the name of a checkpoint and is none goes into `passed_over`,
+  // if that is not null: checkpoints whose seal is missing or was cut short, which no crash of ours leaves but a broken
+  // disk or copy may, files, links to nothing.  A damaged one counts: opening it tells.
+  // E_IO when one cannot be probed, or the root is a link to nothing: nobody knows then which is the newest.
+  absl::StatusOr<std::vector<CheckpointRef>> List(std::vector<PassedOver>* passed_over = nullptr);
   // The newest; empty when there is none.
-  absl::StatusOr<absl::optional<CheckpointRef>> Latest(std::vector<std::string>* warnings = nullptr);
+  absl::StatusOr<absl::optional<CheckpointRef>> Latest(std::vector<PassedOver>* passed_over = nullptr);
+
+  // Takes a checkpoint that is damaged out of the way, durably: it is renamed to "<name>.damaged", or, where that is
+  // there, "<name>.damaged-2" and so on, and counts no more.  Returns its new path.  The root should be held.
+  absl::StatusOr<std::string> SetAside(const std::string& path);
 
  private:
   absl::StatusOr<std::unique_ptr<FileLock>> Lock();

@@ -27,18 +27,22 @@ void KeepBest(const Retention& retention, absl::Span<const RetentionCandidate> c
   }
 }
 
+bool OnInterval(const Retention& retention, int64_t step) {
+  return retention.interval > 0 && step % retention.interval == 0;
+}
+
 // Whether it counts towards `keep`.
 bool IsCounted(const Retention& retention, const RetentionCandidate& candidate) {
-  const bool on_interval = candidate.step % std::max<int64_t>(retention.interval, 1) == 0;
-  return candidate.scheduled.value_or(on_interval) && !IsKeptForEver(retention, candidate.step);
+  const bool scheduled = candidate.scheduled.value_or(OnInterval(retention, candidate.step));
+  return (scheduled || !retention.keep_unscheduled) && !IsKeptForEver(retention, candidate.step);
 }
 
 }  // namespace
 
 bool IsKeptForEver(const Retention& retention, int64_t step) {
-  const int64_t interval = std::max<int64_t>(retention.interval, 1);
   // Divided instead of interval * keep_every, which a config could make overflow.
-  return retention.keep_every > 0 && step % interval == 0 && step / interval % retention.keep_every == 0;
+  return retention.keep_every > 0 && OnInterval(retention, step) &&
+         step / retention.interval % retention.keep_every == 0;
 }
 
 std::vector<size_t> ChooseDeletions(const Retention& retention, absl::Span<const RetentionCandidate> candidates) {

@@ -13,13 +13,16 @@
 namespace waypoint {
 
 struct Retention {
-  // The newest n scheduled saves, and the one just made; 0 keeps all.
+  // The newest n saves, and the one just made; 0 keeps all.
   int64_t keep = 0;
   // Every n-th scheduled save (by step: step % (interval * keep_every) == 0) is kept for ever and not counted; 0: none.
   int64_t keep_every = 0;
-  // Steps between scheduled saves.  A save that was not scheduled (a signal's) is never deleted: one that says so, or
-  // that says nothing about it and is of a step between.
+  // Steps between scheduled saves.  0: none is scheduled.
   int64_t interval = 1;
+  // A save that was not scheduled (a signal's, one after an error, the last one of a run) is never deleted and not
+  // counted: one that says so, or that says nothing about it and is of a step between.  Otherwise it is one like all
+  // others.
+  bool keep_unscheduled = false;
   // Besides those, the n saves of the root that are best by metadata.training().metrics[best_metric]; 0: none.  A save
   // without that metric, or where it is NaN, is never among them.  Of equals the newer is the better one.
   int64_t keep_best = 0;

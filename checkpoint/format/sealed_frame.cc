@@ -67,6 +67,16 @@ absl::StatusOr<SealedBody> OpenFrame(absl::string_view bytes, absl::string_view 
   }
   const auto version = ReadLittle<uint32_t>(bytes, 8);
   if (version != expected_version) {
+    // With the version that is read here the digest is right: then it is the version that is wrong.
+    Sha256 sha;
+    sha.Update(bytes.substr(0, 8));
+    sha.Update(absl::string_view(reinterpret_cast<const char*>(&expected_version), sizeof(expected_version)));
+    sha.Update(bytes.substr(12, bytes.size() - 12 - kDigestBytes));
+    if (sha.Hex() == bytes.substr(bytes.size() - kDigestBytes)) {
+      return error(ErrorKind::kChecksum,
+                   absl::StrCat("the format version is ", version, ", the SHA-256 is one of version ", expected_version,
+                                "; it was damaged"));
+    }
     return error(ErrorKind::kUnsupported, absl::StrCat("format version ", version, ", this program reads version ",
                                                        expected_version, "; use the program that wrote it"));
   }

@@ -263,6 +263,28 @@ TEST(CompareConfigsTest, WhatAnEarlierVersionDidNotKnowIsNoDifference) {
   EXPECT_THAT(CompareConfigs(before, now), Contains("checkpoint.keep_best: 0 -> 2"));
 }
 
+// They are given for one start, by who makes it.
+TEST(CompareConfigsTest, ConsentsAreNoDifference) {
+  TrainConfig before = Parsed(kMinimal);
+  ASSERT_TRUE(FillAndCheck(before).ok());
+  TrainConfig now = before;
+  now.set_start_over(true);
+  now.mutable_data()->set_allow_changed(true);
+  now.mutable_resume()->set_on_damage(ResumePolicy::STOP);
+
+  EXPECT_THAT(CompareConfigs(before, now), ::testing::IsEmpty());
+}
+
+TEST(FillAndCheckTest, AnExportIsSwitchedOffByItsFormat) {
+  for (const char* format : {"none", ""}) {
+    TrainConfig config = Parsed(absl::StrCat(kMinimal, " export { format: \"", format, "\" interval: 3 }").c_str());
+
+    ASSERT_TRUE(FillAndCheck(config).ok()) << format;
+
+    EXPECT_FALSE(config.has_export_()) << format;
+  }
+}
+
 TEST(FillAndCheckTest, WhatCheckpointsCannotBeIsNamed) {
   TrainConfig config = Parsed(
       "steps: 1 output: \"o\" data { path: \"d\" kind: BYTES } checkpoint { keep_best: -1 best_metric: \"bleu\" "

@@ -1,5 +1,10 @@
 #include "engine/data.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdio>
 #include <fstream>
 #include <set>
 
@@ -34,7 +39,7 @@ std::vector<uint16_t> Counting(int count) {
   return tokens;
 }
 
-std::vector<int64_t> FirstTokens(const TokenFile& file, int64_t position) {
+std::vector<int64_t> FirstTokens(TokenFile& file, int64_t position) {
   const auto batch = file.BatchAt(position);
   EXPECT_TRUE(batch.ok()) << batch.status();
   std::vector<int64_t> first;
@@ -155,6 +160,74 @@ TEST(TokenFileTest, UnusableFilesAreRefused) {
   EXPECT_EQ(GetErrorKind(TokenFile::Open(FileOf<char>("short", {1, 2, 3, 4}, Dataset::BYTES), 9).status()),
             ErrorKind::kRequest);
   EXPECT_EQ(GetErrorKind(TokenFile::Open(FileOf<char>("empty", {}, Dataset::BYTES), 9).status()), ErrorKind::kRequest);
+}
+
+class ChangedFileTest : public ::testing::Test {
+ protected:
+  void Write(int count) {
+    const Dataset config = FileOf("changed", Counting(count), Dataset::TOKENS_U16);
+    if (file_ == nullptr) {
+      auto opened = TokenFile::Open(config, 5000);
+      ASSERT_TRUE(opened.ok()) << opened.status();
+      file_ = *std::move(opened);
+    }
+  }
+  // As a copy that takes the place of the old file does it.
+  void Replace(int count) {
+    const Dataset config = FileOf("other", Counting(count), Dataset::TOKENS_U16);
+    ASSERT_EQ(std::rename(config.path().c_str(), file_->config().path().c_str()), 0);
+  }
+  void SetTime(int64_t seconds) {
+    const struct timespec times[2] = {{seconds, 0}, {seconds, 0}};
+    ASSERT_EQ(utimensat(AT_FDCWD, file_->config().path().c_str(), times, 0), 0);
+  }
+
+  std::unique_ptr<TokenFile> file_;
+};
+
+TEST_F(ChangedFileTest, OneThatIsCutShortIsAnErrorAndNoSignal) {
+  Write(4001);
+  ASSERT_EQ(truncate(file_->config().path().c_str(), 6), 0);
+
+  const absl::Status status = file_->BatchAt(0).status();
+
+  EXPECT_EQ(GetErrorKind(status), ErrorKind::kTruncated) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("6 bytes and had 8002"));
+  // Between the look and the read.
+  std::vector<char> bytes(100);
+  EXPECT_EQ(GetErrorKind(file_->Read(4, absl::MakeSpan(bytes))), ErrorKind::kTruncated);
+}
+
+TEST_F(ChangedFileTest, OneThatIsWrittenToOrReplacedIsAnErrorUnlessItsContentsAreTheSame) {
+  Write(41);
+  ASSERT_TRUE(file_->BatchAt(0).ok());
+  SetTime(1);
+  EXPECT_EQ(GetErrorKind(file_->BatchAt(0).status()), ErrorKind::kChecksum);
+
+  int looks = 0;
+  absl::Status same;
+  file_->Expect([&](const TokenFile& now) {
+    ++looks;
+    return now.tokens() == 41 ? same : MakeError(ErrorKind::kChecksum, "other contents");
+  });
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_TRUE(file_->BatchAt(0).ok());
+  }
+  EXPECT_EQ(looks, 1) << "once for a change";
+  Replace(41);
+  EXPECT_TRUE(file_->BatchAt(0).ok());
+  EXPECT_EQ(looks, 2);
+  Replace(43);
+  const absl::Status replaced = file_->BatchAt(0).status();
+  EXPECT_EQ(GetErrorKind(replaced), ErrorKind::kChecksum);
+  EXPECT_THAT(std::string(replaced.message()), HasSubstr("was replaced by another file while the run reads it"));
+}
+
+TEST_F(ChangedFileTest, OneThatIsRemovedIsReadOn) {
+  Write(41);
+  ASSERT_EQ(unlink(file_->config().path().c_str()), 0);
+
+  EXPECT_TRUE(file_->BatchAt(8).ok());
 }
 
 TEST(ShuffledTest, IsABijectionForEverySize) {

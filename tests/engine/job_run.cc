@@ -139,6 +139,7 @@ JobRun RunJob(int world_size, const std::vector<std::string>& layers, const JobO
         run.losses.push_back(metrics.loss);
         run.grad_norms.push_back(metrics.grad_norm);
       }
+      options.on_step(rank, metrics.step);
     };
     WAYPOINT_ASSIGN_OR_RETURN(const std::unique_ptr<Trainer> trainer, Trainer::Create(config, trainer_options));
     start.Add(trainer->state().Tensors());

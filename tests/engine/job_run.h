@@ -32,6 +32,8 @@ struct JobOptions {
   std::function<std::unique_ptr<Coordinator>(int rank, std::unique_ptr<Coordinator> base)> wrap_coordinator;
   // One more layer of config, for that rank only.
   std::function<std::string(int rank)> config_of_rank;
+  // Called by every rank after each step, before anything is made of it.
+  std::function<void(int rank, int64_t step)> on_step = [](int, int64_t) {};
   // Called by every rank when its trainer is there, before it runs.  An error ends that rank only.
   std::function<absl::Status(int rank, Trainer& trainer)> before_run;
 };

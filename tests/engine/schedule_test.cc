@@ -35,9 +35,8 @@ TEST(ScheduleTest, KeepAndKeepEvery) {
   ASSERT_OK(RunTraining(
       {TinyConfig(directory, TextFile(directory), 9), "checkpoint { interval: 2 keep: 1 keep_every: 2 }"}, Quiet()));
 
-  // 4 and 8 are every second save; 2 and 6 compete for one place; 9 is off the interval.
-  EXPECT_THAT(DirectoriesIn(directory + "/checkpoint"),
-              ElementsAre("step-00000004", "step-00000006", "step-00000008", "step-00000009"));
+  // 4 and 8 are every second save; 2, 6 and 9 compete for one place.
+  EXPECT_THAT(DirectoriesIn(directory + "/checkpoint"), ElementsAre("step-00000004", "step-00000008", "step-00000009"));
 }
 
 TEST(ScheduleTest, KeepBestKeepsTheSavesOfTheLowestLoss) {
@@ -62,13 +61,33 @@ TEST(ScheduleTest, KeepBestKeepsTheSavesOfTheLowestLoss) {
   EXPECT_THAT(DirectoriesIn(directory + "/checkpoint"), ::testing::ElementsAreArray(expected));
 }
 
-TEST(ScheduleTest, WhatASignalSavedStaysWhenTheIntervalChanges) {
+TEST(ScheduleTest, WhatASignalSavedIsCountedToo) {
+  const std::string directory = FreshDirectory("signals");
+  const std::string config = TinyConfig(directory, TextFile(directory), 9);
+  for (const int64_t more_steps : {1, 2, 2, 2}) {
+    ASSERT_OK(RunTraining({config, "checkpoint { interval: 2 keep: 2 }"}, Quiet(/*stop_after=*/more_steps)));
+  }
+
+  EXPECT_THAT(DirectoriesIn(directory + "/checkpoint"), ElementsAre("step-00000006", "step-00000007"));
+}
+
+TEST(ScheduleTest, WithoutAnIntervalTheNewestSavesStay) {
+  const std::string directory = FreshDirectory("no_interval");
+  const std::string config = TinyConfig(directory, TextFile(directory), 9);
+  for (int i = 0; i < 4; ++i) {
+    ASSERT_OK(RunTraining({config, "checkpoint { keep: 2 }"}, Quiet(/*stop_after=*/1)));
+  }
+
+  EXPECT_THAT(DirectoriesIn(directory + "/checkpoint"), ElementsAre("step-00000003", "step-00000004"));
+}
+
+TEST(ScheduleTest, WhatASignalSavedStaysOnRequestWhenTheIntervalChanges) {
   const std::string directory = FreshDirectory("interval");
   const std::string config = TinyConfig(directory, TextFile(directory), 6);
   ASSERT_OK(RunTraining({config, "checkpoint { interval: 2 keep: 1 }"}, Quiet(/*stop_after=*/3)));
 
   // 3 is on this interval.
-  ASSERT_OK(RunTraining({config, "checkpoint { interval: 1 keep: 1 }"}, Quiet()));
+  ASSERT_OK(RunTraining({config, "checkpoint { interval: 1 keep: 1 keep_signal_saves: true }"}, Quiet()));
 
   EXPECT_THAT(DirectoriesIn(directory + "/checkpoint"), ElementsAre("step-00000003", "step-00000006"));
 }
@@ -81,8 +100,7 @@ TEST(ScheduleTest, ExportsGoByTheirOwnSchedule) {
                                                           Quiet()));
 
   EXPECT_EQ(run.report.exports.size(), 4);
-  EXPECT_THAT(DirectoriesIn(directory + "/export/llama"),
-              ElementsAre("step-00000004", "step-00000006", "step-00000007"));
+  EXPECT_THAT(DirectoriesIn(directory + "/export/llama"), ElementsAre("step-00000006", "step-00000007"));
   EXPECT_THAT(DirectoriesIn(directory + "/checkpoint"), ElementsAre("step-00000007"));
 }
 
@@ -145,6 +163,22 @@ TEST(ExportTest, CastsToTheWantedDtype) {
 
   for (const TensorMeta& tensor : exported.tensors->manifest().tensors()) {
     EXPECT_EQ(tensor.dtype, DType::kBF16) << tensor.name;
+  }
+}
+
+TEST(ExportTest, IsSwitchedOffFromTheCommandLine) {
+  for (const std::string off : {"export.format=none", "export.format=\"\"", "export.format="}) {
+    const std::string directory = FreshDirectory("off");
+    ConfigLayers layers;
+    ASSERT_OK(layers.AddText(TinyConfig(directory, TextFile(directory), 1), "config"));
+    ASSERT_OK(layers.AddText("export { format: \"llama\" interval: 1 }", "config"));
+    ASSERT_OK(layers.AddOverride(off));
+
+    ASSERT_OK_AND_ASSIGN(const auto trainer, Trainer::Create(layers, Quiet()));
+    ASSERT_OK_AND_ASSIGN(const TrainReport report, trainer->Run());
+
+    EXPECT_THAT(report.exports, IsEmpty()) << off;
+    EXPECT_THAT(DirectoriesIn(directory + "/export"), IsEmpty()) << off;
   }
 }
 

@@ -85,4 +85,42 @@ says "\"last_step\": $((steps + 2)),"
 
 expect 3 run.textproto model.decoder.fixed.mixer.attention.rotary.theta=3
 says "theta: 10000 != 3"
+
+# Other data: refused by both, and told where they are allowed.
+cp data.txt data.kept
+seq 3000 > data.txt
+expect 2 run.textproto --dry-run
+says "data.allow_changed: true"
+expect 2 run.textproto "steps=$((steps + 3))"
+says "that of the run so far had"
+expect 0 run.textproto --dry-run data.allow_changed=true
+says "the run goes on with it"
+mv data.kept data.txt
+
+# A token outside the vocabulary, before anything is written.
+expect 2 run.textproto output=small model.vocab_size=50
+says "token 2 is 50, the model's vocabulary has 50"
+[[ ! -e small ]] || fail "a refused run left files"
+
+# Without its checkpoints the run does not begin anew unasked.
+mv run/checkpoint elsewhere
+expect 2 run.textproto --dry-run
+says "E_EXISTS"
+expect 2 run.textproto
+says "start_over: true"
+expect 0 run.textproto start_over=true export.format=none
+[[ "$(wc -l < run/metrics.jsonl)" == 4 ]] || fail "a run that begins over has its own history"
+[[ "$(wc -l < run/metrics.jsonl.before-1)" == "$((steps + 2))" ]] || fail "the history of the earlier run is kept"
+
+# A damaged checkpoint: told by a dry run, renamed by a run.
+newest="run/checkpoint/$(ls run/checkpoint | tail -n 1)"
+truncate -s -1 "${newest}/model.safetensors"
+expect 3 run.textproto resume.on_damage=STOP
+expect 3 run.textproto
+says "no checkpoint of the run is whole"
+expect 0 run.textproto --dry-run start_over=true
+says "is damaged and is left aside"
+[[ -e "${newest}" ]] || fail "a dry run renamed a checkpoint"
+expect 0 run.textproto start_over=true
+[[ -e "${newest}.damaged" && -e "${newest}" ]] || fail "a damaged checkpoint is renamed"
 echo PASS

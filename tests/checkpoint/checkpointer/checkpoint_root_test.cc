@@ -98,7 +98,7 @@ TEST(CheckpointRootTest, KeepsTheBestByTheMetricInTheCheckpoint) {
   EXPECT_THAT(Steps(fs), ElementsAre(1, 5, 6));
 }
 
-TEST(CheckpointRootTest, ASaveThatWasNotScheduledStaysWhateverTheIntervalIsLater) {
+TEST(CheckpointRootTest, ASaveThatWasNotScheduledStaysWhereThatIsAskedWhateverTheIntervalIsLater) {
   MemoryFileSystem fs;
   for (const bool scheduled : {true, false}) {
     MemorySource state = State();
@@ -107,9 +107,13 @@ TEST(CheckpointRootTest, ASaveThatWasNotScheduledStaysWhateverTheIntervalIsLater
     ASSERT_OK(CheckpointRoot(fs, "/root").Save({}, metadata, state));
   }
 
-  ASSERT_OK(SaveStep(fs, 3, Keep(1)));
-
+  Retention retention = Keep(1);
+  retention.keep_unscheduled = true;
+  ASSERT_OK(SaveStep(fs, 3, retention));
   EXPECT_THAT(Steps(fs), ElementsAre(2, 3));
+
+  ASSERT_OK(SaveStep(fs, 4, Keep(1)));
+  EXPECT_THAT(Steps(fs), ElementsAre(4));
 }
 
 TEST(CheckpointRootTest, ACheckpointWhoseMetricsCannotBeReadStays) {
@@ -181,9 +185,11 @@ TEST(CheckpointRootTest, ANewestThatCannotBeReadIsAnErrorAndNotPassedOver) {
   ASSERT_OK(SaveStep(fs, 1, {}));
   ASSERT_OK(SaveStep(fs, 2, {}));
   fs.below = "/root/step-00000002";
-  for (const int error : {EIO, EACCES, ESTALE}) {
+  for (const int error : {EIO, EACCES, ESTALE, ENOMEM}) {
     fs.error = ErrnoError(error, "open of a file");
-    EXPECT_THAT(CheckpointRoot(fs, "/root").Latest(), IsKind(ErrorKind::kIo, HasSubstr("step-00000002"))) << error;
+    EXPECT_THAT(CheckpointRoot(fs, "/root").Latest(),
+                IsKind(error == ENOMEM ? ErrorKind::kNoMemory : ErrorKind::kIo, HasSubstr("step-00000002")))
+        << error;
   }
 
   // Nothing old is deleted while nobody knows what there is.
@@ -300,6 +306,66 @@ TEST(CheckpointRootTest, AHeldRootRemovesAfterTheSaveAndTheNextOneReportsAFailur
       EXPECT_THAT(second.warnings, ElementsAre(HasSubstr(".trash-step-00000001")));
     }
   }
+}
+
+TEST(CheckpointRootTest, LinksToCheckpointsAreFollowedAndOtherOnesNamed) {
+  const TempDirectory directory;
+  FileSystem& fs = PosixFileSystem();
+  const std::string root = directory.Path("root");
+  MemorySource state = State();
+  for (int64_t step = 1; step <= 2; ++step) {
+    ASSERT_OK(CheckpointRoot(fs, root).Save({}, AtStep(step), state));
+  }
+  // Moved to a larger disk, say.
+  ASSERT_OK(fs.Rename(root + "/step-00000002", directory.Path("elsewhere")));
+  directory.Link(directory.Path("elsewhere"), "root/step-00000002");
+  directory.Link(directory.Path("nothing"), "root/step-00000003");
+  directory.Write("root/step-00000004", "a file");
+  directory.MakeDirectory("root/step-00000005");
+  directory.Link(root, "link_to_root");
+
+  std::vector<PassedOver> passed_over;
+  ASSERT_OK_AND_ASSIGN(const auto latest, CheckpointRoot(fs, directory.Path("link_to_root")).Latest(&passed_over));
+
+  ASSERT_TRUE(latest.has_value());
+  EXPECT_EQ(latest->step, 2);
+  ASSERT_EQ(passed_over.size(), 3u);
+  EXPECT_EQ(passed_over[0].checkpoint.step, 3);
+  EXPECT_THAT(passed_over[0].why, AllOf(HasSubstr("step-00000003"), HasSubstr("link to nothing")));
+  EXPECT_THAT(passed_over[1].why, AllOf(HasSubstr("step-00000004"), HasSubstr("no directory")));
+  EXPECT_THAT(passed_over[2].why, AllOf(HasSubstr("step-00000005"), HasSubstr("no sealed checkpoint")));
+
+  // Retention takes the link, and nothing of what it leads to.
+  CheckpointerOptions options;
+  options.retention = Keep(1);
+  ASSERT_OK(CheckpointRoot(fs, root).Save(options, AtStep(6), state));
+  EXPECT_TRUE(Exists(fs, directory.Path("elsewhere/manifest.pb")).value());
+}
+
+TEST(CheckpointRootTest, ARootThatIsALinkToNothingIsAnError) {
+  const TempDirectory directory;
+  directory.Link(directory.Path("not_mounted"), "root");
+
+  EXPECT_THAT(CheckpointRoot(PosixFileSystem(), directory.Path("root")).List(),
+              IsKind(ErrorKind::kIo, AllOf(HasSubstr("link to nothing"), HasSubstr("mount"))));
+}
+
+TEST(CheckpointRootTest, WhatIsSetAsideCountsNoMoreAndReplacesNothing) {
+  MemoryFileSystem fs;
+  CheckpointRoot root(fs, "/root");
+  for (const char* aside : {"/root/step-00000002.damaged", "/root/step-00000002.damaged-2"}) {
+    ASSERT_OK(SaveStep(fs, 2, {}));
+    EXPECT_EQ(root.SetAside("/root/step-00000002").value(), aside);
+    EXPECT_THAT(Steps(fs), IsEmpty());
+  }
+
+  std::vector<std::string> names;
+  const std::unique_ptr<MemoryFileSystem> durable = fs.Crash(DiskState::kOnlySynced);
+  ASSERT_OK_AND_ASSIGN(const std::vector<DirectoryEntry> entries, durable->List("/root"));
+  for (const DirectoryEntry& entry : entries) {
+    names.push_back(entry.name);
+  }
+  EXPECT_THAT(names, ElementsAre(".lock", "step-00000002.damaged", "step-00000002.damaged-2"));
 }
 
 TEST(CheckpointRootTest, AFailedSaveDeletesNothing) {

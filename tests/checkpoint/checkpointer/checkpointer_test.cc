@@ -118,10 +118,11 @@ TEST_F(CheckpointRootTest, EveryNthScheduledSaveStays) {
   EXPECT_THAT(Names(), ElementsAre("step-00000030", "step-00000060", "step-00000080"));
 }
 
-TEST_F(CheckpointRootTest, SavesOffTheScheduleStayAndDoNotCount) {
+TEST_F(CheckpointRootTest, SavesOffTheScheduleStayAndDoNotCountWhereThatIsAsked) {
   Retention retention;
   retention.keep = 1;
   retention.interval = 10;
+  retention.keep_unscheduled = true;
   for (const int64_t step : {10, 13, 20, 27, 30}) {
     ASSERT_OK(Save(step, retention));
   }

@@ -65,10 +65,31 @@ TEST(ChooseDeletionsTest, AHugeKeepEveryDoesNotOverflow) {
   EXPECT_THAT(ChooseDeletions(retention, {{10}, {20}}), ElementsAre(0));
 }
 
-TEST(ChooseDeletionsTest, SavesOffTheScheduleStayAndAreNotCounted) {
+TEST(ChooseDeletionsTest, SavesOffTheScheduleAreCountedLikeAllOthers) {
+  Retention retention;
+  retention.keep = 2;
+  retention.interval = 10;
+  const RetentionCandidate by_signal = {20, {}, false, false};
+
+  EXPECT_THAT(ChooseDeletions(retention, {{10}, {13}, by_signal, {27}, {30}}), ElementsAre(0, 1, 2));
+}
+
+TEST(ChooseDeletionsTest, WithoutAnIntervalTheNewestStayAndNoneForEver) {
+  Retention retention;
+  retention.keep = 2;
+  retention.interval = 0;
+  retention.keep_every = 2;
+
+  EXPECT_THAT(ChooseDeletions(retention, {{4}, {8}, {13}}), ElementsAre(0));
+  retention.keep_unscheduled = true;
+  EXPECT_THAT(ChooseDeletions(retention, {{4}, {8}, {13}}), IsEmpty());
+}
+
+TEST(ChooseDeletionsTest, SavesOffTheScheduleStayAndAreNotCountedWhereThatIsAsked) {
   Retention retention;
   retention.keep = 1;
   retention.interval = 10;
+  retention.keep_unscheduled = true;
 
   EXPECT_THAT(ChooseDeletions(retention, {{10}, {13}, {20}, {27}}), ElementsAre(0));
 }
@@ -77,6 +98,7 @@ TEST(ChooseDeletionsTest, ASaveThatSaysWhetherItWasScheduledIsBelieved) {
   Retention retention;
   retention.keep = 1;
   retention.interval = 10;
+  retention.keep_unscheduled = true;
   const RetentionCandidate by_signal = {20, {}, false, false};
   const RetentionCandidate of_another_interval = {25, {}, false, true};
 
