@@ -9,6 +9,7 @@
 #include "absl/strings/str_split.h"
 #include "checkpoint/base/dtype.h"
 #include "checkpoint/base/error.h"
+#include "checkpoint/base/list_error.h"
 #include "engine/mesh.h"
 #include "google/protobuf/util/message_differencer.h"
 
@@ -36,9 +37,9 @@ class Problems {
     if (problems_.empty()) {
       return absl::OkStatus();
     }
-    return MakeError(ErrorKind::kRequest,
-                     absl::StrCat("config has ", problems_.size(), " problem", problems_.size() == 1 ? "" : "s",
-                                  ":\n  ", absl::StrJoin(problems_, "\n  ")));
+    return MakeListError(
+        ErrorKind::kRequest,
+        absl::StrCat("config has ", problems_.size(), " problem", problems_.size() == 1 ? "" : "s", ":"), problems_);
   }
 
  private:

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "checkpoint/base/error.h"
+#include "checkpoint/base/list_error.h"
 
 namespace waypoint::engine {
 namespace {
@@ -35,8 +36,9 @@ absl::Status ShareFailure(Coordinator& ranks, absl::string_view name, const absl
     return mine;
   }
   if (!words.ok()) {
-    return mine.ok() ? words.status()
-                     : MakeError(ErrorKind::kRank, absl::StrCat(mine.message(), "; then: ", words.status().message()));
+    return mine.ok()
+               ? words.status()
+               : MakeQuotingError(ErrorKind::kRank, absl::StrCat(mine.message(), "; then: ", words.status().message()));
   }
   const auto best = std::max_element(words->begin(), words->end(), [](const std::string& a, const std::string& b) {
     return a.substr(0, 1) < b.substr(0, 1);  // the first of equals is the largest
@@ -46,7 +48,7 @@ absl::Status ShareFailure(Coordinator& ranks, absl::string_view name, const absl
     return mine;
   }
   return most == Knows::kCause ? RankError(absl::StrCat("rank ", best - words->begin(), " failed"), best->substr(1))
-                               : MakeError(ErrorKind::kRank, best->substr(1));
+                               : MakeQuotingError(ErrorKind::kRank, best->substr(1));
 }
 
 }  // namespace waypoint::engine

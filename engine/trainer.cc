@@ -15,6 +15,7 @@
 #include "absl/time/time.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
+#include "checkpoint/base/visible_text.h"
 #include "checkpoint/tensor/box.h"
 #include "engine/catch_torch.h"
 #include "engine/device.h"
@@ -61,7 +62,8 @@ void Trainer::Print(const std::string& line) const {
 }
 
 void Trainer::PrintMine(const std::string& line) const {
-  const std::string named = first_rank() ? line : absl::StrCat("rank ", options_.coordinator->rank(), ": ", line);
+  const std::string named =
+      VisibleText(first_rank() ? line : absl::StrCat("rank ", options_.coordinator->rank(), ": ", line));
   if (options_.print) {
     options_.print(named);
   } else {

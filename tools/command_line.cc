@@ -14,7 +14,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "checkpoint/base/error.h"
+#include "checkpoint/base/visible_text.h"
 #include "nlohmann/json.hpp"
+#include "tools/report_json.h"
 
 namespace waypoint {
 namespace {
@@ -130,14 +132,16 @@ std::string Count(int64_t count, absl::string_view noun) {
 ExitCode ReportError(const absl::Status& status, bool json, std::ostream& out, std::ostream& err) {
   const ExitCode code = ExitCodeFor(status);
   const absl::string_view kind = code == kExitInterrupted ? "interrupted" : ErrorKindName(GetErrorKind(status));
-  err << "error: " << kind << ": " << status.message() << std::endl;
+  // Messages of MakeError and the like are visible already, others one line.
+  const bool ours = GetErrorKind(status) != ErrorKind::kUnknown;
+  const std::string message = VisibleText(status.message(), ours ? NewLines::kIndented : NewLines::kEscaped);
+  err << "error: " << kind << ": " << message << std::endl;
   if (json) {
     nlohmann::ordered_json report;
     report["error"]["kind"] = std::string(kind);
-    report["error"]["message"] = std::string(status.message());
+    report["error"]["message"] = message;
     report["error"]["exit_code"] = static_cast<int>(code);
-    // A message may quote bytes of a broken file: those that are no text are replaced.
-    out << report.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << std::endl;
+    out << ReportJsonText(report) << std::endl;
   }
   return code;
 }

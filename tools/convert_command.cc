@@ -11,6 +11,7 @@
 #include "absl/time/clock.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
+#include "checkpoint/base/visible_text.h"
 #include "checkpoint/checkpointer/checkpointer.h"
 #include "checkpoint/format/format_options.h"
 #include "tools/command_line.h"
@@ -118,7 +119,7 @@ class Conversion {
     }
     if (request_.print_plan && !request_.json) {
       for (const std::string& line : plan.lines) {
-        environment_.out << line << "\n";
+        environment_.out << VisibleText(line) << "\n";
       }
     }
     return CheckSpace(fs, request_.target, plan.bytes);

@@ -20,6 +20,7 @@
 #include "tools/inspect_report.h"
 #include "tools/inspected_checkpoint.h"
 #include "tools/parse_flags.h"
+#include "tools/report_json.h"
 
 namespace waypoint {
 namespace {
@@ -30,10 +31,6 @@ std::vector<std::string> CompareConfigs(const CheckpointMetadata& a, const Check
   differencer.ReportDifferencesToString(&report);
   differencer.Compare(a.model_config(), b.model_config());
   return absl::StrSplit(report, '\n', absl::SkipEmpty());
-}
-
-void Print(const nlohmann::ordered_json& json, std::ostream& out) {
-  out << json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << std::endl;
 }
 
 TransferOptions TransferWith(ProgressPrinter& progress) {
@@ -86,7 +83,7 @@ absl::Status Diff(const InspectRequest& request, const InspectEnvironment& envir
   progress.Clear();
   *equal = report.equal();
   if (request.json) {
-    Print(DiffJson(report), environment.out);
+    environment.out << ReportJsonText(DiffJson(report)) << std::endl;
   } else {
     environment.out << DiffText(report) << std::flush;
   }

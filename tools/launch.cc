@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "CLI/CLI.hpp"
+#include "checkpoint/base/visible_text.h"
 #include "tools/command_line.h"
 #include "tools/exit_codes.h"
 #include "tools/launch_ranks.h"
@@ -65,7 +66,7 @@ int Main(int argc, char** argv) {
     return ReportError(report.status(), /*json=*/false, std::cout, std::cerr);
   }
   if (!report->failure.empty()) {
-    std::cerr << "error: " << report->failure << std::endl;
+    std::cerr << "error: " << VisibleText(report->failure) << std::endl;
   }
   return report->exit_code;
 }

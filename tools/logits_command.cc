@@ -15,6 +15,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "checkpoint/base/error.h"
+#include "checkpoint/base/json.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/checkpointer/checkpointer.h"
 #include "checkpoint/container/safetensors/header.h"
@@ -22,6 +23,7 @@
 #include "tools/command_line.h"
 #include "tools/format_flags.h"
 #include "tools/parse_flags.h"
+#include "tools/report_json.h"
 #include "tools/run_decoder.h"
 
 namespace waypoint {
@@ -149,10 +151,10 @@ absl::Status Logits(const LogitsRequest& request, const LogitsEnvironment& envir
     report["output"] = request.output;
     report["shape"] = shape;
     report["next_tokens"] = next;
-    environment.out << report.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << std::endl;
+    environment.out << ReportJsonText(report) << std::endl;
   } else {
-    environment.out << "logits " << ShapeString(shape) << " of \"" << request.directory << "\" (" << format->name()
-                    << ") are in \"" << request.output << "\"\n";
+    environment.out << "logits " << ShapeString(shape) << " of " << QuotedPath(request.directory) << " ("
+                    << format->name() << ") are in " << QuotedPath(request.output) << "\n";
     if (logits.numel() > 0) {
       environment.out << absl::StrFormat("  from %g to %g; likeliest next token of each row: %s\n",
                                          logits.min().item<double>(), logits.max().item<double>(),

@@ -15,7 +15,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/types/optional.h"
 #include "checkpoint/base/error.h"
+#include "checkpoint/base/json.h"
 #include "checkpoint/base/status_macros.h"
+#include "checkpoint/base/visible_text.h"
 #include "checkpoint/coordination/c10d/c10d_coordinator.h"
 #include "checkpoint/coordination/c10d/c10d_exchange.h"
 #include "checkpoint/coordination/coordinator.h"
@@ -26,6 +28,7 @@
 #include "tools/command_line.h"
 #include "tools/exit_codes.h"
 #include "tools/parse_flags.h"
+#include "tools/report_json.h"
 
 namespace waypoint {
 namespace {
@@ -107,11 +110,11 @@ absl::Status DryRun(const engine::ConfigLayers& layers, const TrainRequest& requ
                             engine::RunSaver(PosixFileSystem(), start, alone, nullptr).CheckExport());
   for (const std::vector<std::string>& notes : {start.notes, export_notes}) {
     for (const std::string& note : notes) {
-      std::cerr << "note: " << note << std::endl;
+      std::cerr << "note: " << VisibleText(note) << std::endl;
     }
   }
   std::cerr << "would start from " << engine::StartKindName(start.kind)
-            << (start.path.empty() ? "" : absl::StrCat(" \"", start.path, "\""))
+            << (start.path.empty() ? "" : absl::StrCat(" ", QuotedPath(start.path)))
             << "; the config is complete:" << std::endl;
   const std::string config = engine::PrintConfig(start.config);
   if (request.json) {
@@ -119,7 +122,7 @@ absl::Status DryRun(const engine::ConfigLayers& layers, const TrainRequest& requ
     json["start"] = std::string(engine::StartKindName(start.kind));
     json["start_path"] = start.path;
     json["config"] = config;
-    std::cout << json.dump(2) << std::endl;
+    std::cout << ReportJsonText(json) << std::endl;
   } else {
     std::cout << config;
   }
@@ -159,7 +162,7 @@ absl::Status Train(const TrainRequest& request) {
   WAYPOINT_ASSIGN_OR_RETURN(const std::unique_ptr<engine::Trainer> trainer, engine::Trainer::Create(layers, options));
   WAYPOINT_ASSIGN_OR_RETURN(const engine::TrainReport report, trainer->Run());
   if (request.json && speaks) {
-    std::cout << Summary(report).dump(2) << std::endl;
+    std::cout << ReportJsonText(Summary(report)) << std::endl;
   }
   if (report.stopped) {
     const std::string cause =
@@ -195,7 +198,7 @@ int Main(int argc, char** argv) {
   if (absl::IsCancelled(status)) {
     // The summary is printed already, and once is enough.
     if (IsFirstRank()) {
-      std::cerr << status.message() << std::endl;
+      std::cerr << VisibleText(status.message()) << std::endl;
     }
     return kExitInterrupted;
   }

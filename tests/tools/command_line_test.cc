@@ -4,6 +4,7 @@
 #include <sstream>
 
 #include "checkpoint/base/error.h"
+#include "checkpoint/base/list_error.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 
@@ -63,6 +64,19 @@ TEST(ReportErrorTest, JsonIsValidWhateverTheMessageQuotes) {
   const nlohmann::json report = nlohmann::json::parse(out.str());
   EXPECT_EQ(report["error"]["kind"], "E_UTF8");
   EXPECT_EQ(report["error"]["exit_code"], 3);
+}
+
+TEST(ReportErrorTest, NothingOfAMessageIsObeyedOrBeginsALine) {
+  std::ostringstream out, err;
+  ReportError(absl::InternalError("\"a\x1B[2J\n  error: none\u202E\""), true, out, err);
+  EXPECT_EQ(err.str(), "error: E_UNKNOWN: \"a\\u001b[2J\\n  error: none\\u202e\"\n");
+  EXPECT_EQ(nlohmann::json::parse(out.str())["error"]["message"], "\"a\\u001b[2J\\n  error: none\\u202e\"");
+}
+
+TEST(ReportErrorTest, ListsStayLists) {
+  std::ostringstream out, err;
+  ReportError(MakeListError(ErrorKind::kConfig, "2 problems:", {"a", "b"}), false, out, err);
+  EXPECT_EQ(err.str(), "error: E_CONFIG: 2 problems:\n  a\n  b\n");
 }
 
 TEST(ProgressLineTest, ShowsRateAndTimeLeft) {
