@@ -148,9 +148,10 @@ absl::Status Trainer::UpdateWeights(StepMetrics& metrics) {
   metrics.grad_norm = std::sqrt(squares);
   if (!std::isfinite(metrics.grad_norm)) {
     // An update would make every weight NaN, and the next checkpoint worthless.
-    return absl::FailedPreconditionError(
-        absl::StrCat("gradient norm is ", metrics.grad_norm, " (loss ", metrics.loss,
-                     "); lower optimizer.lr, or change data.seed to meet other batches"));
+    return MakeError(ErrorKind::kDiverged,
+                     absl::StrCat("step ", metrics.step, ": the norm of the gradients is ", metrics.grad_norm,
+                                  " (loss ", metrics.loss, "), nothing was updated; lower optimizer.lr or set ",
+                                  "optimizer.clip_norm, or change data.seed to meet other batches"));
   }
   if (const double limit = config().optimizer().clip_norm(); limit > 0) {
     WAYPOINT_RETURN_IF_ERROR(ScaleGradients(state_->shards().updated(), metrics.grad_norm, limit));

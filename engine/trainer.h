@@ -76,8 +76,8 @@ class Trainer {
 
   // Steps until config.steps or until `stop`.  Errors: E_LOCKED, naming the owner, where another job saves, or did
   // since Create; of data, of
-  // saving (the run ends: weights that cannot be saved are not worth computing), FailedPrecondition for a gradient that
-  // is not finite, E_RANK when another rank failed, Internal for what libtorch throws.
+  // saving (the run ends: weights that cannot be saved are not worth computing), E_DIVERGED for a gradient that is not
+  // finite, E_RANK when another rank failed, Internal for what libtorch throws.
   absl::StatusOr<TrainReport> Run();
 
   const TrainConfig& config() const { return start_.config; }

@@ -55,6 +55,7 @@ constexpr KindRow kKinds[] = {
     {ErrorKind::kLocked, absl::StatusCode::kFailedPrecondition, "E_LOCKED"},
     {ErrorKind::kVerify, absl::StatusCode::kDataLoss, "E_VERIFY"},
     {ErrorKind::kRank, absl::StatusCode::kAborted, "E_RANK"},
+    {ErrorKind::kDiverged, absl::StatusCode::kFailedPrecondition, "E_DIVERGED"},
 };
 
 const KindRow& RowOf(ErrorKind kind) {

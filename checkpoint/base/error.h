@@ -55,6 +55,7 @@ enum class ErrorKind {
   kLocked,        // E_LOCKED: somebody else holds the directory (FailedPrecondition)
   kVerify,        // E_VERIFY: what was written does not verify (DataLoss)
   kRank,          // E_RANK: another rank failed or stalled (Aborted)
+  kDiverged,      // E_DIVERGED: a training step computed NaN or infinity (FailedPrecondition)
 };
 
 // "E_TRUNCATED"; "E_UNKNOWN" for kUnknown.
