@@ -72,8 +72,9 @@ void CatchInterrupts();
 bool Interrupted();
 
 // What a program that reads and writes checkpoints asks of the system, once, before it starts threads: as many open
-// files as it may have, since a checkpoint is as many files as its writer liked; and an error of the write that goes
-// beyond RLIMIT_FSIZE, in place of SIGXFSZ, which kills.
+// files as it may have, since a checkpoint is as many files as its writer liked; an error of the write that goes
+// beyond RLIMIT_FSIZE, in place of SIGXFSZ, which kills; and, where a standard stream is closed, that no file of ours
+// gets its number: it stays one that fails.
 void PrepareProcess();
 
 }  // namespace waypoint

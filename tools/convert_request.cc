@@ -8,6 +8,7 @@
 #include "checkpoint/base/status_macros.h"
 #include "tools/command_line.h"
 #include "tools/exit_codes.h"
+#include "tools/parse_flags.h"
 
 namespace waypoint {
 namespace {
@@ -80,13 +81,9 @@ absl::StatusOr<absl::optional<ConvertRequest>> ParseConvertRequest(int argc, con
   app.add_flag("--json", request.json, "report on stdout as JSON");
   AddFormatFlags(formats, FormatFlags::kLoadAndSave, app, &request.format_options);
   app.footer(Footer(formats));
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp&) {
-    *help = app.help();
+  WAYPOINT_ASSIGN_OR_RETURN(const bool parsed, ParseFlags(app, argc, argv, /*libtorch=*/"", help));
+  if (!parsed) {
     return absl::optional<ConvertRequest>();
-  } catch (const CLI::ParseError& error) {
-    return MakeError(ErrorKind::kRequest, absl::StrCat(error.what(), " (--help lists the flags)"));
   }
 
   request.source = ResolvePath(request.source);

@@ -21,6 +21,7 @@
 #include "tools/inspected_checkpoint.h"
 #include "tools/parse_flags.h"
 #include "tools/report_json.h"
+#include "tools/standard_output.h"
 
 namespace waypoint {
 namespace {
@@ -82,12 +83,8 @@ absl::Status Diff(const InspectRequest& request, const InspectEnvironment& envir
   WAYPOINT_ASSIGN_OR_RETURN(report.comparison, CompareSources(*first.opened.tensors, *second.opened.tensors, compare));
   progress.Clear();
   *equal = report.equal();
-  if (request.json) {
-    environment.out << ReportJsonText(DiffJson(report)) << std::endl;
-  } else {
-    environment.out << DiffText(report) << std::flush;
-  }
-  return absl::OkStatus();
+  environment.out << (request.json ? absl::StrCat(ReportJsonText(DiffJson(report)), "\n") : DiffText(report));
+  return CheckWritten(environment.out);
 }
 
 }  // namespace
@@ -115,7 +112,7 @@ absl::Status Inspect(const InspectRequest& request, const InspectEnvironment& en
   } else {
     WriteInspectText(report, environment.out);
   }
-  return absl::OkStatus();
+  return CheckWritten(environment.out);
 }
 
 ExitCode InspectMain(int argc, const char* const* argv, const InspectEnvironment& environment) {

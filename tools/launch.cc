@@ -13,6 +13,7 @@
 #include "tools/exit_codes.h"
 #include "tools/launch_ranks.h"
 #include "tools/parse_flags.h"
+#include "tools/standard_output.h"
 
 namespace waypoint {
 namespace {
@@ -68,10 +69,15 @@ int Main(int argc, char** argv) {
   if (!report->failure.empty()) {
     std::cerr << "error: " << VisibleText(report->failure) << std::endl;
   }
+  if (report->exit_code == kExitOk && report->output_error != 0) {
+    return ReportError(OutputError(report->output_error), /*json=*/false, std::cout, std::cerr);
+  }
   return report->exit_code;
 }
 
 }  // namespace
 }  // namespace waypoint
 
-int main(int argc, char** argv) { return waypoint::Main(argc, argv); }
+int main(int argc, char** argv) {
+  return waypoint::RunTool([&] { return waypoint::Main(argc, argv); });
+}

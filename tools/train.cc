@@ -1,5 +1,6 @@
 // Trains a decoder from a config file; engine/README.md describes what a run does.
 
+#include <torch/csrc/api/include/torch/version.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -29,6 +30,7 @@
 #include "tools/exit_codes.h"
 #include "tools/parse_flags.h"
 #include "tools/report_json.h"
+#include "tools/standard_output.h"
 
 namespace waypoint {
 namespace {
@@ -177,7 +179,6 @@ absl::Status Train(const TrainRequest& request) {
 }
 
 int Main(int argc, char** argv) {
-  PrepareProcess();
   TrainRequest request;
   CLI::App app(kHelp, "train");
   app.footer(kFooter);
@@ -185,7 +186,7 @@ int Main(int argc, char** argv) {
   app.add_option("OVERRIDES", request.overrides, "key.sub=value, applied in order");
   app.add_flag("--dry-run", request.dry_run, "check config, checkpoint and data, print the merged config, and stop");
   app.add_flag("--json", request.json, "print a summary as JSON to stdout");
-  if (const auto end = ParseFlags(app, argc, argv, std::cout, std::cerr); end.has_value()) {
+  if (const auto end = ParseFlags(app, argc, argv, std::cout, std::cerr, TORCH_VERSION); end.has_value()) {
     return *end;
   }
   // `bazel run` starts in its own tree; paths in the config are meant from where the user is.
@@ -208,4 +209,6 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace waypoint
 
-int main(int argc, char** argv) { return waypoint::Main(argc, argv); }
+int main(int argc, char** argv) {
+  return waypoint::RunTool([&] { return waypoint::Main(argc, argv); });
+}
