@@ -15,6 +15,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "checkpoint/base/dtype_words.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/visible_text.h"
 #include "nlohmann/json.hpp"
@@ -44,6 +45,9 @@ constexpr Unit kUnits[] = {
     {"T", 1e12},
     {"B", 1.0},
 };
+
+// Nobody means 5 bytes by "5".
+constexpr int64_t kLeastBare = 1'000'000;
 
 std::string ThreeDigits(double value, absl::string_view unit) {
   const int decimals = value < 10 ? 2 : value < 100 ? 1 : 0;
@@ -88,6 +92,10 @@ absl::StatusOr<int64_t> ParseBytes(absl::string_view text) {
   }
   int64_t whole = 0;
   if (unit_bytes == 1 && absl::SimpleAtoi(number, &whole)) {
+    if (whole > 0 && whole < kLeastBare && !absl::EndsWith(upper, "B")) {
+      return MakeError(ErrorKind::kRequest, absl::StrCat("\"", text, "\" has no unit: ", whole, "GB or ", whole,
+                                                         "B? write which (B, KB, MB, GB, KiB, MiB, GiB)"));
+    }
     return whole > 0 ? absl::StatusOr<int64_t>(whole) : bad;
   }
   double value = 0;
@@ -99,6 +107,15 @@ absl::StatusOr<int64_t> ParseBytes(absl::string_view text) {
     return bad;
   }
   return static_cast<int64_t>(bytes);
+}
+
+absl::StatusOr<DType> ParseWeightsDType(absl::string_view text) {
+  const DType dtype = DTypeFromWord(text);
+  if (dtype == DType::kInvalid) {
+    return MakeError(ErrorKind::kRequest,
+                     absl::StrCat("\"", text, "\" is no type of weights; choose from ", DTypeWords()));
+  }
+  return dtype;
 }
 
 std::string HumanBytes(double bytes) {

@@ -14,6 +14,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "checkpoint/base/dtype_words.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/json.h"
 #include "checkpoint/base/status_macros.h"
@@ -154,8 +155,8 @@ ExitCode LogitsMain(int argc, const char* const* argv, const LogitsEnvironment& 
       ->required();
   app.add_flag("--overwrite", request.overwrite, "replace FILE if it is there");
   app.add_option("--from", request.format, "format of DIR; auto looks at the directory");
-  app.add_option("--round-to", round_to, "round the weights to this dtype before they are used in float32")
-      ->check(CLI::IsMember({"float16", "bfloat16", "float32"}));
+  app.add_option("--round-to", round_to,
+                 absl::StrCat("round the weights to this type before they are used in float32: ", DTypeWords()));
   app.add_flag("--carry-unknown", request.carry_unknown, "accept config keys that the format does not declare");
   app.add_flag("--json", request.json, "report on stdout as JSON");
   AddFormatFlags(LinkedFormats(), FormatFlags::kLoad, app, &request.format_options);
@@ -163,7 +164,13 @@ ExitCode LogitsMain(int argc, const char* const* argv, const LogitsEnvironment& 
   if (const auto end = ParseFlags(app, argc, argv, environment.out, environment.err, TORCH_VERSION); end.has_value()) {
     return *end;
   }
-  request.round_to = DTypeFromTorchName(round_to);
+  if (!round_to.empty()) {
+    const absl::StatusOr<DType> dtype = ParseWeightsDType(round_to);
+    if (!dtype.ok()) {
+      return ReportError(Annotate(dtype.status(), "--round-to"), request.json, environment.out, environment.err);
+    }
+    request.round_to = *dtype;
+  }
   request.directory = ResolvePath(request.directory);
   request.output = ResolvePath(request.output);
   if (!LooksLikeIds(request.tokens)) {

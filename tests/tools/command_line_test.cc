@@ -12,7 +12,7 @@ namespace waypoint {
 namespace {
 
 TEST(ParseBytesTest, DecimalAndBinaryUnits) {
-  EXPECT_EQ(*ParseBytes("4096"), 4096);
+  EXPECT_EQ(*ParseBytes("5000000"), 5'000'000);
   EXPECT_EQ(*ParseBytes("5GB"), 5'000'000'000);
   EXPECT_EQ(*ParseBytes("256MiB"), int64_t{256} << 20);
   EXPECT_EQ(*ParseBytes(" 1.5 gb "), 1'500'000'000);
@@ -28,6 +28,27 @@ TEST(ParseBytesTest, EverythingElseIsAWrongRequest) {
     ASSERT_FALSE(bytes.ok()) << text;
     EXPECT_EQ(GetErrorKind(bytes.status()), ErrorKind::kRequest) << text;
   }
+}
+
+TEST(ParseBytesTest, ASmallNumberWithoutAUnitAsksBack) {
+  for (const char* text : {"5", "4096", "999999", " 5 "}) {
+    const absl::StatusOr<int64_t> bytes = ParseBytes(text);
+    ASSERT_FALSE(bytes.ok()) << text;
+    EXPECT_EQ(GetErrorKind(bytes.status()), ErrorKind::kRequest) << text;
+  }
+  EXPECT_EQ(ParseBytes("5").status().message(),
+            "\"5\" has no unit: 5GB or 5B? write which (B, KB, MB, GB, KiB, MiB, GiB)");
+  EXPECT_EQ(*ParseBytes("5B"), 5);
+  EXPECT_EQ(*ParseBytes("5 b"), 5);
+}
+
+TEST(ParseWeightsDTypeTest, TakesWordsAndNamesThem) {
+  EXPECT_EQ(*ParseWeightsDType("bf16"), DType::kBF16);
+  EXPECT_EQ(*ParseWeightsDType("half"), DType::kF16);
+  const absl::Status status = ParseWeightsDType("int8").status();
+  EXPECT_EQ(GetErrorKind(status), ErrorKind::kRequest);
+  EXPECT_EQ(status.message(),
+            "\"int8\" is no type of weights; choose from bfloat16 (bf16), float16 (fp16, half), float32 (fp32, float)");
 }
 
 TEST(ResolvePathTest, RelativePathsBelongToTheCaller) {
