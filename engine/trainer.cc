@@ -20,26 +20,17 @@
 #include "engine/catch_torch.h"
 #include "engine/device.h"
 #include "engine/frozen.h"
+#include "engine/learning_rate.h"
 #include "engine/pipeline.h"
 #include "engine/share_failure.h"
 #include "models/decoder/sharding.h"
 #include "optimizer/clip.h"
-#include "optimizer/schedule.h"
 
 namespace waypoint::engine {
 namespace {
 
 // For ranks to tell why they end.  A stopped one does not come: this is how long the others live on for it.
 constexpr absl::Duration kLastWordsTimeout = absl::Seconds(10);
-
-CosineSchedule ScheduleOf(const TrainConfig& config) {
-  CosineSchedule schedule;
-  schedule.peak = config.optimizer().lr();
-  schedule.warmup_steps = config.schedule().warmup_steps();
-  schedule.total_steps = config.schedule().decay_steps();
-  schedule.minimum_ratio = config.schedule().min_ratio();
-  return schedule;
-}
 
 int64_t PeakResidentBytes() {
   struct rusage usage;
@@ -156,7 +147,7 @@ absl::Status Trainer::UpdateWeights(StepMetrics& metrics) {
   if (const double limit = config().optimizer().clip_norm(); limit > 0) {
     WAYPOINT_RETURN_IF_ERROR(ScaleGradients(state_->shards().updated(), metrics.grad_norm, limit));
   }
-  metrics.lr = LearningRateAt(ScheduleOf(config()), state_->step);
+  metrics.lr = LearningRateOf(config(), state_->step);
   WAYPOINT_RETURN_IF_ERROR(saver_->Fence());
   WAYPOINT_RETURN_IF_ERROR(state_->optimizer().Step(metrics.lr));
   state_->optimizer().ZeroGradients();
