@@ -13,12 +13,11 @@
 #include "google/protobuf/text_format.h"
 #include "google/protobuf/util/json_util.h"
 #include "tools/command_line.h"
+#include "tools/inspect_training.h"
 #include "tools/report_json.h"
 
 namespace waypoint {
 namespace {
-
-constexpr size_t kSpelledOut = 10;
 
 std::string ConfigText(const CheckpointMetadata& metadata) {
   google::protobuf::TextFormat::Printer printer;
@@ -53,7 +52,7 @@ void WriteInspectText(const InspectReport& report, std::ostream& out) {
       absl::StrCat(QuotedPath(checkpoint.path), ": ", checkpoint.format, "\n  ", Count(manifest.size(), "tensor"), " (",
                    DtypeCounts(manifest), "), ", HumanBytes(static_cast<double>(manifest.total_bytes())), "\n");
   if (metadata.has_training()) {
-    absl::StrAppend(&text, "  step ", metadata.training().step(), "\n");
+    absl::StrAppend(&text, TrainingText(metadata.training()));
   }
   if (!metadata.external_format().empty() && metadata.external_format() != checkpoint.format) {
     absl::StrAppend(&text, "  external format: ", VisibleText(metadata.external_format()), "\n");
@@ -91,6 +90,12 @@ void WriteInspectText(const InspectReport& report, std::ostream& out) {
       absl::StrAppend(&text, "  ", VisibleText(line), "\n");
     }
   }
+  if (metadata.has_training() && !metadata.training().trainer_config().empty()) {
+    absl::StrAppend(&text, "\ntrainer's config:\n");
+    for (const absl::string_view line : TrainerConfigLines(metadata.training())) {
+      absl::StrAppend(&text, "  ", VisibleText(line), "\n");
+    }
+  }
   out << text << "\ntensors:\n";
   size_t width = 0;
   for (const TensorMeta& tensor : manifest.tensors()) {
@@ -120,6 +125,7 @@ void WriteInspectJson(const InspectReport& report, std::ostream& out) {
   json["total_bytes"] = manifest.total_bytes();
   if (metadata.has_training()) {
     json["step"] = metadata.training().step();
+    json["training"] = TrainingJson(metadata.training());
   }
   json["external_format"] = metadata.external_format();
   json["producer"] = metadata.producer();
@@ -160,25 +166,30 @@ void WriteInspectJson(const InspectReport& report, std::ostream& out) {
   out << (manifest.size() == 0 ? "]\n}\n" : "\n  ]\n}\n") << std::flush;
 }
 
-std::string DiffText(const DiffReport& report) {
+std::string DiffText(const DiffReport& report, size_t limit) {
   const std::vector<TensorDifference>& differences = report.comparison.differences;
-  if (report.equal()) {
-    return absl::StrCat("equal: ", Count(report.comparison.tensors, "tensor"), ", ",
-                        HumanBytes(static_cast<double>(report.comparison.bytes)), "\n");
-  }
-  std::string text =
-      absl::StrCat("different: first ", QuotedPath(report.first), ", second ", QuotedPath(report.second), "\n");
+  std::string text = report.equal() ? absl::StrCat("equal: ", Count(report.comparison.tensors, "tensor"), ", ",
+                                                   HumanBytes(static_cast<double>(report.comparison.bytes)), "\n")
+                                    : absl::StrCat("different: first ", QuotedPath(report.first), ", second ",
+                                                   QuotedPath(report.second), "\n");
   for (const std::string& line : report.config_differences) {
     absl::StrAppend(&text, "  config: ", VisibleText(line), "\n");
   }
   for (const std::string& line : report.file_differences) {
     absl::StrAppend(&text, "  file: ", VisibleText(line), "\n");
   }
-  for (size_t i = 0; i < std::min(differences.size(), kSpelledOut); ++i) {
+  const size_t shown = std::min(differences.size(), limit);
+  for (size_t i = 0; i < shown; ++i) {
     absl::StrAppend(&text, "  tensor ", QuotedPath(differences[i].name), ": ", differences[i].what, "\n");
   }
-  if (differences.size() > kSpelledOut) {
-    absl::StrAppend(&text, "  and ", differences.size() - kSpelledOut, " more\n");
+  if (differences.size() > shown) {
+    absl::StrAppend(&text, "  and ", differences.size() - shown, " more tensors; --diff-limit all shows them\n");
+  }
+  if (!report.written_out.empty()) {
+    absl::StrAppend(&text, "  the same in other words, a default that one side writes out:\n");
+  }
+  for (const std::string& line : report.written_out) {
+    absl::StrAppend(&text, "    config: ", VisibleText(line), "\n");
   }
   return text;
 }
@@ -192,6 +203,7 @@ nlohmann::ordered_json DiffJson(const DiffReport& report) {
   json["bytes_compared"] = report.comparison.bytes;
   json["config_differences"] = report.config_differences;
   json["file_differences"] = report.file_differences;
+  json["written_out_defaults"] = report.written_out;
   json["differences"] = nlohmann::ordered_json::array();
   for (const TensorDifference& difference : report.comparison.differences) {
     nlohmann::ordered_json entry = {
