@@ -70,6 +70,9 @@ absl::StatusOr<OutputFile> OutputFile::Check(absl::string_view flag, const std::
 
 absl::Status OutputFile::Look() {
   const std::string shown = absl::StrCat(flag_, ": ", QuotedPath(path_));
+  if (path_.empty()) {
+    return MakeError(ErrorKind::kRequest, absl::StrCat(shown, " is no name of a file"));
+  }
   struct stat named = {};
   struct stat info = {};
   if (lstat(path_.c_str(), &named) != 0) {
@@ -151,7 +154,8 @@ absl::Status OutputFile::WriteBeside(absl::Span<const absl::string_view> pieces)
   int fd = -1;
   // Whatever has such a name is not ours: an earlier process of this number may have been killed.
   for (int attempt = 0; fd < 0 && (attempt == 0 || (errno == EEXIST && attempt < 100)); ++attempt) {
-    staged = absl::StrCat(path_, ".tmp-", getpid(), "-", attempt);
+    // A name of its own, which is short: beside one of the greatest length there is no longer one.
+    staged = JoinPath(DirName(path_), absl::StrCat(".waypoint-output-", getpid(), "-", attempt));
     fd = open(staged.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);
   }
   if (fd < 0) {

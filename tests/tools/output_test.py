@@ -166,6 +166,13 @@ class OutputFileTest(WorkTest):
         self.assertIn(b"error: E_EXISTS: ", done.stderr)
         self.refused(5, b"E_IO", output=self.path("no directory/out"))
 
+    def test_any_name_that_the_file_system_takes_will_do(self):
+        longest = self.path("x" * 255)
+        self.assertEqual(self.logits(output=longest).returncode, 0)
+        self.assertTrue(self.is_logits(longest))
+        self.refused(5, b"E_IO", output=self.path("x" * 256))
+        self.assertEqual(len(os.listdir(self.work)), 1)
+
     def test_a_file_of_the_checkpoint_is_no_output(self):
         copy = self.path("copy")
         shutil.copytree(ONE, copy)
