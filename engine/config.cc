@@ -8,7 +8,9 @@
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "checkpoint/base/dtype.h"
+#include "checkpoint/base/dtype_words.h"
 #include "checkpoint/base/error.h"
+#include "checkpoint/base/list_error.h"
 #include "engine/mesh.h"
 #include "google/protobuf/util/message_differencer.h"
 
@@ -36,9 +38,9 @@ class Problems {
     if (problems_.empty()) {
       return absl::OkStatus();
     }
-    return MakeError(ErrorKind::kRequest,
-                     absl::StrCat("config has ", problems_.size(), " problem", problems_.size() == 1 ? "" : "s",
-                                  ":\n  ", absl::StrJoin(problems_, "\n  ")));
+    return MakeListError(
+        ErrorKind::kRequest,
+        absl::StrCat("config has ", problems_.size(), " problem", problems_.size() == 1 ? "" : "s", ":"), problems_);
   }
 
  private:
@@ -161,10 +163,18 @@ bool IsSwitchedOff(const ExportSchedule& schedule) {
   return schedule.has_format() && (schedule.format().empty() || schedule.format() == "none");
 }
 
+// "bf16" is "bfloat16" from here on, so that a run which says the other when it goes on is the same.  What is no type
+// stays, to be refused.
+std::string DTypeSpelledOut(const std::string& word) {
+  const DType dtype = DTypeFromWord(word);
+  return dtype == DType::kInvalid ? word : std::string(DTypeTorchName(dtype));
+}
+
 void FillDefaults(TrainConfig& config, int world_size) {
   if (!config.has_dtype()) {
     config.set_dtype("float32");
   }
+  config.set_dtype(DTypeSpelledOut(config.dtype()));
   if (!config.has_device()) {
     config.set_device("cpu");
   }
@@ -208,6 +218,7 @@ void FillDefaults(TrainConfig& config, int world_size) {
     if (!config.export_().has_dtype()) {
       config.mutable_export_()->set_dtype("keep");
     }
+    config.mutable_export_()->set_dtype(DTypeSpelledOut(config.export_().dtype()));
     if (!config.export_().has_drop_unknown()) {
       config.mutable_export_()->set_drop_unknown(false);
     }
@@ -310,7 +321,7 @@ absl::Status FillAndCheck(TrainConfig& config, int world_size) {
   problems.Check(config.steps() >= 0, "steps", config.steps(), "0 or more");
   problems.Required(!config.output().empty(), "output");
   problems.Check(config.dtype() == "float32" || config.dtype() == "bfloat16", "dtype", config.dtype(),
-                 "float32 or bfloat16");
+                 "float32 (fp32) or bfloat16 (bf16)");
   problems.Check(config.device() == "cpu" || config.device() == "cuda", "device", config.device(), "cpu or cuda");
   problems.Check(config.log_interval() >= 1, "log_interval", config.log_interval(), "1 or more");
   problems.Check(config.threads() >= 0, "threads", config.threads(), "0 (all cores) or more");
@@ -342,7 +353,7 @@ absl::Status FillAndCheck(TrainConfig& config, int world_size) {
     problems.Required(!config.export_().format().empty(), "export.format (none: no exports)");
     const std::string& dtype = config.export_().dtype();
     problems.Check(dtype == "keep" || dtype == "float32" || dtype == "bfloat16" || dtype == "float16", "export.dtype",
-                   dtype, "keep, float32, bfloat16 or float16");
+                   dtype, absl::StrCat("keep, ", DTypeWords()));
   }
   if (config.has_pretrained()) {
     problems.Required(!config.pretrained().path().empty(), "pretrained.path");

@@ -10,6 +10,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "checkpoint/base/error.h"
+#include "checkpoint/base/list_error.h"
 #include "checkpoint/base/status_macros.h"
 #include "engine/config.h"
 #include "google/protobuf/descriptor.h"
@@ -66,25 +67,24 @@ class ErrorLines final : public google::protobuf::io::ErrorCollector {
     lines_.push_back(line < 0 ? absl::StrCat(what_, ": ", WithChoices(message))
                               : absl::StrCat(what_, ":", line + 1, ":", column + 1, ": ", WithChoices(message)));
   }
-  std::string Text() const { return absl::StrJoin(lines_, "\n"); }
+  absl::Status ToStatus(ErrorKind kind) const {
+    const absl::Span<const std::string> lines(lines_);
+    return MakeListError(kind, lines.empty() ? what_ : lines[0], lines.subspan(lines.empty() ? 0 : 1));
+  }
 
  private:
   std::string what_;
   std::vector<std::string> lines_;
 };
 
-bool ParseText(absl::string_view text, absl::string_view what, Message& message, TextFormat::ParseInfoTree* mentioned,
-               std::string* error) {
+absl::Status ParseText(absl::string_view text, absl::string_view what, ErrorKind kind, Message& message,
+                       TextFormat::ParseInfoTree* mentioned) {
   ErrorLines errors(what);
   TextFormat::Parser parser;
   parser.RecordErrorsTo(&errors);
   parser.WriteLocationsTo(mentioned);
   google::protobuf::io::ArrayInputStream input(text.data(), static_cast<int>(text.size()));
-  if (parser.Parse(&input, &message)) {
-    return true;
-  }
-  *error = errors.Text();
-  return false;
+  return parser.Parse(&input, &message) ? absl::OkStatus() : errors.ToStatus(kind);
 }
 
 std::string MapKey(const Message& entry) {
@@ -262,10 +262,7 @@ absl::Status ConfigLayers::AddText(absl::string_view text, absl::string_view wha
   Layer layer;
   layer.config = absl::make_unique<TrainConfig>();
   layer.mentioned = absl::make_unique<TextFormat::ParseInfoTree>();
-  std::string error;
-  if (!ParseText(text, what, *layer.config, layer.mentioned.get(), &error)) {
-    return MakeError(ErrorKind::kRequest, error);
-  }
+  WAYPOINT_RETURN_IF_ERROR(ParseText(text, what, ErrorKind::kRequest, *layer.config, layer.mentioned.get()));
   layers_.push_back(std::move(layer));
   return absl::OkStatus();
 }
@@ -305,10 +302,7 @@ std::string PrintConfig(const Message& config) {
 
 absl::StatusOr<TrainConfig> ParsePrintedConfig(absl::string_view text, absl::string_view what) {
   TrainConfig config;
-  std::string error;
-  if (!ParseText(text, what, config, nullptr, &error)) {
-    return MakeError(ErrorKind::kSchema, error);
-  }
+  WAYPOINT_RETURN_IF_ERROR(ParseText(text, what, ErrorKind::kSchema, config, nullptr));
   return config;
 }
 

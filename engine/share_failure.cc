@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "checkpoint/base/error.h"
+#include "checkpoint/base/list_error.h"
 
 namespace waypoint::engine {
 namespace {
@@ -66,7 +67,8 @@ absl::Status ShareFailure(Coordinator& ranks, absl::string_view name, const absl
   }
   if (!packed.ok()) {
     return mine.ok() ? packed.status()
-                     : MakeError(ErrorKind::kRank, absl::StrCat(mine.message(), "; then: ", packed.status().message()));
+                     : MakeQuotingError(ErrorKind::kRank,
+                                        absl::StrCat(mine.message(), "; then: ", packed.status().message()));
   }
   const auto best = std::max_element(all.begin(), all.end(), [](const Words& a, const Words& b) {
     return a.known < b.known;  // the first of equals is the largest
@@ -75,7 +77,7 @@ absl::Status ShareFailure(Coordinator& ranks, absl::string_view name, const absl
     return mine;
   }
   return best->known == Knows::kCause ? RankError(absl::StrCat("rank ", best - all.begin(), " failed"), best->text)
-                                      : MakeError(ErrorKind::kRank, best->text);
+                                      : MakeQuotingError(ErrorKind::kRank, best->text);
 }
 
 }  // namespace waypoint::engine

@@ -9,6 +9,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "checkpoint/base/error.h"
+#include "checkpoint/base/list_error.h"
 #include "checkpoint/base/registry.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/checkpointer/checkpointer.h"
@@ -127,11 +128,10 @@ absl::Status Resume(const ConfigLayers& layers, bool full, const JobRanks& ranks
     differences.push_back(absl::StrCat("dtype: ", stored.dtype(), " != ", start.config.dtype()));
   }
   if (!differences.empty()) {
-    return MakeError(
+    return MakeListError(
         ErrorKind::kConfig,
-        absl::StrCat("the run's checkpoint and the config describe different models (checkpoint != config):\n  ",
-                     absl::StrJoin(differences, "\n  "),
-                     "\nundo that, or start in another `output` with this checkpoint as pretrained.path"));
+        "the run's checkpoint and the config describe different models (checkpoint != config):", differences,
+        "undo that, or start in another `output` with this checkpoint as pretrained.path");
   }
   for (const std::string& difference : CompareConfigs(stored, start.config)) {
     start.notes.push_back(absl::StrCat("differs from the run so far: ", difference));
@@ -157,13 +157,13 @@ absl::Status CheckAllTaken(const Manifest& stored, const models::DecoderConfig& 
     return absl::OkStatus();
   }
   const size_t shown = std::min(left.size(), kSpelledOut);
-  return MakeError(
+  return MakeListError(
       ErrorKind::kExtra,
       absl::StrCat("the model takes ", stored.size() - static_cast<int64_t>(left.size()), " of its ", stored.size(),
                    " tensors and has no place for ", absl::StrJoin(left.begin(), left.begin() + shown, ", "),
                    left.size() > shown ? absl::StrCat(" and ", left.size() - shown, " more") : "",
-                   "; set `model` so that it takes them all", differences.empty() ? "" : " (pretrained != config):\n  ",
-                   absl::StrJoin(differences, "\n  ")));
+                   "; set `model` so that it takes them all", differences.empty() ? "" : " (pretrained != config):"),
+      differences);
 }
 
 absl::Status StartPretrained(FileSystem& fs, const ConfigLayers& layers, Pretrained options, const JobRanks& ranks,

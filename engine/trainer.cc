@@ -13,30 +13,22 @@
 #include "absl/time/time.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
+#include "checkpoint/base/visible_text.h"
 #include "checkpoint/tensor/box.h"
 #include "engine/catch_torch.h"
 #include "engine/frozen.h"
+#include "engine/learning_rate.h"
 #include "engine/pipeline.h"
 #include "engine/run_history.h"
 #include "engine/share_failure.h"
 #include "models/decoder/sharding.h"
 #include "optimizer/clip.h"
-#include "optimizer/schedule.h"
 
 namespace waypoint::engine {
 namespace {
 
 // For ranks to tell why they end.  A stopped one does not come: this is how long the others live on for it.
 constexpr absl::Duration kLastWordsTimeout = absl::Seconds(10);
-
-CosineSchedule ScheduleOf(const TrainConfig& config) {
-  CosineSchedule schedule;
-  schedule.peak = config.optimizer().lr();
-  schedule.warmup_steps = config.schedule().warmup_steps();
-  schedule.total_steps = config.schedule().decay_steps();
-  schedule.minimum_ratio = config.schedule().min_ratio();
-  return schedule;
-}
 
 int64_t PeakResidentBytes() {
   struct rusage usage;
@@ -53,7 +45,8 @@ void Trainer::Print(const std::string& line) const {
 }
 
 void Trainer::PrintMine(const std::string& line) const {
-  const std::string named = first_rank() ? line : absl::StrCat("rank ", options_.coordinator->rank(), ": ", line);
+  const std::string named =
+      VisibleText(first_rank() ? line : absl::StrCat("rank ", options_.coordinator->rank(), ": ", line));
   if (options_.print) {
     options_.print(named);
   } else {
@@ -67,14 +60,15 @@ absl::Status Trainer::UpdateWeights(StepMetrics& metrics) {
   metrics.grad_norm = std::sqrt(squares);
   if (!std::isfinite(metrics.grad_norm)) {
     // An update would make every weight NaN, and the next checkpoint worthless.
-    return absl::FailedPreconditionError(
-        absl::StrCat("gradient norm is ", metrics.grad_norm, " (loss ", metrics.loss,
-                     "); lower optimizer.lr, or change data.seed to meet other batches"));
+    return MakeError(ErrorKind::kDiverged,
+                     absl::StrCat("step ", metrics.step, ": the norm of the gradients is ", metrics.grad_norm,
+                                  " (loss ", metrics.loss, "), nothing was updated; lower optimizer.lr or set ",
+                                  "optimizer.clip_norm, or change data.seed to meet other batches"));
   }
   if (const double limit = config().optimizer().clip_norm(); limit > 0) {
     WAYPOINT_RETURN_IF_ERROR(ScaleGradients(state_->shards().updated(), metrics.grad_norm, limit));
   }
-  metrics.lr = LearningRateAt(ScheduleOf(config()), state_->step);
+  metrics.lr = LearningRateOf(config(), state_->step);
   if (const absl::Status fenced = saver_->Fence(); !fenced.ok()) {
     saving_failed_ = true;
     return fenced;

@@ -80,7 +80,7 @@ class Trainer {
 
   // Steps until config.steps or until `stop`.  Errors: E_LOCKED, naming the owner, where another job saves, or did
   // since Create; of data, of
-  // saving (the run ends: weights that cannot be saved are not worth computing), FailedPrecondition for a gradient that
+  // saving (the run ends: weights that cannot be saved are not worth computing), E_DIVERGED for a gradient that
   // is not finite, E_RANK when another rank failed, Internal for what libtorch throws.  After an error of anything but
   // saving, a checkpoint of the last whole step is saved first, where the state of all ranks is whole.
   absl::StatusOr<TrainReport> Run();

@@ -1,9 +1,11 @@
 #include "tools/command_line.h"
 
+#include <fcntl.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
 #include <cmath>
 #include <csignal>
 #include <cstdlib>
@@ -13,8 +15,11 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "checkpoint/base/dtype_words.h"
 #include "checkpoint/base/error.h"
+#include "checkpoint/base/visible_text.h"
 #include "nlohmann/json.hpp"
+#include "tools/report_json.h"
 
 namespace waypoint {
 namespace {
@@ -40,6 +45,9 @@ constexpr Unit kUnits[] = {
     {"T", 1e12},
     {"B", 1.0},
 };
+
+// Nobody means 5 bytes by "5".
+constexpr int64_t kLeastBare = 1'000'000;
 
 std::string ThreeDigits(double value, absl::string_view unit) {
   const int decimals = value < 10 ? 2 : value < 100 ? 1 : 0;
@@ -84,6 +92,10 @@ absl::StatusOr<int64_t> ParseBytes(absl::string_view text) {
   }
   int64_t whole = 0;
   if (unit_bytes == 1 && absl::SimpleAtoi(number, &whole)) {
+    if (whole > 0 && whole < kLeastBare && !absl::EndsWith(upper, "B")) {
+      return MakeError(ErrorKind::kRequest, absl::StrCat("\"", text, "\" has no unit: ", whole, "GB or ", whole,
+                                                         "B? write which (B, KB, MB, GB, KiB, MiB, GiB)"));
+    }
     return whole > 0 ? absl::StatusOr<int64_t>(whole) : bad;
   }
   double value = 0;
@@ -95,6 +107,15 @@ absl::StatusOr<int64_t> ParseBytes(absl::string_view text) {
     return bad;
   }
   return static_cast<int64_t>(bytes);
+}
+
+absl::StatusOr<DType> ParseWeightsDType(absl::string_view text) {
+  const DType dtype = DTypeFromWord(text);
+  if (dtype == DType::kInvalid) {
+    return MakeError(ErrorKind::kRequest,
+                     absl::StrCat("\"", text, "\" is no type of weights; choose from ", DTypeWords()));
+  }
+  return dtype;
 }
 
 std::string HumanBytes(double bytes) {
@@ -130,14 +151,16 @@ std::string Count(int64_t count, absl::string_view noun) {
 ExitCode ReportError(const absl::Status& status, bool json, std::ostream& out, std::ostream& err) {
   const ExitCode code = ExitCodeFor(status);
   const absl::string_view kind = code == kExitInterrupted ? "interrupted" : ErrorKindName(GetErrorKind(status));
-  err << "error: " << kind << ": " << status.message() << std::endl;
+  // Messages of MakeError and the like are visible already, others one line.
+  const bool ours = GetErrorKind(status) != ErrorKind::kUnknown;
+  const std::string message = VisibleText(status.message(), ours ? NewLines::kIndented : NewLines::kEscaped);
+  err << "error: " << kind << ": " << message << std::endl;
   if (json) {
     nlohmann::ordered_json report;
     report["error"]["kind"] = std::string(kind);
-    report["error"]["message"] = std::string(status.message());
+    report["error"]["message"] = message;
     report["error"]["exit_code"] = static_cast<int>(code);
-    // A message may quote bytes of a broken file: those that are no text are replaced.
-    out << report.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << std::endl;
+    out << ReportJsonText(report) << std::endl;
   }
   return code;
 }
@@ -191,6 +214,12 @@ void CatchInterrupts() {
 }
 
 void PrepareProcess() {
+  for (const int fd : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (fcntl(fd, F_GETFD) < 0 && errno == EBADF) {
+      // The lowest number that is free is this one.  The wrong way round: what is written fails as before.
+      (void)!open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);
+    }
+  }
   std::signal(SIGXFSZ, SIG_IGN);
   struct rlimit files = {};
   if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < files.rlim_max) {

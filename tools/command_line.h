@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "checkpoint/base/dtype.h"
 #include "tools/exit_codes.h"
 
 namespace waypoint {
@@ -22,9 +23,13 @@ namespace waypoint {
 // where.  Slashes at the end are dropped.
 std::string ResolvePath(absl::string_view path);
 
-// "5GB" (decimal), "256MiB" (binary), "1.5 GB", "4096" (bytes).  Case does not matter; "K", "M", "G", "T" are decimal.
+// "5GB" (decimal), "256MiB" (binary), "1.5 GB", "7B".  Case does not matter; "K", "M", "G", "T" are decimal.  A number
+// alone is bytes from a million on; below, its unit was forgotten more likely than meant, and is asked for.
 // Errors: E_REQUEST for anything else, for zero, and beyond 63 bits.
 absl::StatusOr<int64_t> ParseBytes(absl::string_view text);
+
+// A type of weights as people write it (dtype_words.h).  Errors: E_REQUEST for anything else.
+absl::StatusOr<DType> ParseWeightsDType(absl::string_view text);
 
 // "2.50 GB": decimal, three digits.
 std::string HumanBytes(double bytes);
@@ -72,8 +77,9 @@ void CatchInterrupts();
 bool Interrupted();
 
 // What a program that reads and writes checkpoints asks of the system, once, before it starts threads: as many open
-// files as it may have, since a checkpoint is as many files as its writer liked; and an error of the write that goes
-// beyond RLIMIT_FSIZE, in place of SIGXFSZ, which kills.
+// files as it may have, since a checkpoint is as many files as its writer liked; an error of the write that goes
+// beyond RLIMIT_FSIZE, in place of SIGXFSZ, which kills; and, where a standard stream is closed, that no file of ours
+// gets its number: it stays one that fails.
 void PrepareProcess();
 
 }  // namespace waypoint

@@ -3,48 +3,17 @@
 #include <algorithm>
 #include <map>
 #include <memory>
-#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "checkpoint/base/json.h"
 #include "checkpoint/base/status_macros.h"
-#include "checkpoint/convert/config/json_path.h"
 
 namespace waypoint {
 namespace {
 
-constexpr char kConfigName[] = "config.json";
 constexpr char kOnlyInFirst[] = "only in the first";
 constexpr char kOnlyInSecond[] = "only in the second";
-
-// An empty object where there is none.
-absl::StatusOr<Json> ConfigOf(const OpenedCheckpoint& checkpoint) {
-  const auto& configs = checkpoint.metadata.external_configs();
-  const auto text = configs.find(kConfigName);
-  return text == configs.end() ? Json::object() : ParseJson(text->second, kConfigName, Limits());
-}
-
-absl::StatusOr<std::vector<std::string>> CompareConfigFiles(const OpenedCheckpoint& a, const OpenedCheckpoint& b) {
-  WAYPOINT_ASSIGN_OR_RETURN(const Json first, ConfigOf(a));
-  WAYPOINT_ASSIGN_OR_RETURN(const Json second, ConfigOf(b));
-  std::set<std::string> keys;
-  for (const Json* config : {&first, &second}) {
-    for (auto it = config->begin(); it != config->end(); ++it) {
-      keys.insert(it.key());
-    }
-  }
-  std::vector<std::string> differences;
-  for (const std::string& key : keys) {
-    const std::string where = absl::StrCat(kConfigName, ": ", key, ": ");
-    if (!first.contains(key) || !second.contains(key)) {
-      differences.push_back(absl::StrCat(where, first.contains(key) ? kOnlyInFirst : kOnlyInSecond));
-    } else if (first[key] != second[key]) {
-      differences.push_back(absl::StrCat(where, JsonText(first[key]), " != ", JsonText(second[key])));
-    }
-  }
-  return differences;
-}
 
 // The offset of the first byte that differs, of files of one size; -1 when none does.
 absl::StatusOr<int64_t> FirstDifference(FileSystem& fs, const Asset& a, const Asset& b) {
@@ -67,10 +36,9 @@ absl::StatusOr<int64_t> FirstDifference(FileSystem& fs, const Asset& a, const As
 
 }  // namespace
 
-absl::StatusOr<CarriedDifferences> CompareCarried(FileSystem& fs, const OpenedCheckpoint& a,
-                                                  const OpenedCheckpoint& b) {
-  CarriedDifferences differences;
-  WAYPOINT_ASSIGN_OR_RETURN(differences.config, CompareConfigFiles(a, b));
+absl::StatusOr<std::vector<std::string>> CompareCarriedFiles(FileSystem& fs, const OpenedCheckpoint& a,
+                                                             const OpenedCheckpoint& b) {
+  std::vector<std::string> differences;
   std::map<std::string, std::pair<const Asset*, const Asset*>> files;
   for (const Asset& asset : a.assets) {
     files[asset.name].first = &asset;
@@ -82,13 +50,13 @@ absl::StatusOr<CarriedDifferences> CompareCarried(FileSystem& fs, const OpenedCh
     const auto& [first, second] = pair;
     const std::string where = absl::StrCat(QuotedPath(name), ": ");
     if (first == nullptr || second == nullptr) {
-      differences.files.push_back(absl::StrCat(where, second == nullptr ? kOnlyInFirst : kOnlyInSecond));
+      differences.push_back(absl::StrCat(where, second == nullptr ? kOnlyInFirst : kOnlyInSecond));
     } else if (first->size_bytes != second->size_bytes) {
-      differences.files.push_back(absl::StrCat(where, first->size_bytes, " bytes != ", second->size_bytes, " bytes"));
+      differences.push_back(absl::StrCat(where, first->size_bytes, " bytes != ", second->size_bytes, " bytes"));
     } else {
       WAYPOINT_ASSIGN_OR_RETURN(const int64_t offset, FirstDifference(fs, *first, *second));
       if (offset >= 0) {
-        differences.files.push_back(absl::StrCat(where, "differs from byte ", offset, " on"));
+        differences.push_back(absl::StrCat(where, "differs from byte ", offset, " on"));
       }
     }
   }

@@ -1,10 +1,9 @@
 #ifndef TOOLS_COMPARE_CARRIED_H_
 #define TOOLS_COMPARE_CARRIED_H_
 
-// What two directories of one external format hold beside the model: config values that the native config does not
-// model (token ids, max_position_embeddings, torch_dtype) and files that travel along.
+// The files that travel along with two checkpoints, compared.
 //
-//   WAYPOINT_ASSIGN_OR_RETURN(const CarriedDifferences differences, CompareCarried(fs, a, b));
+//   WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> differences, CompareCarriedFiles(fs, a, b));
 //
 // Thread-safe.
 
@@ -17,16 +16,10 @@
 
 namespace waypoint {
 
-struct CarriedDifferences {
-  // "config.json: eos_token_id: 2 != 7", by key; every key counts, however the native config takes it.
-  std::vector<std::string> config;
-  // "tokenizer.json: 3 bytes != 4 bytes", by name.
-  std::vector<std::string> files;
-};
-
-// Both as they were opened.  Files are read in pieces, and no further than to the first that differs.
-// Errors: the file system's; those of ParseJson.
-absl::StatusOr<CarriedDifferences> CompareCarried(FileSystem& fs, const OpenedCheckpoint& a, const OpenedCheckpoint& b);
+// "tokenizer.json: 3 bytes != 4 bytes", by name.  Both as they were opened.  Files are read in pieces, and no further
+// than to the first that differs.  Errors: the file system's.
+absl::StatusOr<std::vector<std::string>> CompareCarriedFiles(FileSystem& fs, const OpenedCheckpoint& a,
+                                                             const OpenedCheckpoint& b);
 
 }  // namespace waypoint
 

@@ -4,12 +4,14 @@
 #include "tools/convert_command.h"
 #include "tools/resident_memory.h"
 #include "tools/run_logits.h"
+#include "tools/standard_output.h"
 
 int main(int argc, char** argv) {
   waypoint::ReturnFreedBlocks();
-  waypoint::PrepareProcess();
   waypoint::CatchInterrupts();
-  return waypoint::ConvertMain(argc, argv,
-                               {waypoint::PosixFileSystem(), std::cout, std::cerr, waypoint::StderrIsTerminal(),
-                                waypoint::LogitsProgramBeside()});
+  return waypoint::RunTool([&] {
+    return waypoint::ConvertMain(argc, argv,
+                                 {waypoint::PosixFileSystem(), std::cout, std::cerr, waypoint::StderrIsTerminal(),
+                                  waypoint::LogitsProgramBeside()});
+  });
 }

@@ -10,7 +10,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "checkpoint/base/error.h"
+#include "checkpoint/base/json.h"
 #include "checkpoint/base/status_macros.h"
+#include "checkpoint/base/visible_text.h"
 #include "checkpoint/checkpointer/checkpointer.h"
 #include "checkpoint/format/format_options.h"
 #include "tools/command_line.h"
@@ -19,6 +21,7 @@
 #include "tools/convert_target.h"
 #include "tools/format_flags.h"
 #include "tools/resident_memory.h"
+#include "tools/standard_output.h"
 #include "tools/verify_output.h"
 
 namespace waypoint {
@@ -70,10 +73,13 @@ class Conversion {
       WAYPOINT_RETURN_IF_ERROR(Write(save, optimizer_state));
       report_.peak_memory_growth_bytes = std::max<int64_t>(0, ReadResidentMemory().peak_bytes - memory_at_start);
     }
-    if (rank() == 0) {
-      environment_.out << (request_.json ? ReportJson(report_) : ReportText(report_)) << std::flush;
+    if (rank() != 0) {
+      return absl::OkStatus();
     }
-    return absl::OkStatus();
+    environment_.out << (request_.json ? ReportJson(report_) : ReportText(report_));
+    const absl::Status told = CheckWritten(environment_.out);
+    return request_.dry_run ? told
+                            : Annotate(told, absl::StrCat(QuotedPath(request_.target), " is published and whole"));
   }
 
  private:
@@ -118,8 +124,9 @@ class Conversion {
     }
     if (request_.print_plan && !request_.json) {
       for (const std::string& line : plan.lines) {
-        environment_.out << line << "\n";
+        environment_.out << VisibleText(line) << "\n";
       }
+      WAYPOINT_RETURN_IF_ERROR(CheckWritten(environment_.out));
     }
     return CheckSpace(fs, request_.target, plan.bytes);
   }

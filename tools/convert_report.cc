@@ -1,8 +1,11 @@
 #include "tools/convert_report.h"
 
 #include "absl/strings/str_cat.h"
+#include "checkpoint/base/json.h"
+#include "checkpoint/base/visible_text.h"
 #include "nlohmann/json.hpp"
 #include "tools/command_line.h"
+#include "tools/report_json.h"
 
 namespace waypoint {
 namespace {
@@ -39,8 +42,8 @@ double ConvertReport::bytes_per_second() const {
 }
 
 std::string ReportText(const ConvertReport& report) {
-  std::string text = absl::StrCat(report.dry_run ? "would convert \"" : "converted \"", report.source, "\" (",
-                                  report.from, ") to \"", report.target, "\" (", report.to, ")\n  ",
+  std::string text = absl::StrCat(report.dry_run ? "would convert " : "converted ", QuotedPath(report.source), " (",
+                                  report.from, ") to ", QuotedPath(report.target), " (", report.to, ")\n  ",
                                   Count(report.tensors, "tensor"), ", ", HumanBytes(static_cast<double>(report.bytes)));
   if (report.dry_run) {
     absl::StrAppend(&text, "; nothing was written\n");
@@ -54,7 +57,7 @@ std::string ReportText(const ConvertReport& report) {
     absl::StrAppend(&text, "\n");
   }
   for (const std::string& note : report.notes) {
-    absl::StrAppend(&text, "  note: ", note, "\n");
+    absl::StrAppend(&text, "  note: ", VisibleText(note), "\n");
   }
   return text;
 }
@@ -79,8 +82,7 @@ std::string ReportJson(const ConvertReport& report) {
   if (report.has_plan) {
     json["plan"] = report.plan;
   }
-  // Paths and names may hold bytes that are no UTF-8.
-  return json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+  return ReportJsonText(json) + "\n";
 }
 
 }  // namespace waypoint

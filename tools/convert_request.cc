@@ -4,10 +4,12 @@
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
+#include "checkpoint/base/dtype_words.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 #include "tools/command_line.h"
 #include "tools/exit_codes.h"
+#include "tools/parse_flags.h"
 
 namespace waypoint {
 namespace {
@@ -55,9 +57,9 @@ absl::StatusOr<absl::optional<ConvertRequest>> ParseConvertRequest(int argc, con
   app.add_option("DST", request.target, "directory to make")->required();
   app.add_option("--from", request.from, "format of SRC; auto looks at the directory");
   app.add_option("--to", request.to, "format of DST; auto: see below");
-  app.add_option("--dtype", dtype, "of the weights; optimizer state keeps its own")
-      ->check(CLI::IsMember({"keep", "bfloat16", "float16", "float32"}));
-  app.add_option("--max-shard-size", max_shard_size, "split into files of at most this (5GB, 500MiB)");
+  app.add_option("--dtype", dtype,
+                 absl::StrCat("of the weights: keep, ", DTypeWords(), "; optimizer state keeps its own"));
+  app.add_option("--max-shard-size", max_shard_size, "split into files of at most this, with its unit (5GB, 500MiB)");
   app.add_option("--max-memory", max_memory, "growth of resident memory, in all; 64MiB at least (256MiB)");
   app.add_option("--threads", request.threads, "that read, convert and write; 0 chooses (4)");
   app.add_flag("--dry-run", request.dry_run, "check and plan everything, write nothing");
@@ -80,18 +82,20 @@ absl::StatusOr<absl::optional<ConvertRequest>> ParseConvertRequest(int argc, con
   app.add_flag("--json", request.json, "report on stdout as JSON");
   AddFormatFlags(formats, FormatFlags::kLoadAndSave, app, &request.format_options);
   app.footer(Footer(formats));
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp&) {
-    *help = app.help();
+  WAYPOINT_ASSIGN_OR_RETURN(const bool parsed, ParseFlags(app, argc, argv, /*libtorch=*/"", help));
+  if (!parsed) {
     return absl::optional<ConvertRequest>();
-  } catch (const CLI::ParseError& error) {
-    return MakeError(ErrorKind::kRequest, absl::StrCat(error.what(), " (--help lists the flags)"));
   }
 
   request.source = ResolvePath(request.source);
   request.target = ResolvePath(request.target);
-  request.dtype = dtype == "keep" ? DType::kInvalid : DTypeFromTorchName(dtype);
+  if (dtype != "keep") {
+    const absl::StatusOr<DType> parsed_dtype = ParseWeightsDType(dtype);
+    if (!parsed_dtype.ok()) {
+      return Named("--dtype", parsed_dtype.status());
+    }
+    request.dtype = *parsed_dtype;
+  }
   request.verify = kVerifyModes.at(verify);
   request.keep_optimizer = optimizer == "keep";
   absl::StatusOr<int64_t> bytes = ParseBytes(max_shard_size);

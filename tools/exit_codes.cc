@@ -15,6 +15,7 @@ ExitCode ExitCodeFor(const absl::Status& status) {
     case ErrorKind::kUnknown:
       return absl::IsInvalidArgument(status) ? kExitRequest : kExitInternal;
     case ErrorKind::kRank:
+    case ErrorKind::kDiverged:
       return kExitInternal;
     case ErrorKind::kRequest:
     case ErrorKind::kExists:

@@ -10,7 +10,7 @@ namespace waypoint {
 
 enum ExitCode : int {
   kExitOk = 0,             // the request is done: an output is published, a comparison found no difference
-  kExitInternal = 1,       // a bug, or another rank's failure
+  kExitInternal = 1,       // a bug, another rank's failure, or training that diverged
   kExitRequest = 2,        // the request is wrong: flags, an output that exists, a directory somebody else holds
   kExitInput = 3,          // the input is wrong: any E_... of a file's contents, config, or what it lacks
   kExitVerify = 4,         // what was written does not verify, or two checkpoints differ

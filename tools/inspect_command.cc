@@ -1,39 +1,38 @@
 #include "tools/inspect_command.h"
 
-#include <algorithm>
+#include <iterator>
+#include <limits>
 #include <utility>
 #include <vector>
 
 #include "CLI/CLI.hpp"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/checkpointer/checkpointer.h"
 #include "checkpoint/format/format_options.h"
-#include "google/protobuf/util/message_differencer.h"
 #include "tools/command_line.h"
 #include "tools/compare_carried.h"
 #include "tools/compare_checkpoints.h"
+#include "tools/compare_configs.h"
 #include "tools/digest_tensors.h"
 #include "tools/format_flags.h"
 #include "tools/inspect_report.h"
 #include "tools/inspected_checkpoint.h"
 #include "tools/parse_flags.h"
+#include "tools/report_json.h"
+#include "tools/standard_output.h"
 
 namespace waypoint {
 namespace {
 
-std::vector<std::string> CompareConfigs(const CheckpointMetadata& a, const CheckpointMetadata& b) {
-  std::string report;
-  google::protobuf::util::MessageDifferencer differencer;
-  differencer.ReportDifferencesToString(&report);
-  differencer.Compare(a.model_config(), b.model_config());
-  return absl::StrSplit(report, '\n', absl::SkipEmpty());
-}
-
-void Print(const nlohmann::ordered_json& json, std::ostream& out) {
-  out << json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << std::endl;
+void Append(ConfigDifferences from, DiffReport& report) {
+  const auto append = [](std::vector<std::string> lines, std::vector<std::string>& to) {
+    to.insert(to.end(), std::make_move_iterator(lines.begin()), std::make_move_iterator(lines.end()));
+  };
+  append(std::move(from.real), report.config_differences);
+  append(std::move(from.written_out), report.written_out);
 }
 
 TransferOptions TransferWith(ProgressPrinter& progress) {
@@ -68,13 +67,14 @@ absl::Status Diff(const InspectRequest& request, const InspectEnvironment& envir
   report.second = request.diff;
   // One file says nothing of the model.
   if (!first.is_file) {
-    report.config_differences = CompareConfigs(first.opened.metadata, second.opened.metadata);
+    Append(CompareModelConfigs(first.opened.metadata, second.opened.metadata), report);
   }
   // Between formats, what is carried has other forms, or none.
   if (first.external && second.external && first.format == second.format) {
-    WAYPOINT_ASSIGN_OR_RETURN(CarriedDifferences carried, CompareCarried(environment.fs, first.opened, second.opened));
-    report.config_differences.insert(report.config_differences.end(), carried.config.begin(), carried.config.end());
-    report.file_differences = std::move(carried.files);
+    WAYPOINT_ASSIGN_OR_RETURN(ConfigDifferences config, CompareConfigFiles(first.format, first.opened, second.opened));
+    Append(std::move(config), report);
+    WAYPOINT_ASSIGN_OR_RETURN(report.file_differences,
+                              CompareCarriedFiles(environment.fs, first.opened, second.opened));
   }
   ProgressPrinter progress("comparing", environment.progress, environment.err);
   CompareOptions compare;
@@ -85,12 +85,9 @@ absl::Status Diff(const InspectRequest& request, const InspectEnvironment& envir
   WAYPOINT_ASSIGN_OR_RETURN(report.comparison, CompareSources(*first.opened.tensors, *second.opened.tensors, compare));
   progress.Clear();
   *equal = report.equal();
-  if (request.json) {
-    Print(DiffJson(report), environment.out);
-  } else {
-    environment.out << DiffText(report) << std::flush;
-  }
-  return absl::OkStatus();
+  environment.out << (request.json ? absl::StrCat(ReportJsonText(DiffJson(report)), "\n")
+                                   : DiffText(report, request.diff_limit));
+  return CheckWritten(environment.out);
 }
 
 }  // namespace
@@ -118,18 +115,21 @@ absl::Status Inspect(const InspectRequest& request, const InspectEnvironment& en
   } else {
     WriteInspectText(report, environment.out);
   }
-  return absl::OkStatus();
+  return CheckWritten(environment.out);
 }
 
 ExitCode InspectMain(int argc, const char* const* argv, const InspectEnvironment& environment) {
   InspectRequest request;
+  std::string diff_limit = "10";
   CLI::App app("Shows what a checkpoint holds: files, config, tensors, digests.", "inspect");
   app.add_option("PATH", request.path, "checkpoint directory of any format, or one file: .safetensors, .pth, .pt, .bin")
       ->required();
   app.add_flag("--verify", request.verify, "read everything back, check and show digests, and check what is optional");
   app.add_option("--diff", request.diff,
                  "compare with this checkpoint tensor by tensor, in native names, and of one external format also all "
-                 "config keys and the files that travel along; exit code 4 when they differ");
+                 "config keys and the files that travel along; exit code 4 when they differ; defaults that one side "
+                 "writes out are shown and are no difference");
+  app.add_option("--diff-limit", diff_limit, "differing tensors to spell out: a number (10), or all; JSON has all");
   app.add_flag("--ignore-optimizer", request.ignore_optimizer, "compare weights only");
   app.add_option("--from", request.format, "format of PATH; auto looks at the directory");
   app.add_flag("--carry-unknown", request.carry_unknown, "accept config keys that the format does not declare");
@@ -142,6 +142,13 @@ ExitCode InspectMain(int argc, const char* const* argv, const InspectEnvironment
   request.path = ResolvePath(request.path);
   if (!request.diff.empty()) {
     request.diff = ResolvePath(request.diff);
+  }
+  if (diff_limit == "all") {
+    request.diff_limit = std::numeric_limits<size_t>::max();
+  } else if (!absl::SimpleAtoi(diff_limit, &request.diff_limit)) {
+    return ReportError(MakeError(ErrorKind::kRequest,
+                                 absl::StrCat("--diff-limit: \"", diff_limit, "\" is no number; write one, or all")),
+                       request.json, environment.out, environment.err);
   }
   bool equal = true;
   const absl::Status status = Inspect(request, environment, &equal);

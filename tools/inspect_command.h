@@ -5,6 +5,7 @@
 //
 // Does not link libtorch.  One thread.
 
+#include <cstddef>
 #include <ostream>
 #include <string>
 
@@ -18,6 +19,8 @@ namespace waypoint {
 struct InspectRequest {
   std::string path;  // resolved
   std::string diff;  // empty: none
+  // Differing tensors that the text spells out.
+  size_t diff_limit = 10;
   std::string format = "auto";
   // Compare weights only.
   bool ignore_optimizer = false;

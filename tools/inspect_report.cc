@@ -9,14 +9,15 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "checkpoint/base/json.h"
+#include "checkpoint/base/visible_text.h"
 #include "google/protobuf/text_format.h"
 #include "google/protobuf/util/json_util.h"
 #include "tools/command_line.h"
+#include "tools/inspect_training.h"
+#include "tools/report_json.h"
 
 namespace waypoint {
 namespace {
-
-constexpr size_t kSpelledOut = 10;
 
 std::string ConfigText(const CheckpointMetadata& metadata) {
   google::protobuf::TextFormat::Printer printer;
@@ -36,10 +37,6 @@ std::string DtypeCounts(const Manifest& manifest) {
   });
 }
 
-std::string JsonDump(const nlohmann::ordered_json& json, int indent) {
-  return json.dump(indent, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
-}
-
 // As it is when a terminal shows that.
 std::string Visible(absl::string_view text, const std::string& quoted) {
   return quoted.size() == text.size() + 2 ? std::string(text) : quoted;
@@ -52,25 +49,25 @@ void WriteInspectText(const InspectReport& report, std::ostream& out) {
   const CheckpointMetadata& metadata = checkpoint.opened.metadata;
   const Manifest& manifest = checkpoint.opened.tensors->manifest();
   std::string text =
-      absl::StrCat("\"", checkpoint.path, "\": ", checkpoint.format, "\n  ", Count(manifest.size(), "tensor"), " (",
+      absl::StrCat(QuotedPath(checkpoint.path), ": ", checkpoint.format, "\n  ", Count(manifest.size(), "tensor"), " (",
                    DtypeCounts(manifest), "), ", HumanBytes(static_cast<double>(manifest.total_bytes())), "\n");
   if (metadata.has_training()) {
-    absl::StrAppend(&text, "  step ", metadata.training().step(), "\n");
+    absl::StrAppend(&text, TrainingText(metadata.training()));
   }
   if (!metadata.external_format().empty() && metadata.external_format() != checkpoint.format) {
-    absl::StrAppend(&text, "  external format: ", metadata.external_format(), "\n");
+    absl::StrAppend(&text, "  external format: ", VisibleText(metadata.external_format()), "\n");
   }
   if (!metadata.producer().empty()) {
-    absl::StrAppend(&text, "  written by ", metadata.producer(), "\n");
+    absl::StrAppend(&text, "  written by ", VisibleText(metadata.producer()), "\n");
   }
   if (!checkpoint.opened.sha256.empty()) {
-    absl::StrAppend(&text, "  sha256 ", checkpoint.opened.sha256, "\n");
+    absl::StrAppend(&text, "  sha256 ", VisibleText(checkpoint.opened.sha256), "\n");
   }
   if (report.verified) {
     absl::StrAppend(&text, "  verified: everything was read back\n");
   }
   for (const std::string& note : checkpoint.opened.notes) {
-    absl::StrAppend(&text, "  note: ", note, "\n");
+    absl::StrAppend(&text, "  note: ", VisibleText(note), "\n");
   }
   absl::StrAppend(&text, "\nfiles:\n");
   for (const InspectedFile& file : checkpoint.files) {
@@ -80,7 +77,7 @@ void WriteInspectText(const InspectReport& report, std::ostream& out) {
       absl::StrAppend(&text, ", ", Count(file.tensors, "tensor"));
     }
     if (!file.problem.empty()) {
-      absl::StrAppend(&text, ", not used: ", file.problem);
+      absl::StrAppend(&text, ", not used: ", VisibleText(file.problem));
     }
     for (const auto& [key, value] : file.metadata) {
       absl::StrAppend(&text, ", ", Visible(key, Quoted(key)), "=", Visible(value, Quoted(value)));
@@ -90,7 +87,13 @@ void WriteInspectText(const InspectReport& report, std::ostream& out) {
   if (metadata.has_model_config()) {
     absl::StrAppend(&text, "\nconfig:\n");
     for (const absl::string_view line : absl::StrSplit(ConfigText(metadata), '\n', absl::SkipEmpty())) {
-      absl::StrAppend(&text, "  ", line, "\n");
+      absl::StrAppend(&text, "  ", VisibleText(line), "\n");
+    }
+  }
+  if (metadata.has_training() && !metadata.training().trainer_config().empty()) {
+    absl::StrAppend(&text, "\ntrainer's config:\n");
+    for (const absl::string_view line : TrainerConfigLines(metadata.training())) {
+      absl::StrAppend(&text, "  ", VisibleText(line), "\n");
     }
   }
   out << text << "\ntensors:\n";
@@ -122,6 +125,7 @@ void WriteInspectJson(const InspectReport& report, std::ostream& out) {
   json["total_bytes"] = manifest.total_bytes();
   if (metadata.has_training()) {
     json["step"] = metadata.training().step();
+    json["training"] = TrainingJson(metadata.training());
   }
   json["external_format"] = metadata.external_format();
   json["producer"] = metadata.producer();
@@ -146,7 +150,7 @@ void WriteInspectJson(const InspectReport& report, std::ostream& out) {
     }
     json["files"].push_back(std::move(entry));
   }
-  const std::string head = JsonDump(json, 2);
+  const std::string head = ReportJsonText(json);
   out << absl::string_view(head).substr(0, head.size() - 2) << ",\n  \"tensors\": [";
   for (int64_t i = 0; i < manifest.size(); ++i) {
     const TensorMeta& tensor = manifest[i];
@@ -157,29 +161,35 @@ void WriteInspectJson(const InspectReport& report, std::ostream& out) {
     if (!report.digests.empty()) {
       entry["xxh3"] = report.digests[i];
     }
-    out << (i == 0 ? "\n    " : ",\n    ") << JsonDump(entry, -1);
+    out << (i == 0 ? "\n    " : ",\n    ") << ReportJsonText(entry, -1);
   }
   out << (manifest.size() == 0 ? "]\n}\n" : "\n  ]\n}\n") << std::flush;
 }
 
-std::string DiffText(const DiffReport& report) {
+std::string DiffText(const DiffReport& report, size_t limit) {
   const std::vector<TensorDifference>& differences = report.comparison.differences;
-  if (report.equal()) {
-    return absl::StrCat("equal: ", Count(report.comparison.tensors, "tensor"), ", ",
-                        HumanBytes(static_cast<double>(report.comparison.bytes)), "\n");
-  }
-  std::string text = absl::StrCat("different: first \"", report.first, "\", second \"", report.second, "\"\n");
+  std::string text = report.equal() ? absl::StrCat("equal: ", Count(report.comparison.tensors, "tensor"), ", ",
+                                                   HumanBytes(static_cast<double>(report.comparison.bytes)), "\n")
+                                    : absl::StrCat("different: first ", QuotedPath(report.first), ", second ",
+                                                   QuotedPath(report.second), "\n");
   for (const std::string& line : report.config_differences) {
-    absl::StrAppend(&text, "  config: ", line, "\n");
+    absl::StrAppend(&text, "  config: ", VisibleText(line), "\n");
   }
   for (const std::string& line : report.file_differences) {
-    absl::StrAppend(&text, "  file: ", line, "\n");
+    absl::StrAppend(&text, "  file: ", VisibleText(line), "\n");
   }
-  for (size_t i = 0; i < std::min(differences.size(), kSpelledOut); ++i) {
-    absl::StrAppend(&text, "  tensor \"", differences[i].name, "\": ", differences[i].what, "\n");
+  const size_t shown = std::min(differences.size(), limit);
+  for (size_t i = 0; i < shown; ++i) {
+    absl::StrAppend(&text, "  tensor ", QuotedPath(differences[i].name), ": ", differences[i].what, "\n");
   }
-  if (differences.size() > kSpelledOut) {
-    absl::StrAppend(&text, "  and ", differences.size() - kSpelledOut, " more\n");
+  if (differences.size() > shown) {
+    absl::StrAppend(&text, "  and ", differences.size() - shown, " more tensors; --diff-limit all shows them\n");
+  }
+  if (!report.written_out.empty()) {
+    absl::StrAppend(&text, "  the same in other words, a default that one side writes out:\n");
+  }
+  for (const std::string& line : report.written_out) {
+    absl::StrAppend(&text, "    config: ", VisibleText(line), "\n");
   }
   return text;
 }
@@ -193,6 +203,7 @@ nlohmann::ordered_json DiffJson(const DiffReport& report) {
   json["bytes_compared"] = report.comparison.bytes;
   json["config_differences"] = report.config_differences;
   json["file_differences"] = report.file_differences;
+  json["written_out_defaults"] = report.written_out;
   json["differences"] = nlohmann::ordered_json::array();
   for (const TensorDifference& difference : report.comparison.differences) {
     nlohmann::ordered_json entry = {

@@ -29,6 +29,8 @@ struct DiffReport {
   std::vector<std::string> config_differences;
   // Files that travel along and differ, one per line.
   std::vector<std::string> file_differences;
+  // What one config says and the other means without saying it.  No difference.
+  std::vector<std::string> written_out;
 
   bool equal() const { return comparison.equal() && config_differences.empty() && file_differences.empty(); }
 };
@@ -39,7 +41,9 @@ void WriteInspectText(const InspectReport& report, std::ostream& out);
 // Names are whole, values of metadata are cut.
 void WriteInspectJson(const InspectReport& report, std::ostream& out);
 
-std::string DiffText(const DiffReport& report);
+// Of differing tensors, the first `limit` are spelled out.
+std::string DiffText(const DiffReport& report, size_t limit);
+// All of them.
 nlohmann::ordered_json DiffJson(const DiffReport& report);
 
 }  // namespace waypoint

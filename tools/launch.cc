@@ -8,10 +8,12 @@
 #include <vector>
 
 #include "CLI/CLI.hpp"
+#include "checkpoint/base/visible_text.h"
 #include "tools/command_line.h"
 #include "tools/exit_codes.h"
 #include "tools/launch_ranks.h"
 #include "tools/parse_flags.h"
+#include "tools/standard_output.h"
 
 namespace waypoint {
 namespace {
@@ -65,7 +67,10 @@ int Main(int argc, char** argv) {
     return ReportError(report.status(), /*json=*/false, std::cout, std::cerr);
   }
   if (!report->failure.empty()) {
-    std::cerr << "error: " << report->failure << std::endl;
+    std::cerr << "error: " << VisibleText(report->failure) << std::endl;
+  }
+  if (report->exit_code == kExitOk && report->output_error != 0) {
+    return ReportError(OutputError(report->output_error), /*json=*/false, std::cout, std::cerr);
   }
   return report->exit_code;
 }
@@ -73,4 +78,6 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace waypoint
 
-int main(int argc, char** argv) { return waypoint::Main(argc, argv); }
+int main(int argc, char** argv) {
+  return waypoint::RunTool([&] { return waypoint::Main(argc, argv); });
+}

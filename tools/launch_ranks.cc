@@ -49,14 +49,16 @@ class Fd {
   int fd_;
 };
 
-void WriteAll(int fd, absl::string_view text) {
+// 0, or why nothing more can be written.
+int WriteAll(int fd, absl::string_view text) {
   while (!text.empty()) {
     const ssize_t written = write(fd, text.data(), text.size());
     if (written < 0 && errno != EINTR) {
-      return;  // nobody reads any more; the ranks go on
+      return errno;
     }
     text.remove_prefix(std::max<ssize_t>(written, 0));
   }
+  return 0;
 }
 
 // What one rank prints to one of its two streams.
@@ -65,6 +67,9 @@ class Stream {
   Stream(Fd from, int to, std::string prefix) : from_(std::move(from)), to_(to), prefix_(std::move(prefix)) {}
 
   int fd() const { return from_.get(); }
+  int to() const { return to_; }
+  // errno of the first write that failed; the rank goes on, unheard.
+  int write_error() const { return write_error_; }
 
   // Passes on what is there.  Closes at the end.
   void Read() {
@@ -76,7 +81,7 @@ class Stream {
     if (bytes <= 0) {
       from_.Close();
       if (!line_.empty()) {
-        WriteAll(to_, absl::StrCat(prefix_, line_, "\n"));
+        Write(absl::StrCat(prefix_, line_, "\n"));
         line_.clear();
       }
       return;
@@ -89,14 +94,20 @@ class Stream {
       absl::StrAppend(&whole, prefix_, absl::string_view(line_).substr(0, length), "\n");
       line_.erase(0, std::min(length + 1, line_.size()));
     }
-    WriteAll(to_, whole);
+    Write(whole);
   }
 
  private:
+  void Write(absl::string_view text) {
+    const int error = WriteAll(to_, text);
+    write_error_ = write_error_ == 0 ? error : write_error_;
+  }
+
   Fd from_;
   int to_;
   std::string prefix_;
   std::string line_;
+  int write_error_ = 0;
 };
 
 struct Rank {
@@ -339,6 +350,11 @@ class Launcher {
 
   LaunchReport Report() const {
     LaunchReport report;
+    for (const Stream& stream : streams_) {
+      if (stream.to() == STDOUT_FILENO && report.output_error == 0) {
+        report.output_error = stream.write_error();
+      }
+    }
     // A rank that missed those that were stopped early did what it was asked to, too.
     const bool all_stopped = stopped_ && std::all_of(failed_.begin(), failed_.end(),
                                                      [&](int i) { return ranks_[i].exit_code == kExitInternal; });

@@ -36,6 +36,8 @@ struct LaunchReport {
   // The rank that failed, and how: "rank 2 was killed by signal 9".  One that gave no sign and had to be killed after
   // others had failed is named as well.  Empty when none did.
   std::string failure;
+  // errno of the first write to standard output that failed; 0: none did.  The ranks go on without.
+  int output_error = 0;
 };
 
 // Errors: E_REQUEST for a program that cannot be run or a number of ranks below 1, E_IO when processes or pipes cannot

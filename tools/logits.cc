@@ -2,9 +2,11 @@
 
 #include "tools/command_line.h"
 #include "tools/logits_command.h"
+#include "tools/standard_output.h"
 
 int main(int argc, char** argv) {
-  waypoint::PrepareProcess();
   waypoint::CatchInterrupts();
-  return waypoint::LogitsMain(argc, argv, {waypoint::PosixFileSystem(), std::cout, std::cerr});
+  return waypoint::RunTool([&] {
+    return waypoint::LogitsMain(argc, argv, {waypoint::PosixFileSystem(), std::cout, std::cerr});
+  });
 }

@@ -1,6 +1,6 @@
 #include "tools/logits_command.h"
 
-#include <unistd.h>
+#include <torch/csrc/api/include/torch/version.h>
 
 #include <algorithm>
 #include <limits>
@@ -14,7 +14,9 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "checkpoint/base/dtype_words.h"
 #include "checkpoint/base/error.h"
+#include "checkpoint/base/json.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/checkpointer/checkpointer.h"
 #include "checkpoint/container/safetensors/header.h"
@@ -22,7 +24,9 @@
 #include "tools/command_line.h"
 #include "tools/format_flags.h"
 #include "tools/parse_flags.h"
+#include "tools/report_json.h"
 #include "tools/run_decoder.h"
+#include "tools/standard_output.h"
 
 namespace waypoint {
 namespace {
@@ -76,50 +80,24 @@ absl::StatusOr<at::Tensor> ReadTokens(FileSystem& fs, const std::string& tokens)
   return MakeError(ErrorKind::kMissing, absl::StrCat("\"", tokens, "\": no tensor \"input_ids\""));
 }
 
-absl::Status WriteLogits(FileSystem& fs, const std::string& path, const at::Tensor& logits) {
+absl::Status WriteLogits(const OutputFile& output, const at::Tensor& logits) {
   std::vector<SafetensorsEntry> entries(1);
   entries[0].name = "logits";
   entries[0].dtype = DType::kF32;
   entries[0].shape.assign(logits.sizes().begin(), logits.sizes().end());
   const std::string header = BuildSafetensorsHeader(&entries, {{"format", "pt"}});
-  const std::string staged = absl::StrCat(path, ".tmp-", getpid());
-  const int64_t header_bytes = static_cast<int64_t>(header.size());
-  const int64_t data_bytes = static_cast<int64_t>(logits.nbytes());
-  const auto write = [&]() -> absl::Status {
-    CreateOptions create;
-    create.size_bytes = header_bytes + data_bytes;
-    WAYPOINT_ASSIGN_OR_RETURN(const auto file, fs.Create(staged, create));
-    WAYPOINT_RETURN_IF_ERROR(file->Write(0, header));
-    WAYPOINT_RETURN_IF_ERROR(
-        file->Write(header_bytes, absl::MakeConstSpan(static_cast<const char*>(logits.data_ptr()), data_bytes)));
-    WAYPOINT_RETURN_IF_ERROR(file->Sync());
-    WAYPOINT_RETURN_IF_ERROR(file->Close());
-    WAYPOINT_RETURN_IF_ERROR(fs.Rename(staged, path));
-    return fs.SyncDirectory(DirName(path));
-  };
-  absl::Status status = write();
-  if (!status.ok()) {
-    // What failed matters more than whether its leavings could be removed.
-    fs.RemoveFile(staged).IgnoreError();
-  }
-  return status;
+  return output.Write({header, absl::string_view(static_cast<const char*>(logits.data_ptr()), logits.nbytes())});
 }
 
 absl::Status Logits(const LogitsRequest& request, const LogitsEnvironment& environment) {
   FileSystem& fs = environment.fs;
-  // The rename would find out after everything was computed.
-  WAYPOINT_ASSIGN_OR_RETURN(const bool exists, Exists(fs, request.output));
-  if (exists) {
-    WAYPOINT_ASSIGN_OR_RETURN(const FileInfo info, fs.Stat(request.output));
-    if (info.type == FileType::kDirectory) {
-      return MakeError(ErrorKind::kRequest,
-                       absl::StrCat("--output: \"", request.output, "\" is a directory, wanted a file in it"));
-    }
+  WAYPOINT_ASSIGN_OR_RETURN(const OutputFile output, OutputFile::Check("--output", request.output, request.overwrite));
+  if (output.replaces()) {
     WAYPOINT_ASSIGN_OR_RETURN(const std::string real_output, fs.RealPath(request.output));
     WAYPOINT_ASSIGN_OR_RETURN(const std::string real_directory, fs.RealPath(request.directory));
     if (DirName(real_output) == real_directory) {
-      return MakeError(ErrorKind::kRequest, absl::StrCat("--output: \"", request.output,
-                                                         "\" is a file of the checkpoint; choose another place"));
+      return MakeError(ErrorKind::kRequest, absl::StrCat("--output: ", QuotedPath(request.output),
+                                                         " is a file of the checkpoint; choose another place"));
     }
   }
   WAYPOINT_ASSIGN_OR_RETURN(const at::Tensor tokens, ReadTokens(fs, request.tokens));
@@ -133,7 +111,7 @@ absl::Status Logits(const LogitsRequest& request, const LogitsEnvironment& envir
   transfer.cancelled = Interrupted;
   WAYPOINT_ASSIGN_OR_RETURN(const auto model, LoadFloat32Decoder(opened, transfer, request.round_to));
   WAYPOINT_ASSIGN_OR_RETURN(const at::Tensor logits, ComputeLogits(*model, tokens));
-  WAYPOINT_RETURN_IF_ERROR(WriteLogits(fs, request.output, logits));
+  WAYPOINT_RETURN_IF_ERROR(WriteLogits(output, logits));
 
   const std::vector<int64_t> shape(logits.sizes().begin(), logits.sizes().end());
   // What the model would say next, for the eye.
@@ -142,6 +120,7 @@ absl::Status Logits(const LogitsRequest& request, const LogitsEnvironment& envir
     const at::Tensor best = logits.select(1, logits.size(1) - 1).argmax(-1).contiguous();
     next.assign(best.data_ptr<int64_t>(), best.data_ptr<int64_t>() + best.numel());
   }
+  std::ostream& out = output.is_standard_output() ? environment.err : environment.out;
   if (request.json) {
     nlohmann::ordered_json report;
     report["directory"] = request.directory;
@@ -149,18 +128,16 @@ absl::Status Logits(const LogitsRequest& request, const LogitsEnvironment& envir
     report["output"] = request.output;
     report["shape"] = shape;
     report["next_tokens"] = next;
-    environment.out << report.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << std::endl;
+    out << ReportJsonText(report) << std::endl;
   } else {
-    environment.out << "logits " << ShapeString(shape) << " of \"" << request.directory << "\" (" << format->name()
-                    << ") are in \"" << request.output << "\"\n";
+    out << "logits " << ShapeString(shape) << " of " << QuotedPath(request.directory) << " (" << format->name()
+        << ") are in " << QuotedPath(request.output) << "\n";
     if (logits.numel() > 0) {
-      environment.out << absl::StrFormat("  from %g to %g; likeliest next token of each row: %s\n",
-                                         logits.min().item<double>(), logits.max().item<double>(),
-                                         absl::StrJoin(next, ", "));
+      out << absl::StrFormat("  from %g to %g; likeliest next token of each row: %s\n", logits.min().item<double>(),
+                             logits.max().item<double>(), absl::StrJoin(next, ", "));
     }
-    environment.out << std::flush;
   }
-  return absl::OkStatus();
+  return CheckWritten(out);
 }
 
 ExitCode LogitsMain(int argc, const char* const* argv, const LogitsEnvironment& environment) {
@@ -171,19 +148,29 @@ ExitCode LogitsMain(int argc, const char* const* argv, const LogitsEnvironment& 
   app.add_option("--tokens", request.tokens,
                  "ids separated by commas, or a safetensors file with input_ids, int64 [batch, length]")
       ->required();
-  app.add_option("--output", request.output, "safetensors file to write: logits, float32 [batch, length, vocabulary]")
+  app.add_option(
+         "--output", request.output,
+         "safetensors file to write: logits, float32 [batch, length, vocabulary]; a device or a pipe is written "
+         "into, and where that is standard output the report goes to stderr")
       ->required();
+  app.add_flag("--overwrite", request.overwrite, "replace FILE if it is there");
   app.add_option("--from", request.format, "format of DIR; auto looks at the directory");
-  app.add_option("--round-to", round_to, "round the weights to this dtype before they are used in float32")
-      ->check(CLI::IsMember({"float16", "bfloat16", "float32"}));
+  app.add_option("--round-to", round_to,
+                 absl::StrCat("round the weights to this type before they are used in float32: ", DTypeWords()));
   app.add_flag("--carry-unknown", request.carry_unknown, "accept config keys that the format does not declare");
   app.add_flag("--json", request.json, "report on stdout as JSON");
   AddFormatFlags(LinkedFormats(), FormatFlags::kLoad, app, &request.format_options);
   app.footer(std::string(ExitCodesHelp()));
-  if (const auto end = ParseFlags(app, argc, argv, environment.out, environment.err); end.has_value()) {
+  if (const auto end = ParseFlags(app, argc, argv, environment.out, environment.err, TORCH_VERSION); end.has_value()) {
     return *end;
   }
-  request.round_to = DTypeFromTorchName(round_to);
+  if (!round_to.empty()) {
+    const absl::StatusOr<DType> dtype = ParseWeightsDType(round_to);
+    if (!dtype.ok()) {
+      return ReportError(Annotate(dtype.status(), "--round-to"), request.json, environment.out, environment.err);
+    }
+    request.round_to = *dtype;
+  }
   request.directory = ResolvePath(request.directory);
   request.output = ResolvePath(request.output);
   if (!LooksLikeIds(request.tokens)) {

@@ -14,6 +14,7 @@
 #include "checkpoint/format/checkpoint_format.h"
 #include "checkpoint/storage/file_system.h"
 #include "tools/exit_codes.h"
+#include "tools/output_file.h"
 
 namespace waypoint {
 
@@ -21,7 +22,8 @@ struct LogitsRequest {
   std::string directory;  // resolved
   // Ids separated by commas, or the resolved path of a safetensors file with `input_ids`, int64 [batch, length].
   std::string tokens;
-  std::string output;  // resolved
+  std::string output;  // resolved; see output_file.h for what it may be
+  bool overwrite = false;
   std::string format = "auto";
   // Round the weights to this before they are used in float32; kInvalid: do not.
   DType round_to = DType::kInvalid;
@@ -40,8 +42,8 @@ struct LogitsEnvironment {
 // `input_ids`.
 absl::StatusOr<at::Tensor> ReadTokens(FileSystem& fs, const std::string& tokens);
 
-// A safetensors file with the one tensor `logits`, which appears whole or not at all and replaces an earlier file.
-absl::Status WriteLogits(FileSystem& fs, const std::string& path, const at::Tensor& logits);
+// A safetensors file with the one tensor `logits`.
+absl::Status WriteLogits(const OutputFile& output, const at::Tensor& logits);
 
 absl::Status Logits(const LogitsRequest& request, const LogitsEnvironment& environment);
 

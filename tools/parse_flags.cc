@@ -9,6 +9,7 @@
 #include "absl/strings/string_view.h"
 #include "checkpoint/base/error.h"
 #include "tools/command_line.h"
+#include "tools/version.h"
 
 namespace waypoint {
 namespace {
@@ -27,19 +28,36 @@ std::string Reason(const CLI::App& app, const CLI::ParseError& error) {
 
 }  // namespace
 
-absl::optional<ExitCode> ParseFlags(CLI::App& app, int argc, const char* const* argv, std::ostream& out,
-                                    std::ostream& err) {
+absl::StatusOr<bool> ParseFlags(CLI::App& app, int argc, const char* const* argv, absl::string_view libtorch,
+                                std::string* text) {
+  app.set_version_flag("--version", VersionText(app.get_name(), libtorch), "print versions and exit");
   try {
     app.parse(argc, argv);
   } catch (const CLI::CallForHelp&) {
-    out << app.help() << std::flush;
-    return kExitOk;
+    *text = app.help();
+    return false;
+  } catch (const CLI::CallForVersion& version) {
+    *text = version.what();
+    return false;
   } catch (const CLI::ParseError& error) {
-    const bool json = std::find(argv, argv + argc, absl::string_view("--json")) != argv + argc;
-    return ReportError(MakeError(ErrorKind::kRequest, absl::StrCat(Reason(app, error), " (--help lists the flags)")),
-                       json, out, err);
+    return MakeError(ErrorKind::kRequest, absl::StrCat(Reason(app, error), " (--help lists the flags)"));
   }
-  return absl::nullopt;
+  return true;
+}
+
+absl::optional<ExitCode> ParseFlags(CLI::App& app, int argc, const char* const* argv, std::ostream& out,
+                                    std::ostream& err, absl::string_view libtorch) {
+  std::string text;
+  const absl::StatusOr<bool> parsed = ParseFlags(app, argc, argv, libtorch, &text);
+  if (!parsed.ok()) {
+    const bool json = std::find(argv, argv + argc, absl::string_view("--json")) != argv + argc;
+    return ReportError(parsed.status(), json, out, err);
+  }
+  if (*parsed) {
+    return absl::nullopt;
+  }
+  out << text << std::flush;
+  return kExitOk;
 }
 
 }  // namespace waypoint

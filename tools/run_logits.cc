@@ -13,6 +13,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "checkpoint/base/error.h"
+#include "checkpoint/base/json.h"
+#include "checkpoint/base/list_error.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/container/safetensors/header.h"
 #include "checkpoint/storage/file_system.h"
@@ -117,9 +119,9 @@ absl::StatusOr<std::vector<float>> RunLogits(const std::string& program, const L
   }
   if (code != kExitOk) {
     WAYPOINT_ASSIGN_OR_RETURN(const std::string said, ReadSmallFile(fs, log, int64_t{1} << 20, "log of logits"));
-    return MakeError(ErrorKind::kVerify,
-                     absl::StrCat("logits of \"", run.directory, "\" cannot be computed: exit code ", code, ", ",
-                                  absl::StripAsciiWhitespace(said)));
+    return MakeQuotingError(ErrorKind::kVerify,
+                            absl::StrCat("logits of ", QuotedPath(run.directory), " cannot be computed: exit code ",
+                                         code, ", ", absl::StripAsciiWhitespace(said)));
   }
   return ReadLogits(fs, output);
 }

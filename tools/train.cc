@@ -1,5 +1,6 @@
 // Trains a decoder from a config file; engine/README.md describes what a run does.
 
+#include <torch/csrc/api/include/torch/version.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -15,7 +16,9 @@
 #include "absl/strings/str_cat.h"
 #include "absl/types/optional.h"
 #include "checkpoint/base/error.h"
+#include "checkpoint/base/json.h"
 #include "checkpoint/base/status_macros.h"
+#include "checkpoint/base/visible_text.h"
 #include "checkpoint/coordination/c10d/c10d_coordinator.h"
 #include "checkpoint/coordination/c10d/c10d_exchange.h"
 #include "checkpoint/coordination/coordinator.h"
@@ -26,6 +29,8 @@
 #include "tools/command_line.h"
 #include "tools/exit_codes.h"
 #include "tools/parse_flags.h"
+#include "tools/report_json.h"
+#include "tools/standard_output.h"
 
 namespace waypoint {
 namespace {
@@ -117,11 +122,11 @@ absl::Status DryRun(const engine::ConfigLayers& layers, const TrainRequest& requ
   }
   for (const std::vector<std::string>& notes : {start.notes, export_notes}) {
     for (const std::string& note : notes) {
-      std::cerr << "note: " << note << std::endl;
+      std::cerr << "note: " << VisibleText(note) << std::endl;
     }
   }
   std::cerr << "would start from " << engine::StartKindName(start.kind)
-            << (start.path.empty() ? "" : absl::StrCat(" \"", start.path, "\""))
+            << (start.path.empty() ? "" : absl::StrCat(" ", QuotedPath(start.path)))
             << "; the config is complete:" << std::endl;
   const std::string config = engine::PrintConfig(start.config);
   if (request.json) {
@@ -129,7 +134,7 @@ absl::Status DryRun(const engine::ConfigLayers& layers, const TrainRequest& requ
     json["start"] = std::string(engine::StartKindName(start.kind));
     json["start_path"] = start.path;
     json["config"] = config;
-    std::cout << json.dump(2) << std::endl;
+    std::cout << ReportJsonText(json) << std::endl;
   } else {
     std::cout << config;
   }
@@ -176,7 +181,7 @@ absl::Status Train(const TrainRequest& request) {
   WAYPOINT_ASSIGN_OR_RETURN(const std::unique_ptr<engine::Trainer> trainer, engine::Trainer::Create(layers, options));
   WAYPOINT_ASSIGN_OR_RETURN(const engine::TrainReport report, trainer->Run());
   if (request.json && speaks) {
-    std::cout << Summary(report).dump(2) << std::endl;
+    std::cout << ReportJsonText(Summary(report)) << std::endl;
   }
   if (report.stopped) {
     const std::string cause =
@@ -191,7 +196,6 @@ absl::Status Train(const TrainRequest& request) {
 }
 
 int Main(int argc, char** argv) {
-  PrepareProcess();
   TrainRequest request;
   CLI::App app(kHelp, "train");
   app.footer(kFooter);
@@ -199,7 +203,7 @@ int Main(int argc, char** argv) {
   app.add_option("OVERRIDES", request.overrides, "key.sub=value, applied in order");
   app.add_flag("--dry-run", request.dry_run, "check config, checkpoint and data, print the merged config, and stop");
   app.add_flag("--json", request.json, "print a summary as JSON to stdout");
-  if (const auto end = ParseFlags(app, argc, argv, std::cout, std::cerr); end.has_value()) {
+  if (const auto end = ParseFlags(app, argc, argv, std::cout, std::cerr, TORCH_VERSION); end.has_value()) {
     return *end;
   }
   // `bazel run` starts in its own tree; paths in the config are meant from where the user is.
@@ -212,7 +216,7 @@ int Main(int argc, char** argv) {
   if (absl::IsCancelled(status)) {
     // The summary is printed already, and once is enough.
     if (IsFirstRank()) {
-      std::cerr << status.message() << std::endl;
+      std::cerr << VisibleText(status.message()) << std::endl;
     }
     return kExitInterrupted;
   }
@@ -222,4 +226,6 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace waypoint
 
-int main(int argc, char** argv) { return waypoint::Main(argc, argv); }
+int main(int argc, char** argv) {
+  return waypoint::RunTool([&] { return waypoint::Main(argc, argv); });
+}

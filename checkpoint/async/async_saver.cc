@@ -17,6 +17,7 @@
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/start_thread.h"
 #include "checkpoint/base/status_macros.h"
+#include "checkpoint/base/visible_text.h"
 
 namespace waypoint {
 namespace {
@@ -111,7 +112,7 @@ AsyncSaver::~AsyncSaver() {
   if (options_.on_lost_failure) {
     options_.on_lost_failure(failure);
   } else {
-    std::fprintf(stderr, "%s\n", std::string(failure.message()).c_str());
+    std::fprintf(stderr, "%s\n", VisibleText(failure.message(), NewLines::kIndented).c_str());
   }
 }
 

@@ -5,6 +5,8 @@
 
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
+#include "checkpoint/base/list_error.h"
+#include "checkpoint/base/visible_text.h"
 
 namespace waypoint {
 namespace {
@@ -53,6 +55,7 @@ constexpr KindRow kKinds[] = {
     {ErrorKind::kLocked, absl::StatusCode::kFailedPrecondition, "E_LOCKED"},
     {ErrorKind::kVerify, absl::StatusCode::kDataLoss, "E_VERIFY"},
     {ErrorKind::kRank, absl::StatusCode::kAborted, "E_RANK"},
+    {ErrorKind::kDiverged, absl::StatusCode::kFailedPrecondition, "E_DIVERGED"},
 };
 
 const KindRow& RowOf(ErrorKind kind) {
@@ -76,15 +79,33 @@ ErrorKind KindIn(const absl::Status& status, absl::string_view url) {
   return ErrorKind::kUnknown;
 }
 
+absl::Status WithKind(ErrorKind kind, absl::string_view visible_message) {
+  const KindRow& row = RowOf(kind);
+  absl::Status status(row.code, visible_message);
+  status.SetPayload(kPayloadUrl, absl::Cord(row.name));
+  return status;
+}
+
 }  // namespace
 
 absl::string_view ErrorKindName(ErrorKind kind) { return RowOf(kind).name; }
 
-absl::Status MakeError(ErrorKind kind, absl::string_view message) {
-  const KindRow& row = RowOf(kind);
-  absl::Status status(row.code, message);
-  status.SetPayload(kPayloadUrl, absl::Cord(row.name));
-  return status;
+absl::Status MakeError(ErrorKind kind, absl::string_view message) { return WithKind(kind, VisibleText(message)); }
+
+absl::Status MakeListError(ErrorKind kind, absl::string_view head, absl::Span<const std::string> lines,
+                           absl::string_view remedy) {
+  std::string message = VisibleText(head);
+  for (const std::string& line : lines) {
+    absl::StrAppend(&message, "\n  ", VisibleText(line));
+  }
+  if (!remedy.empty()) {
+    absl::StrAppend(&message, "\n  ", VisibleText(remedy));
+  }
+  return WithKind(kind, message);
+}
+
+absl::Status MakeQuotingError(ErrorKind kind, absl::string_view message) {
+  return WithKind(kind, VisibleText(message, NewLines::kIndented));
 }
 
 ErrorKind GetErrorKind(const absl::Status& status) { return KindIn(status, kPayloadUrl); }
@@ -96,7 +117,7 @@ std::string ErrorText(const absl::Status& status) {
 }
 
 absl::Status RankError(absl::string_view context, absl::string_view error_text) {
-  absl::Status status = MakeError(ErrorKind::kRank, absl::StrCat(context, ": ", error_text));
+  absl::Status status = MakeQuotingError(ErrorKind::kRank, absl::StrCat(VisibleText(context), ": ", error_text));
   status.SetPayload(kCauseUrl, absl::Cord(error_text.substr(0, error_text.find(':'))));
   return status;
 }
@@ -110,7 +131,7 @@ absl::Status Annotate(const absl::Status& status, absl::string_view context) {
   if (status.ok()) {
     return status;
   }
-  absl::Status annotated(status.code(), absl::StrCat(context, ": ", status.message()));
+  absl::Status annotated(status.code(), absl::StrCat(VisibleText(context), ": ", status.message()));
   status.ForEachPayload(
       [&annotated](absl::string_view url, const absl::Cord& payload) { annotated.SetPayload(url, payload); });
   return annotated;

@@ -55,12 +55,14 @@ enum class ErrorKind {
   kLocked,        // E_LOCKED: somebody else holds the directory (FailedPrecondition)
   kVerify,        // E_VERIFY: what was written does not verify (DataLoss)
   kRank,          // E_RANK: another rank failed or stalled (Aborted)
+  kDiverged,      // E_DIVERGED: a training step computed NaN or infinity (FailedPrecondition)
 };
 
 // "E_TRUNCATED"; "E_UNKNOWN" for kUnknown.
 absl::string_view ErrorKindName(ErrorKind kind);
 
-// A Status with the code that belongs to the kind and the kind as payload.
+// A Status with the code that belongs to the kind and the kind as payload.  The message becomes one line, fit for a
+// terminal whatever names from files are in it (visible_text.h); list_error.h has messages of several lines.
 absl::Status MakeError(ErrorKind kind, absl::string_view message);
 
 // The kind attached to a status; kUnknown for OK and for statuses without one.
@@ -73,7 +75,8 @@ absl::Status RankError(absl::string_view context, absl::string_view error_text);
 // The kind of what made a RankError; of any other status its own.
 ErrorKind GetCause(const absl::Status& status);
 
-// The same status with "context: " before its message, kind kept.  OK stays OK.
+// The same status with "context: " before its message, kind kept.  OK stays OK.  The context becomes fit for a
+// terminal, as with MakeError.
 absl::Status Annotate(const absl::Status& status, absl::string_view context);
 
 // An allocation of so many bytes for `what` failed.  `remedy` says what to lower or to free: "lower --max-memory".

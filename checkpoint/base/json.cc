@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "checkpoint/base/error.h"
+#include "checkpoint/base/visible_text.h"
 
 namespace waypoint {
 namespace {
@@ -110,32 +111,6 @@ void AppendValue(const Json& value, int indent, std::string* out) {
   }
 }
 
-// What a terminal would obey or hide instead of show, beyond what JSON escapes: DEL, C1 controls, marks of direction,
-// separators of lines.  Bytes that are not UTF-8 are escaped too: a path may hold any.
-void AppendVisible(absl::string_view json, std::string* out) {
-  while (!json.empty()) {
-    const auto byte = static_cast<unsigned char>(json[0]);
-    size_t length = byte < 0x80 ? 1 : byte < 0xE0 ? 2 : byte < 0xF0 ? 3 : 4;
-    if (byte >= 0x80 && (length > json.size() || !CheckUtf8(json.substr(0, length), "").ok())) {
-      absl::StrAppend(out, "\\x", absl::Hex(byte, absl::kZeroPad2));
-      json.remove_prefix(1);
-      continue;
-    }
-    uint32_t code = length == 1 ? byte : byte & (0xFF >> (length + 1));
-    for (size_t tail = 1; tail < length; ++tail) {
-      code = code << 6 | (static_cast<unsigned char>(json[tail]) & 0x3F);
-    }
-    const bool hidden = (code >= 0x7F && code <= 0x9F) || code == 0x061C || (code >= 0x200B && code <= 0x200F) ||
-                        (code >= 0x2028 && code <= 0x202E) || (code >= 0x2066 && code <= 0x2069) || code == 0xFEFF;
-    if (hidden) {
-      absl::StrAppend(out, "\\u", absl::Hex(code, absl::kZeroPad4));
-    } else {
-      out->append(json.data(), length);
-    }
-    json.remove_prefix(length);
-  }
-}
-
 }  // namespace
 
 absl::Status JsonTreeBuilder::Add(Json value) {
@@ -212,9 +187,7 @@ std::string Quoted(absl::string_view text) {
 std::string QuotedPath(absl::string_view path) {
   std::string json;
   AppendJsonString(path, &json);
-  std::string out;
-  AppendVisible(json, &out);
-  return out;
+  return VisibleText(json);
 }
 
 absl::StatusOr<Json> ParseJson(absl::string_view text, absl::string_view what, const Limits& limits) {

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "checkpoint/base/error.h"
+#include "checkpoint/base/list_error.h"
 #include "checkpoint/base/status_macros.h"
 
 namespace waypoint {
@@ -41,7 +42,7 @@ absl::Status CheckMessage(absl::string_view name, absl::string_view bytes) {
 }
 
 absl::Status RefusedMessage(int rank, absl::string_view why) {
-  return MakeError(ErrorKind::kRank, absl::StrCat("rank ", rank, " could not send its message: ", why));
+  return MakeQuotingError(ErrorKind::kRank, absl::StrCat("rank ", rank, " could not send its message: ", why));
 }
 
 absl::Status Coordinator::Agree(absl::string_view name, const absl::Status& mine, absl::Duration timeout) {

@@ -18,8 +18,8 @@ constexpr char kTimeFormat[] = "%Y-%m-%dT%H:%M:%SZ";
 }  // namespace
 
 absl::Status FileNotFoundError(absl::string_view path) {
-  const absl::Status io = MakeError(ErrorKind::kIo, "");
-  absl::Status status(absl::StatusCode::kNotFound, absl::StrCat("\"", path, "\": not found"));
+  const absl::Status io = MakeError(ErrorKind::kIo, absl::StrCat("\"", path, "\": not found"));
+  absl::Status status(absl::StatusCode::kNotFound, io.message());
   io.ForEachPayload([&status](absl::string_view url, const absl::Cord& payload) { status.SetPayload(url, payload); });
   return status;
 }

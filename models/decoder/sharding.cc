@@ -6,9 +6,9 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "checkpoint/base/error.h"
+#include "checkpoint/base/list_error.h"
 #include "models/decoder/parameters.h"
 
 namespace waypoint::models {
@@ -204,8 +204,7 @@ absl::Status CheckPart(const DecoderConfig& config, const DecoderPart& part) {
   if (problems.empty()) {
     return absl::OkStatus();
   }
-  return MakeError(ErrorKind::kRequest,
-                   absl::StrCat("the model cannot be cut over this mesh:\n  ", absl::StrJoin(problems, "\n  ")));
+  return MakeListError(ErrorKind::kRequest, "the model cannot be cut over this mesh:", problems);
 }
 
 std::vector<ShardedParameter> ShardParameters(const DecoderConfig& config, const DecoderPart& part) {

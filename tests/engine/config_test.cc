@@ -296,6 +296,22 @@ TEST(FillAndCheckTest, WhatCheckpointsCannotBeIsNamed) {
             HasSubstr("checkpoint.when_busy: got 0"), HasSubstr("checkpoint.max_snapshot_bytes: got -2")));
 }
 
+TEST(FillAndCheckTest, TypesAreTakenAsPeopleWriteThemAndKeptInOneSpelling) {
+  for (const char* word : {"bf16", "BF16", "bfloat16", "torch.bfloat16"}) {
+    TrainConfig config =
+        Parsed("steps: 1 output: \"o\" data { path: \"d\" kind: BYTES } export { format: \"llama\" dtype: \"half\" }");
+    config.set_dtype(word);
+    const std::string problems(FillAndCheck(config).message());
+
+    EXPECT_THAT(problems, Not(HasSubstr("dtype"))) << word;
+    EXPECT_EQ(config.dtype(), "bfloat16") << word;
+    EXPECT_EQ(config.export_().dtype(), "float16") << word;
+  }
+  TrainConfig config = Parsed("dtype: \"fp16\"");
+  EXPECT_THAT(std::string(FillAndCheck(config).message()),
+              HasSubstr("dtype: got float16, wanted float32 (fp32) or bfloat16 (bf16)"));
+}
+
 TEST(CheckpointTimeoutTest, IsTheMeshsUnlessItIsSet) {
   EXPECT_EQ(CheckpointTimeout(Parsed("mesh { timeout_seconds: 2.5 }")), absl::Seconds(2.5));
   EXPECT_EQ(CheckpointTimeout(Parsed("mesh { timeout_seconds: 2 } checkpoint { timeout_seconds: 9 }")),

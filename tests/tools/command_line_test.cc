@@ -4,6 +4,7 @@
 #include <sstream>
 
 #include "checkpoint/base/error.h"
+#include "checkpoint/base/list_error.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 
@@ -11,7 +12,7 @@ namespace waypoint {
 namespace {
 
 TEST(ParseBytesTest, DecimalAndBinaryUnits) {
-  EXPECT_EQ(*ParseBytes("4096"), 4096);
+  EXPECT_EQ(*ParseBytes("5000000"), 5'000'000);
   EXPECT_EQ(*ParseBytes("5GB"), 5'000'000'000);
   EXPECT_EQ(*ParseBytes("256MiB"), int64_t{256} << 20);
   EXPECT_EQ(*ParseBytes(" 1.5 gb "), 1'500'000'000);
@@ -27,6 +28,27 @@ TEST(ParseBytesTest, EverythingElseIsAWrongRequest) {
     ASSERT_FALSE(bytes.ok()) << text;
     EXPECT_EQ(GetErrorKind(bytes.status()), ErrorKind::kRequest) << text;
   }
+}
+
+TEST(ParseBytesTest, ASmallNumberWithoutAUnitAsksBack) {
+  for (const char* text : {"5", "4096", "999999", " 5 "}) {
+    const absl::StatusOr<int64_t> bytes = ParseBytes(text);
+    ASSERT_FALSE(bytes.ok()) << text;
+    EXPECT_EQ(GetErrorKind(bytes.status()), ErrorKind::kRequest) << text;
+  }
+  EXPECT_EQ(ParseBytes("5").status().message(),
+            "\"5\" has no unit: 5GB or 5B? write which (B, KB, MB, GB, KiB, MiB, GiB)");
+  EXPECT_EQ(*ParseBytes("5B"), 5);
+  EXPECT_EQ(*ParseBytes("5 b"), 5);
+}
+
+TEST(ParseWeightsDTypeTest, TakesWordsAndNamesThem) {
+  EXPECT_EQ(*ParseWeightsDType("bf16"), DType::kBF16);
+  EXPECT_EQ(*ParseWeightsDType("half"), DType::kF16);
+  const absl::Status status = ParseWeightsDType("int8").status();
+  EXPECT_EQ(GetErrorKind(status), ErrorKind::kRequest);
+  EXPECT_EQ(status.message(),
+            "\"int8\" is no type of weights; choose from bfloat16 (bf16), float16 (fp16, half), float32 (fp32, float)");
 }
 
 TEST(ResolvePathTest, RelativePathsBelongToTheCaller) {
@@ -63,6 +85,19 @@ TEST(ReportErrorTest, JsonIsValidWhateverTheMessageQuotes) {
   const nlohmann::json report = nlohmann::json::parse(out.str());
   EXPECT_EQ(report["error"]["kind"], "E_UTF8");
   EXPECT_EQ(report["error"]["exit_code"], 3);
+}
+
+TEST(ReportErrorTest, NothingOfAMessageIsObeyedOrBeginsALine) {
+  std::ostringstream out, err;
+  ReportError(absl::InternalError("\"a\x1B[2J\n  error: none\u202E\""), true, out, err);
+  EXPECT_EQ(err.str(), "error: E_UNKNOWN: \"a\\u001b[2J\\n  error: none\\u202e\"\n");
+  EXPECT_EQ(nlohmann::json::parse(out.str())["error"]["message"], "\"a\\u001b[2J\\n  error: none\\u202e\"");
+}
+
+TEST(ReportErrorTest, ListsStayLists) {
+  std::ostringstream out, err;
+  ReportError(MakeListError(ErrorKind::kConfig, "2 problems:", {"a", "b"}), false, out, err);
+  EXPECT_EQ(err.str(), "error: E_CONFIG: 2 problems:\n  a\n  b\n");
 }
 
 TEST(ProgressLineTest, ShowsRateAndTimeLeft) {

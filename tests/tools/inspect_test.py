@@ -175,6 +175,103 @@ class InspectTest(unittest.TestCase):
         self.assertEqual(code, 4)
         self.assertIn('file: "LICENSE": differs from byte 0 on', out)
 
+    def config_copy(self, name, config):
+        """ONE with another config.json."""
+        copy = os.path.join(self.work, name)
+        shutil.copytree(ONE, copy)
+        for path in (copy, os.path.join(copy, "config.json")):
+            os.chmod(path, 0o755)
+        with open(os.path.join(copy, "config.json"), "w", encoding="utf-8") as file:
+            json.dump(config, file)
+        return copy
+
+    def test_defaults_that_are_written_out_are_no_difference(self):
+        config = files.read_json(ONE, "config.json")
+        brief = {key: value for key, value in config.items()
+                 if key not in ("attention_bias", "attention_dropout", "bos_token_id", "eos_token_id", "head_dim",
+                                "initializer_range", "mlp_bias", "pad_token_id", "pretraining_tp",
+                                "tie_word_embeddings", "use_cache")}
+        # As version 4 of transformers writes it.
+        rope = dict(brief.pop("rope_parameters"))
+        brief.update(rope_theta=rope.pop("rope_theta"), rope_scaling=dict(reversed(rope.items())),
+                     torch_dtype=brief.pop("dtype"))
+        other = self.config_copy("brief", brief)
+
+        for pair in ((ONE, other), (other, ONE)):
+            report = json.loads(self.inspect(pair[0], "--diff", pair[1], "--json"))
+
+            self.assertTrue(report["equal"])
+            self.assertEqual(report["config_differences"], [])
+            self.assertEqual(sorted(line.split(": ")[1] for line in report["written_out_defaults"]),
+                             sorted(set(config) ^ set(brief)))
+        text = self.inspect(ONE, "--diff", other)
+        self.assertTrue(text.startswith("equal: "), text)
+        self.assertIn("    config: config.json: use_cache: true only in the first\n", text)
+
+    def test_values_that_are_no_defaults_are_differences(self):
+        config = files.read_json(ONE, "config.json")
+        for key, value in (("use_cache", False), ("bos_token_id", 5), ("pad_token_id", 3), ("max_length", 21),
+                           ("unheard_of", None)):
+            with self.subTest(key=key):
+                changed = dict(config, **{key: value})
+                without = {name: other for name, other in changed.items() if name != key}
+                first, second = self.config_copy("a" + key, changed), self.config_copy("b" + key, without)
+                code, out, err = files.run("inspect", first, "--diff", second, "--json", "--carry-unknown")
+                self.assertEqual(code, 4, err)
+                self.assertEqual([line.split(": ")[1] for line in json.loads(out)["config_differences"]], [key])
+                self.assertEqual(json.loads(out)["written_out_defaults"], [])
+
+    def test_diff_spells_out_as_many_tensors_as_asked_for(self):
+        def shown(*flags):
+            code, out, err = files.run("inspect", FLOAT32, "--diff", self.native, *flags)
+            self.assertEqual(code, 4, err)
+            return out.count("\n  tensor "), out
+
+        total = len(json.loads(files.run("inspect", FLOAT32, "--diff", self.native, "--json")[1])["differences"])
+        self.assertGreater(total, 10)
+        for flags, wanted in (((), 10), (("--diff-limit", 3), 3), (("--diff-limit", 0), 0),
+                              (("--diff-limit", "all"), total)):
+            count, out = shown(*flags)
+            self.assertEqual(count, wanted, flags)
+            self.assertEqual("and %d more tensors; --diff-limit all" % (total - wanted) in out, wanted < total, flags)
+        for text in ("-1", "many", ""):
+            code, _, err = files.run("inspect", FLOAT32, "--diff", self.native, "--diff-limit", text)
+            self.assertEqual(code, 2, err)
+
+    def test_a_training_checkpoint_shows_its_run(self):
+        data, run = os.path.join(self.work, "data"), os.path.join(self.work, "run")
+        with open(data, "wb") as file:
+            file.write(bytes(100))
+        config = os.path.join(self.work, "run.textproto")
+        with open(config, "w", encoding="utf-8") as file:
+            file.write("steps: 3 output: \"%s\" threads: 1 pretrained { path: \"%s\" } dtype: \"fp32\" "
+                       "optimizer { lr: 1e-3 } schedule { warmup_steps: 2 decay_steps: 9 } checkpoint { interval: 2 } "
+                       "data { path: \"%s\" kind: BYTES batch_size: 2 sequence_length: 8 }" % (run, ONE, data))
+        code, _, err = files.run("train", config)
+        self.assertEqual(code, 0, err)
+        with open(os.path.join(run, "metrics.jsonl"), encoding="utf-8") as file:
+            metrics = [json.loads(line) for line in file]
+
+        for step in (2, 3):
+            path = os.path.join(run, "checkpoint", "step-%08d" % step)
+            report = json.loads(self.inspect(path, "--json"))["training"]
+            text = self.inspect(path)
+
+            logged = metrics[step - 1]
+            self.assertEqual(logged["step"], step)
+            self.assertEqual(report["step"], step)
+            self.assertAlmostEqual(report["loss"], logged["loss"], places=5)
+            self.assertAlmostEqual(report["learning_rate"], logged["lr"], places=9)
+            self.assertEqual(report["data_position"], step * 16)
+            self.assertEqual(report["scheduled"], step == 2)
+            self.assertIn("model {", report["trainer_config"])
+            self.assertRegex(text, r"  step %d, loss [0-9.]+, learning rate [0-9.e-]+ \(of the last step\), "
+                             "%d tokens of data read, saved " % (step, step * 16))
+            self.assertIn('\ntrainer\'s config:\n', text)
+            self.assertIn("    warmup_steps: 2\n", text)
+            self.assertIn('  dtype: "float32"\n', text)
+            self.assertEqual(text.count("hidden_size: 64"), 1)
+
     def test_a_directory_and_a_file_are_not_compared(self):
         for pair in ((ONE, os.path.join(ONE, "model.safetensors")), (os.path.join(ONE, "model.safetensors"), ONE)):
             code, _, err = files.run("inspect", pair[0], "--diff", pair[1])

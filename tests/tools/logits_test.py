@@ -21,7 +21,7 @@ class LogitsTest(unittest.TestCase):
         self.output = os.path.join(self.work, "logits.safetensors")
 
     def logits(self, directory, tokens):
-        code, _, err = files.run("logits", directory, "--tokens", tokens, "--output", self.output)
+        code, _, err = files.run("logits", directory, "--tokens", tokens, "--overwrite", "--output", self.output)
         self.assertEqual(code, 0, err)
         tensors, _ = files.read_safetensors(self.output)
         self.assertEqual(list(tensors), ["logits"])

@@ -3,6 +3,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "checkpoint/base/visible_text.h"
 
 namespace waypoint {
 namespace {
@@ -99,7 +100,7 @@ void EraseJson(const JsonPath& path, Json* document) {
 
 std::string JsonText(const Json& value) {
   constexpr size_t kShown = 80;
-  const std::string text = value.dump(-1, ' ', false, Json::error_handler_t::replace);
+  const std::string text = VisibleText(value.dump(-1, ' ', false, Json::error_handler_t::replace));
   if (text.size() <= kShown) {
     return text;
   }

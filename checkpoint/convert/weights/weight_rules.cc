@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "checkpoint/base/error.h"
+#include "checkpoint/base/json.h"
 #include "checkpoint/base/status_macros.h"
 
 namespace waypoint {
@@ -78,8 +79,6 @@ class Problems {
 
   std::vector<Group> groups_;
 };
-
-std::string Quoted(absl::string_view name) { return absl::StrCat("\"", name, "\""); }
 
 }  // namespace
 

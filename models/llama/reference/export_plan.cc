@@ -5,8 +5,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/json.h"
+#include "checkpoint/base/list_error.h"
 #include "checkpoint/base/status_macros.h"
 #include "google/protobuf/util/message_differencer.h"
 #include "models/llama/reference/sidecars.h"
@@ -147,7 +149,8 @@ class Planner {
     google::protobuf::util::MessageDifferencer differencer;
     differencer.ReportDifferencesToString(&report);
     if (!differencer.Compare(ConfigOf(plan_.facts), model.config)) {
-      return MakeError(ErrorKind::kUnsupported, absl::StrCat("would be read as another model:\n", report));
+      const std::vector<std::string> lines = absl::StrSplit(report, '\n', absl::SkipEmpty());
+      return MakeListError(ErrorKind::kUnsupported, "would be read as another model:", lines);
     }
     return absl::OkStatus();
   }

@@ -6,6 +6,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "checkpoint/base/error.h"
+#include "checkpoint/base/list_error.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/convert/config/context.h"
 #include "google/protobuf/util/message_differencer.h"
@@ -398,10 +399,9 @@ absl::StatusOr<LlamaFacts> FactsOf(const DecoderConfig& config) {
   differencer.ReportDifferencesToString(&report);
   if (!differencer.Compare(normal, wanted)) {
     const std::vector<std::string> lines = absl::StrSplit(report, '\n', absl::SkipEmpty());
-    return MakeError(
-        ErrorKind::kUnsupported,
-        absl::StrCat("checkpoints of this format cannot say this (the model -> what the format has):\n  ",
-                     absl::StrJoin(lines, "\n  "), "\nuse a Hugging Face or the native format for this model"));
+    return MakeListError(ErrorKind::kUnsupported,
+                         "checkpoints of this format cannot say this (the model -> what the format has):", lines,
+                         "use a Hugging Face or the native format for this model");
   }
   return facts;
 }
