@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
@@ -11,6 +12,7 @@
 #include "checkpoint/base/dtype_words.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/list_error.h"
+#include "checkpoint/base/ranges.h"
 #include "engine/mesh.h"
 #include "google/protobuf/util/message_differencer.h"
 
@@ -31,6 +33,18 @@ class Problems {
   void Required(bool set, absl::string_view field) {
     if (!set) {
       problems_.push_back(absl::StrCat(field, ": must be set"));
+    }
+  }
+
+  // What the fields themselves state, where nothing is said of one yet.
+  void CheckRangesOf(const google::protobuf::Message& message) {
+    for (const OutOfRange& wrong : FindOutOfRange(message)) {
+      const std::string said = absl::StrCat(wrong.path.substr(0, wrong.path.find('[')), ": got ");
+      const bool known = std::any_of(problems_.begin(), problems_.end(),
+                                     [&said](const std::string& problem) { return absl::StartsWith(problem, said); });
+      if (!known) {
+        problems_.push_back(absl::StrCat(wrong.path, ": got ", wrong.value, ", wanted ", wrong.wanted));
+      }
     }
   }
 
@@ -362,6 +376,7 @@ absl::Status FillAndCheck(TrainConfig& config, int world_size) {
     problems.Check(config.pretrained().model_weights() || !config.pretrained().optimizer_state(),
                    "pretrained.optimizer_state", "true", "model_weights as well");
   }
+  problems.CheckRangesOf(config);
   return problems.status();
 }
 

@@ -17,6 +17,12 @@ absl::StatusOr<int> IntegerFromEnvironment(const char* name) {
                          ? absl::StrCat("environment variable ", name, " is not set; launchers of ranks set it")
                          : absl::StrCat("environment variable ", name, " is \"", text, "\", wanted a number"));
   }
+  // Ranks, ports and numbers of ranks; what is kept for each rank must fit into memory.
+  constexpr int kLargest = 65536;
+  if (value > kLargest) {
+    return MakeError(ErrorKind::kRequest,
+                     absl::StrCat("environment variable ", name, " is ", value, ", wanted ", kLargest, " at most"));
+  }
   return value;
 }
 

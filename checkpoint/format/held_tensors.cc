@@ -3,6 +3,7 @@
 #include "absl/strings/str_cat.h"
 #include "checkpoint/base/digest.h"
 #include "checkpoint/base/error.h"
+#include "checkpoint/base/ranges.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/format/held_tensors.pb.h"
 
@@ -58,6 +59,7 @@ absl::StatusOr<Manifest> ParseHeld(absl::string_view bytes) {
     }
     WAYPOINT_RETURN_IF_ERROR(held.Add(std::move(meta)));
   }
+  WAYPOINT_RETURN_IF_ERROR(CheckRanges(message, "a rank's list of tensors", ErrorKind::kSchema));
   return held;
 }
 

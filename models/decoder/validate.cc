@@ -10,6 +10,7 @@
 #include "absl/strings/str_join.h"
 #include "checkpoint/base/checked_math.h"
 #include "checkpoint/base/error.h"
+#include "checkpoint/base/ranges.h"
 #include "models/decoder/block_parameters.h"
 #include "models/decoder/parameters.h"
 
@@ -38,6 +39,11 @@ class Validator {
     }
     CheckSequence(config.decoder());
     CheckHead(config.head());
+    if (problems_.empty()) {
+      for (const OutOfRange& wrong : FindOutOfRange(config, kMaxProblemsSpelledOut)) {
+        Add(wrong.path, " is ", wrong.value, ", must be ", wrong.wanted);
+      }
+    }
     if (problems_.empty()) {
       CheckTotal(config);
     }

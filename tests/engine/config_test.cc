@@ -340,6 +340,16 @@ TEST(FillAndCheckTest, WhatExportsSayMustBeTrueOfTheRun) {
   EXPECT_THAT(message, testing::Not(HasSubstr("pad_token_id")));
 }
 
+// Threads of a config took gigabytes; a checkpoint's config may be anybody's.
+TEST(FillAndCheckTest, NumbersOutOfTheRangesOfTheirFieldsAreNamed) {
+  TrainConfig config = Parsed("threads: 100000 checkpoint { keep: 9000000000000 } mesh { timeout_seconds: 1e300 }");
+  const std::string message(FillAndCheck(config).message());
+  for (const char* part : {"threads: got 100000, wanted 0 to 512", "checkpoint.keep: got 9000000000000",
+                           "mesh.timeout_seconds: got 1e+300"}) {
+    EXPECT_THAT(message, HasSubstr(part));
+  }
+}
+
 TEST(CompareConfigsTest, NamesWhatDiffersButForTheModel) {
   const TrainConfig before = Parsed("steps: 1 optimizer { lr: 0.5 } model { hidden_size: 1 }");
   const TrainConfig now = Parsed("steps: 2 optimizer { lr: 0.25 } model { hidden_size: 2 }");

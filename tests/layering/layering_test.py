@@ -74,6 +74,29 @@ class LayeringTest(unittest.TestCase):
                 wrong.append(path + " includes torch/torch.h")
         self.assertEqual(wrong, [])
 
+    def test_every_number_of_every_message_states_its_range(self):
+        number = re.compile(
+            r"^\s*(?:optional |repeated )?(?:map<\w+, )?(?:u?int|s?fixed|sint)(?:32|64)>? (\w+) = \d+([^;]*);"
+            r"|^\s*(?:optional |repeated )?(?:map<\w+, )?(?:double|float)>? (\w+) = \d+([^;]*);",
+            re.MULTILINE,
+        )
+        without = []
+        fields = 0
+        for root in ALLOWED:
+            for folder, _, names in os.walk(root):
+                for name in names:
+                    path = os.path.join(folder, name)
+                    # The range itself is read from no file.
+                    if not name.endswith(".proto") or path == "checkpoint/base/range.proto":
+                        continue
+                    with open(path, encoding="utf-8") as file:
+                        for found in number.finditer(file.read()):
+                            fields += 1
+                            if "(waypoint.range)" not in (found.group(2) or "") + (found.group(4) or ""):
+                                without.append("%s: %s" % (path, found.group(1) or found.group(3)))
+        self.assertGreater(fields, 80)
+        self.assertEqual(without, [])
+
     def test_no_source_is_longer_than_600_lines(self):
         long = []
         for path in sources():

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "checkpoint/base/error.h"
+#include "checkpoint/base/ranges.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/format/file_record.h"
 #include "checkpoint/format/sealed_frame.h"
@@ -63,7 +64,7 @@ absl::Status ReadManifest(absl::string_view body, const Limits& limits, SealedDi
       return MakeError(ErrorKind::kSchema, absl::StrCat("\"", asset.name(), "\" is no asset"));
     }
   }
-  return absl::OkStatus();
+  return CheckRanges(manifest, "DistributedManifest", ErrorKind::kSchema);
 }
 
 absl::Status CheckBox(const StoredBox& stored, const FileRecord& file, const Manifest& tensors) {
@@ -140,9 +141,12 @@ absl::StatusOr<RankRecords> ParseRankRecords(absl::string_view bytes, absl::stri
   }
   RankRecords records;
   const std::string file_name = RankFileName(rank, manifest.manifest.ranks_size(), ".safetensors");
-  const absl::Status status = records.ParseFromArray(frame.body.data(), static_cast<int>(frame.body.size()))
+  absl::Status status = records.ParseFromArray(frame.body.data(), static_cast<int>(frame.body.size()))
                                   ? CheckRecords(records, file_name, manifest.tensors)
                                   : MakeError(ErrorKind::kSchema, "the body is no RankRecords message");
+  if (status.ok()) {
+    status = CheckRanges(records, "RankRecords", ErrorKind::kSchema);
+  }
   WAYPOINT_RETURN_IF_ERROR(Annotate(status, absl::StrCat("\"", path, "\"")));
   return records;
 }

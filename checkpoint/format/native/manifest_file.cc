@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "checkpoint/base/dtype.h"
 #include "checkpoint/base/error.h"
+#include "checkpoint/base/ranges.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/format/file_record.h"
 #include "checkpoint/format/sealed_frame.h"
@@ -87,6 +88,9 @@ absl::StatusOr<SealedManifest> ParseManifest(absl::string_view bytes, absl::stri
   absl::Status status = sealed.manifest.ParseFromArray(body.body.data(), static_cast<int>(body.body.size()))
                             ? CheckRecords(sealed.manifest, limits)
                             : MakeError(ErrorKind::kSchema, "the body is no NativeManifest message");
+  if (status.ok()) {
+    status = CheckRanges(sealed.manifest, "NativeManifest", ErrorKind::kSchema);
+  }
   WAYPOINT_RETURN_IF_ERROR(Annotate(status, absl::StrCat("\"", path, "\"")));
   return sealed;
 }
