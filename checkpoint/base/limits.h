@@ -54,10 +54,11 @@ struct Limits {
   // times what is stored if that is more.
   int64_t expand_bytes = int64_t{64} << 20;
   int64_t expand_factor = 16;
-  // The same for all tensors, or all compressed records, of one file together: a small file that describes many of them
-  // would keep a reader busy for hours.  More than any file needs for buffers that are expanded, and a factor that lets
-  // many layers share one storage.
-  int64_t expand_file_bytes = int64_t{8} << 30;
+  // The same for all tensors, or all compressed records, of one file together, and for all tensors of the files of one
+  // checkpoint: few bytes that describe many tensors would keep a reader busy for hours.  Enough for the expanded
+  // buffers of a model that is small itself, in about a second of work, and a factor that lets many layers share one
+  // storage.
+  int64_t expand_file_bytes = int64_t{256} << 20;
   int64_t expand_file_factor = 64;
   // Tensors and files that one index may name.
   int64_t index_tensors = 500'000;

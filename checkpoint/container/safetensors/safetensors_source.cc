@@ -35,7 +35,7 @@ absl::StatusOr<std::unique_ptr<SafetensorsSource>> SafetensorsSource::Create(Fil
       source->places_.push_back({static_cast<int64_t>(file), entry.begin});
     }
     // Digests are of whole chunks.
-    const bool checked = !description.digests.digests.empty();
+    const bool checked = !description.digests.digests.empty() || description.recorder != nullptr;
     run_files.push_back({description.path, description.header.file_bytes,
                          checked ? description.digests.chunk_bytes : kDirectAlignment, nullptr, checked});
     source->checked_ = source->checked_ || checked;
@@ -102,6 +102,9 @@ void SafetensorsSource::Expect(RequestList requests) {
 }
 
 absl::Status SafetensorsSource::CheckDigests(int64_t file, int64_t begin, absl::Span<const char> data) const {
+  if (files_[file].recorder != nullptr) {
+    return Annotate(files_[file].recorder->See(begin, data), absl::StrCat("\"", files_[file].path, "\""));
+  }
   const ChunkDigests& digests = files_[file].digests;
   if (digests.digests.empty()) {
     return absl::OkStatus();

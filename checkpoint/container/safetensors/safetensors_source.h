@@ -12,6 +12,7 @@
 
 #include "absl/status/statusor.h"
 #include "checkpoint/container/chunk_digests.h"
+#include "checkpoint/container/chunk_recorder.h"
 #include "checkpoint/container/run_reader.h"
 #include "checkpoint/container/safetensors/header.h"
 #include "checkpoint/storage/file_system.h"
@@ -24,6 +25,8 @@ struct SafetensorsFile {
   SafetensorsHeader header;
   // Empty: nothing to check.
   ChunkDigests digests;
+  // Instead of digests: sees the chunks that are read.
+  std::shared_ptr<ChunkRecorder> recorder = nullptr;
 };
 
 using SafetensorsSourceOptions = RunReaderOptions;
@@ -59,7 +62,7 @@ class SafetensorsSource : public TensorSource {
   std::vector<SafetensorsFile> files_;  // without the headers' entries; not changed after Create
   Manifest manifest_;
   std::vector<Place> places_;  // by tensor
-  bool checked_ = false;       // some file has digests
+  bool checked_ = false;       // some file has digests, or a recorder
   std::unique_ptr<RunReader> reader_;
 };
 

@@ -66,6 +66,46 @@ absl::Status ForEachStridedRun(absl::Span<const int64_t> strides, const Box& box
   }
 }
 
+void WithoutRepeats(absl::Span<const int64_t> strides, Box* box, StridedSpan* span) {
+  for (int d = 0; d < box->rank(); ++d) {
+    if (strides[d] == 0 && box->sizes[d] > 1) {
+      box->sizes[d] = 1;
+      span->sizes[d] = 1;
+    }
+  }
+}
+
+void FillRepeats(absl::Span<const int64_t> strides, const StridedSpan& span) {
+  StridedSpan filled = span;
+  for (size_t d = 0; d < strides.size(); ++d) {
+    if (span.sizes[d] == 0) {
+      return;
+    }
+    filled.sizes[d] = strides[d] == 0 ? 1 : span.sizes[d];
+  }
+  for (size_t d = 0; d < strides.size(); ++d) {
+    // Twice as many with each copy.
+    while (filled.sizes[d] < span.sizes[d]) {
+      StridedSpan from = filled;
+      from.sizes[d] = std::min(filled.sizes[d], span.sizes[d] - filled.sizes[d]);
+      StridedSpan to = from;
+      to.data += filled.sizes[d] * span.strides[d];
+      CopyStrided(from, to);
+      filled.sizes[d] += from.sizes[d];
+    }
+  }
+}
+
+int64_t LeastRunElements(absl::Span<const int64_t> shape, absl::Span<const int64_t> strides) {
+  int64_t least = 1;
+  for (size_t d = 0; d < shape.size(); ++d) {
+    if (strides[d] == 1) {
+      least = std::max(least, shape[d]);
+    }
+  }
+  return least;
+}
+
 bool IsDense(absl::Span<const int64_t> shape, absl::Span<const int64_t> strides) {
   absl::InlinedVector<Loop, 8> loops;
   for (size_t d = 0; d < shape.size(); ++d) {

@@ -20,6 +20,15 @@ absl::Status ForEachStridedRun(
     absl::Span<const int64_t> strides, const Box& box, const StridedSpan& span,
     absl::FunctionRef<absl::Status(int64_t begin, int64_t elements, char* data, int64_t stride_bytes)> visit);
 
+// The elements of each dimension of stride 0 are the same: makes box and span (of equal sizes) those of the first of
+// them, so that each element is read once.
+void WithoutRepeats(absl::Span<const int64_t> strides, Box* box, StridedSpan* span);
+// Copies the first of them to the others, all of the same size in memory.
+void FillRepeats(absl::Span<const int64_t> strides, const StridedSpan& span);
+
+// How many elements of such a tensor follow each other in the storage, at least, wherever one is read.
+int64_t LeastRunElements(absl::Span<const int64_t> shape, absl::Span<const int64_t> strides);
+
 // Does a tensor of this shape touch each of the elements between its first and its last?
 bool IsDense(absl::Span<const int64_t> shape, absl::Span<const int64_t> strides);
 

@@ -51,7 +51,21 @@ struct TorchContents {
   int64_t values_left_out = 0;
   // Written before PyTorch 1.6: no archive, no checksums.
   bool legacy = false;
+  // Of the archive: the name under which torch.save wrote the file, without its extension, or "archive".
+  std::string archive_name;
+  // What reading all tensors costs, as UnfoldedBytes counts it.
+  int64_t unfolded_bytes = 0;
 };
+
+// Has every storage that holds anything a checksum?
+inline bool HasChecksums(const TorchContents& contents) {
+  for (const TorchStorage& storage : contents.storages) {
+    if (storage.bytes > 0 && storage.crc32 == 0) {
+      return false;
+    }
+  }
+  return true;
+}
 
 }  // namespace waypoint
 

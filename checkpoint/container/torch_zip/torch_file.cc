@@ -114,6 +114,7 @@ absl::StatusOr<TorchContents> ReadArchive(const ReadableFile& file, const Limits
   TorchContents contents;
   contents.path = file.path();
   contents.file_bytes = file.size_bytes();
+  contents.archive_name = std::string(zip.top());
   WAYPOINT_RETURN_IF_ERROR(FindStorages(zip, tree, what, &contents));
   WAYPOINT_RETURN_IF_ERROR(ListTensors(tree, what, limits, &contents));
   return contents;

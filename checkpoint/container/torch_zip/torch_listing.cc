@@ -10,6 +10,7 @@
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/json.h"
 #include "checkpoint/base/status_macros.h"
+#include "checkpoint/container/torch_zip/strided_runs.h"
 #include "checkpoint/container/torch_zip/unfolded_bytes.h"
 
 namespace waypoint {
@@ -32,6 +33,8 @@ std::string Shortened(absl::string_view text) {
 
 // Of a tensor that is read piece by piece.
 constexpr int64_t kBlockBytes = int64_t{8} << 20;
+// What a run of elements costs that is shorter, as one that is so long.
+constexpr int64_t kRunBytes = 16;
 
 // Does its row-major order go through the storage from front to back?
 bool LiesInOrder(const TorchTensor& tensor) {
@@ -99,6 +102,8 @@ class Lister {
     }
     return absl::OkStatus();
   }
+
+  int64_t unfolded_bytes() const { return unfolded_.sum(); }
 
  private:
   struct Step {
@@ -189,7 +194,11 @@ class Lister {
     if (bytes > 0 ? last >= elements : last > elements) {
       return outside(absl::StrCat("the last element would be number ", last, " of ", elements));
     }
-    if (storage.deflated && !LiesInOrder(tensor)) {
+    if (storage.deflated && LiesInOrder(tensor)) {
+      // Tensors of one record may be read in any order, each from the record's start.
+      return unfolded_.Add(storage.bytes, tensor.offset * DTypeBytes(tensor.dtype) + bytes);
+    }
+    if (storage.deflated) {
       // Whoever reads a block of it decompresses the record from its start.
       const int64_t blocks = bytes / kBlockBytes + 1;
       int64_t work = 0;
@@ -202,7 +211,20 @@ class Lister {
                        "of ",
                        blocks, " blocks; save the tensor contiguous or the file uncompressed"));
     }
-    return unfolded_.Add(storage.bytes, bytes);
+    // What repeats along a dimension is read once.
+    int64_t repeats = 1;
+    for (size_t d = 0; bytes > 0 && d < tensor.shape.size(); ++d) {
+      repeats *= tensor.strides[d] == 0 ? tensor.shape[d] : 1;
+    }
+    const int64_t run_bytes = LeastRunElements(tensor.shape, tensor.strides) * DTypeBytes(tensor.dtype);
+    int64_t work = 0;
+    if (!CheckedMul(bytes / repeats, run_bytes < kRunBytes ? kRunBytes / run_bytes : 1, &work)) {
+      return outside("the work to read it is beyond 63 bits");
+    }
+    const absl::Status status = unfolded_.Add(storage.bytes, std::max(bytes, work));
+    return work <= bytes
+               ? status
+               : Annotate(status, absl::StrCat("its elements lie apart, each counted as ", kRunBytes, " bytes"));
   }
 
   absl::Status AddValue(PickleRef ref) {
@@ -288,7 +310,10 @@ absl::StatusOr<int64_t> StorageBytes(const PickleStorage& storage) {
 
 absl::Status ListTensors(const PickleTree& tree, absl::string_view what, const Limits& limits,
                          TorchContents* contents) {
-  return Lister(tree, what, limits, contents).Run();
+  Lister lister(tree, what, limits, contents);
+  WAYPOINT_RETURN_IF_ERROR(lister.Run());
+  contents->unfolded_bytes = lister.unfolded_bytes();
+  return absl::OkStatus();
 }
 
 }  // namespace waypoint

@@ -10,14 +10,28 @@
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/json.h"
 #include "checkpoint/base/status_macros.h"
+#include "checkpoint/container/chunk_digests.h"
 #include "checkpoint/container/torch_zip/inflated_file.h"
 #include "checkpoint/container/torch_zip/strided_runs.h"
+#include "checkpoint/container/torch_zip/unfolded_bytes.h"
 
 namespace waypoint {
 namespace {
 
 // What a Read holds of a tensor that falls apart into single elements.
 constexpr size_t kBatchRuns = 65'536;
+
+absl::Status CheckUnfoldedFiles(const std::vector<TorchContents>& files, const Limits& limits) {
+  int64_t file_bytes = 0;
+  for (const TorchContents& contents : files) {
+    file_bytes += contents.file_bytes;
+  }
+  UnfoldedBytes unfolded(limits, file_bytes);
+  for (const TorchContents& contents : files) {
+    WAYPOINT_RETURN_IF_ERROR(Annotate(unfolded.AddFile(contents.unfolded_bytes), QuotedPath(contents.path)));
+  }
+  return absl::OkStatus();
+}
 
 }  // namespace
 
@@ -39,17 +53,23 @@ struct TorchSource::Record {
   absl::Status status ABSL_GUARDED_BY(mutex);
 };
 
-TorchSource::TorchSource(std::vector<TorchContents> files) : files_(std::move(files)) {}
+TorchSource::TorchSource(std::vector<TorchContents> files, std::vector<std::shared_ptr<ChunkRecorder>> recorders)
+    : files_(std::move(files)), recorders_(std::move(recorders)) {}
 
 TorchSource::~TorchSource() = default;
 
 absl::StatusOr<std::unique_ptr<TorchSource>> TorchSource::Create(FileSystem& fs, std::vector<TorchContents> files,
                                                                  const TorchSourceOptions& options) {
-  auto source = std::unique_ptr<TorchSource>(new TorchSource(std::move(files)));
+  // One file's share of the limits must not be had again for each of very many files.
+  WAYPOINT_RETURN_IF_ERROR(CheckUnfoldedFiles(files, options.limits));
+  auto source = std::unique_ptr<TorchSource>(new TorchSource(std::move(files), options.recorders));
   std::vector<RunFile> run_files;
   int64_t tensors = 0;
   for (const TorchContents& contents : source->files_) {
-    run_files.push_back({contents.path, contents.file_bytes, kDirectAlignment, nullptr});
+    // Recorders want whole chunks.
+    const bool recorded = !options.recorders.empty() && options.recorders[run_files.size()] != nullptr;
+    run_files.push_back(
+        {contents.path, contents.file_bytes, recorded ? kDigestChunkBytes : kDirectAlignment, nullptr, recorded});
     tensors += static_cast<int64_t>(contents.tensors.size());
   }
   source->manifest_.Reserve(tensors);
@@ -162,19 +182,29 @@ absl::Status TorchSource::Read(absl::Span<const ReadRequest> requests) {
     const Place& place = places_[request.tensor];
     const int64_t run_file = records_[place.record]->run_file;
     const int bytes = DTypeBytes(manifest_[request.tensor].dtype);
+    Box box = request.box;
+    StridedSpan to = request.to;
+    WithoutRepeats(place.strides, &box, &to);
     WAYPOINT_RETURN_IF_ERROR(ForEachStridedRun(
-        place.strides, request.box, request.to, [&](int64_t begin, int64_t elements, char* data, int64_t stride_bytes) {
+        place.strides, box, to, [&](int64_t begin, int64_t elements, char* data, int64_t stride_bytes) {
           runs.push_back({run_file, place.begin + begin * bytes, elements, bytes, data, stride_bytes, request.cast});
           return runs.size() < kBatchRuns ? absl::OkStatus() : reader_->Read(std::exchange(runs, {}));
         }));
   }
-  return reader_->Read(std::move(runs));
+  WAYPOINT_RETURN_IF_ERROR(reader_->Read(std::move(runs)));
+  for (const ReadRequest& request : requests) {
+    FillRepeats(places_[request.tensor].strides, request.to);
+  }
+  return absl::OkStatus();
 }
 
 absl::Status TorchSource::CheckWindow(int64_t file, int64_t begin, absl::Span<const char> data) {
   // Compressed records check themselves.
   if (file >= static_cast<int64_t>(files_.size())) {
     return absl::OkStatus();
+  }
+  if (!recorders_.empty() && recorders_[file] != nullptr) {
+    WAYPOINT_RETURN_IF_ERROR(Annotate(recorders_[file]->See(begin, data), QuotedPath(files_[file].path)));
   }
   const int64_t end = begin + static_cast<int64_t>(data.size());
   const auto first = records_.begin() + first_record_[file];

@@ -23,6 +23,8 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
+#include "checkpoint/base/limits.h"
+#include "checkpoint/container/chunk_recorder.h"
 #include "checkpoint/container/run_reader.h"
 #include "checkpoint/container/torch_zip/crc_ledger.h"
 #include "checkpoint/container/torch_zip/torch_contents.h"
@@ -38,11 +40,16 @@ struct TorchSourceOptions {
   // Read every record through before its first byte is given out.  Reads everything twice, and for ranks that take
   // boxes much more than what they take.
   bool verify_whole = false;
+  // expand_file_bytes and expand_file_factor hold for all files together.
+  Limits limits;
+  // By file, or empty: see the chunks that are read.
+  std::vector<std::shared_ptr<ChunkRecorder>> recorders;
 };
 
 class TorchSource : public TensorSource {
  public:
-  // The contents must be those of ReadTorchFile.  E_DUP_KEY when two files hold a tensor of the same name.
+  // The contents must be those of ReadTorchFile.  E_DUP_KEY when two files hold a tensor of the same name, E_LIMIT for
+  // files that together unfold to too much.
   static absl::StatusOr<std::unique_ptr<TorchSource>> Create(FileSystem& fs, std::vector<TorchContents> files,
                                                              const TorchSourceOptions& options);
   ~TorchSource() override;
@@ -64,7 +71,7 @@ class TorchSource : public TensorSource {
     Dims strides;
   };
 
-  explicit TorchSource(std::vector<TorchContents> files);
+  TorchSource(std::vector<TorchContents> files, std::vector<std::shared_ptr<ChunkRecorder>> recorders);
 
   absl::Status AddTensors(const TorchContents& contents, std::vector<TorchTensor> tensors, size_t first_record,
                           bool verify_whole);
@@ -73,7 +80,8 @@ class TorchSource : public TensorSource {
   // Reads a record through, once.
   absl::Status CheckWhole(Record& record);
 
-  std::vector<TorchContents> files_;  // without tensors and values; not changed after Create
+  std::vector<TorchContents> files_;                       // without tensors and values; not changed after Create
+  std::vector<std::shared_ptr<ChunkRecorder>> recorders_;  // by file, or empty
   Manifest manifest_;
   std::vector<Place> places_;                     // by tensor
   std::vector<std::unique_ptr<Record>> records_;  // of one file together, by data_begin

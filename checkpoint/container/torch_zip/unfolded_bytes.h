@@ -1,7 +1,8 @@
 #ifndef CHECKPOINT_CONTAINER_TORCH_ZIP_UNFOLDED_BYTES_H_
 #define CHECKPOINT_CONTAINER_TORCH_ZIP_UNFOLDED_BYTES_H_
 
-// Counts what the parts of a file unfold to: compressed records, tensors that repeat elements or share a storage.
+// Counts what the parts of a file, or the files of a checkpoint, unfold to: compressed records, tensors that repeat
+// elements or share a storage.
 //
 //   UnfoldedBytes unfolded(limits, file.size_bytes());
 //   WAYPOINT_RETURN_IF_ERROR(unfolded.Add(entry.stored_bytes, entry.bytes));
@@ -31,17 +32,26 @@ class UnfoldedBytes {
                                                        " bytes, over expand_bytes = ", limits_.expand_bytes,
                                                        " and expand_factor = ", limits_.expand_factor));
     }
+    return AddToSum(bytes, "the file");
+  }
+
+  // All that one of several files unfolds to; the limits of a file hold for them together.
+  absl::Status AddFile(int64_t bytes) { return AddToSum(bytes, "the files"); }
+
+  int64_t sum() const { return sum_; }
+
+ private:
+  absl::Status AddToSum(int64_t bytes, absl::string_view what) {
     if (!CheckedAdd(sum_, bytes, &sum_) ||
         !Allows(file_bytes_, limits_.expand_file_factor, limits_.expand_file_bytes, sum_)) {
       return MakeError(ErrorKind::kLimit,
-                       absl::StrCat("unfolds to ", bytes, " bytes, which brings the file of ", file_bytes_,
+                       absl::StrCat("unfolds to ", bytes, " bytes, which brings ", what, " of ", file_bytes_,
                                     " bytes over expand_file_bytes = ", limits_.expand_file_bytes,
                                     " and expand_file_factor = ", limits_.expand_file_factor));
     }
     return absl::OkStatus();
   }
 
- private:
   static bool Allows(int64_t stored, int64_t factor, int64_t floor, int64_t bytes) {
     int64_t allowed = 0;
     return !CheckedMul(stored, factor, &allowed) || bytes <= std::max(allowed, floor);

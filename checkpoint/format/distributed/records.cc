@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "checkpoint/base/error.h"
@@ -58,8 +59,12 @@ absl::Status ReadManifest(absl::string_view body, const Limits& limits, SealedDi
     }
     WAYPOINT_RETURN_IF_ERROR(sealed->tensors.Add(std::move(meta)));
   }
+  absl::flat_hash_set<absl::string_view> names;
   for (const FileRecord& asset : manifest.assets()) {
     WAYPOINT_RETURN_IF_ERROR(CheckFileRecord(asset));
+    if (!names.insert(asset.name()).second) {
+      return MakeError(ErrorKind::kDupKey, absl::StrCat("file \"", asset.name(), "\" is listed twice"));
+    }
     if (asset.kind() != FileRecord::ASSET) {
       return MakeError(ErrorKind::kSchema, absl::StrCat("\"", asset.name(), "\" is no asset"));
     }
@@ -99,6 +104,16 @@ absl::Status CheckRecords(const RankRecords& records, const std::string& file_na
   }
   for (const StoredBox& stored : records.boxes()) {
     WAYPOINT_RETURN_IF_ERROR(CheckBox(stored, records.file(), tensors));
+  }
+  // One behind the other, as the file's header has them too: bytes that many boxes shared would be read for each.
+  for (int i = 0; i + 1 < records.boxes_size(); ++i) {
+    const StoredBox& stored = records.boxes(i);
+    const int64_t next = records.boxes(i + 1).begin();
+    if (stored.end() > next) {
+      return MakeError(ErrorKind::kOffsets,
+                       absl::StrCat("\"", StoredBoxName(tensors[stored.tensor()].name, BoxOf(stored)), "\" ends at ",
+                                    stored.end(), " of \"", file_name, "\", what follows begins at ", next));
+    }
   }
   return absl::OkStatus();
 }

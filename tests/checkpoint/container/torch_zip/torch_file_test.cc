@@ -235,16 +235,65 @@ TEST(TorchFileTest, RepeatedElementsAreLimitedTogether) {
     EXPECT_OK(WriteSmallFile(fs, "/x.pth", TorchBytes(Pickle(PickleDict(items)), {SomeBytes(96)})));
     return ReadTorchFile(*fs.OpenForRead("/x.pth", OpenOptions()).value(), limits).status();
   };
-  // 8 GiB in all.
-  EXPECT_OK(list(128, 16 << 20, Limits()));
-  EXPECT_THAT(list(129, 16 << 20, Limits()),
-              IsKind(ErrorKind::kLimit, AllOf(HasSubstr("\"t128\""), HasSubstr("expand_file_bytes"))));
+  // 256 MiB in all.
+  EXPECT_OK(list(4, 16 << 20, Limits()));
+  EXPECT_THAT(list(5, 16 << 20, Limits()),
+              IsKind(ErrorKind::kLimit, AllOf(HasSubstr("\"t4\""), HasSubstr("expand_file_bytes"))));
 
   Limits limits;
   limits.expand_file_bytes = 0;
   EXPECT_OK(list(100, 24, limits)) << "the file is larger than a 64th of what its tensors have";
   limits.expand_file_factor = 0;
   EXPECT_THAT(list(1, 24, limits), IsKind(ErrorKind::kLimit, HasSubstr("expand_file_factor = 0")));
+}
+
+// Elements that lie apart are read one by one, which costs more than their bytes say.
+TEST(TorchFileTest, ElementsThatLieApartCountForMore) {
+  const auto list = [](const std::vector<int64_t>& shape, const std::vector<int64_t>& strides) {
+    PickledTensor tensor;
+    tensor.type = "ByteStorage";
+    tensor.numel = 8192;
+    tensor.shape = shape;
+    tensor.strides = strides;
+    MemoryFileSystem fs;
+    EXPECT_OK(
+        WriteSmallFile(fs, "/x.pth", TorchBytes(Pickle(PickleDict({{"t", tensor.ToString()}})), {SomeBytes(8192)})));
+    return ReadTorchFile(*fs.OpenForRead("/x.pth", OpenOptions()).value(), Limits()).status();
+  };
+  // 16 MiB each.
+  EXPECT_OK(list({4096, 4096}, {1, 1}));
+  EXPECT_OK(list({4096, 4096}, {0, 2}));
+  EXPECT_OK(list({2048, 8192}, {2, 0}));
+  EXPECT_OK(list({2047, 2049, 2}, {2, 2, 1}));
+  // 4 MiB each.
+  EXPECT_OK(list({2047, 2049}, {2, 2}));
+  EXPECT_THAT(list({2048, 2049}, {2, 2}), IsKind(ErrorKind::kLimit, HasSubstr("each counted as 16 bytes")));
+}
+
+// Whoever reads tensors of one compressed record in another order than its own decompresses it for each.
+TEST(TorchFileTest, ManyTensorsOfOneCompressedRecordAreLimited) {
+  constexpr int64_t kElements = 1 << 20;
+  const auto list = [](int tensors, bool deflated) {
+    std::vector<std::pair<std::string, std::string>> views;
+    for (int i = 0; i < tensors; ++i) {
+      PickledTensor tensor;
+      tensor.numel = kElements;
+      tensor.offset = kElements - tensors + i;
+      tensor.shape = {1};
+      tensor.strides = {1};
+      views.emplace_back(absl::StrCat("t", i), tensor.ToString());
+    }
+    std::vector<ZipItem> items = TorchItems(Pickle(PickleDict(views)), {std::string(4 * kElements, '\0')});
+    for (ZipItem& item : items) {
+      item.deflated = deflated;
+    }
+    MemoryFileSystem fs;
+    EXPECT_OK(WriteSmallFile(fs, "/x.pth", ZipBytes(items)));
+    return ReadTorchFile(*fs.OpenForRead("/x.pth", OpenOptions()).value(), Limits()).status();
+  };
+  EXPECT_OK(list(60, true));
+  EXPECT_OK(list(100, false));
+  EXPECT_THAT(list(100, true), IsKind(ErrorKind::kLimit, HasSubstr("expand_file_bytes")));
 }
 
 // A transposed tensor of 9 MiB is read in two blocks, each of which decompresses the record from its start.

@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "checkpoint/base/status_macros.h"
+#include "checkpoint/container/chunk_recorder.h"
 #include "checkpoint/container/torch_zip/crc_ledger.h"
 #include "checkpoint/container/torch_zip/inflated_file.h"
 #include "checkpoint/container/torch_zip/torch_file.h"
@@ -131,6 +132,58 @@ TEST_F(TorchSourceTest, BoxesOfStridedTensorsAreWhatTheStridesSay) {
       }
     }
   }
+}
+
+// Each of the files alone is within the limits.
+TEST_F(TorchSourceTest, FilesAreLimitedTogether) {
+  PickledTensor tensor;
+  tensor.shape = {8 << 20};
+  tensor.strides = {0};
+  std::vector<std::string> files;
+  for (int i = 0; i < 8; ++i) {
+    files.push_back(File({{absl::StrCat("t", i), tensor}}, {SomeBytes(96)}));
+  }
+  EXPECT_OK(Open(files));
+  files.push_back(File({{"t8", tensor}}, {SomeBytes(96)}));
+  EXPECT_THAT(Open(files), IsKind(ErrorKind::kLimit, AllOf(HasSubstr("the files of"), HasSubstr("expand_file_bytes"))));
+  TorchSourceOptions options;
+  options.limits.expand_file_bytes = int64_t{1} << 30;
+  EXPECT_OK(Open(files, options));
+}
+
+TEST_F(TorchSourceTest, WhatRepeatsIsReadOnce) {
+  PickledTensor tensor;
+  tensor.type = "IntStorage";
+  tensor.numel = 600;
+  tensor.shape = {3, 1000, 200};
+  tensor.strides = {200, 0, 1};
+  ASSERT_OK_AND_ASSIGN(const auto source, Open({File({{"t", tensor}}, {Count(600)})}));
+
+  const std::vector<int32_t> read = ReadAll(*source, 0);
+
+  for (int64_t i = 0; i < static_cast<int64_t>(read.size()); ++i) {
+    ASSERT_EQ(read[i], i / 200'000 * 200 + i % 200);
+  }
+  EXPECT_LT(source->stats().bytes_read, 10'000);
+}
+
+TEST_F(TorchSourceTest, ARecorderSeesTheWholeFile) {
+  PickledTensor tensor;
+  tensor.type = "IntStorage";
+  tensor.numel = 300'000;
+  tensor.shape = {300'000};
+  tensor.strides = {1};
+  const std::string bytes = File({{"t", tensor}}, {Count(300'000)});
+  TorchSourceOptions options;
+  ASSERT_OK_AND_ASSIGN(const auto recorder, ChunkRecorder::Create(static_cast<int64_t>(bytes.size())));
+  options.recorders = {recorder};
+  ASSERT_OK_AND_ASSIGN(const auto source, Open({bytes}, options));
+
+  EXPECT_EQ(ReadAll(*source, 0)[299'999], 299'999);
+
+  ASSERT_OK_AND_ASSIGN(const auto file, fs_.OpenForRead(absl::StrCat("/0-", opened_, ".pth"), OpenOptions()));
+  ASSERT_OK(recorder->Complete(*file));
+  EXPECT_EQ(recorder->Digest(), FileDigest(bytes));
 }
 
 TEST_F(TorchSourceTest, ManySmallRunsGoInBatches) {

@@ -82,6 +82,27 @@ TEST_F(RecordsTest, TheUnchangedOneOpens) {
   EXPECT_OK(OpenWithRecords([](RankRecords*) {}));
 }
 
+// Bytes that many boxes share would be read for each of them.
+TEST_F(RecordsTest, BoxesThatShareBytesAreRefused) {
+  EXPECT_THAT(OpenWithRecords([](RankRecords* records) {
+                records->mutable_boxes(1)->set_begin(records->boxes(0).begin());
+                records->mutable_boxes(1)->set_end(records->boxes(0).end());
+              }),
+              IsKind(ErrorKind::kOffsets, HasSubstr("what follows begins at")));
+}
+
+TEST_F(RecordsTest, AnAssetThatIsListedTwiceIsRefused) {
+  DistributedManifest manifest = ManifestMessage();
+  for (int i = 0; i < 2; ++i) {
+    FileRecord* asset = manifest.add_assets();
+    asset->set_name("assets/tokenizer.json");
+    asset->set_kind(FileRecord::ASSET);
+    asset->set_chunk_bytes(4096);
+  }
+  Put(manifest);
+  EXPECT_THAT(Open(), IsKind(ErrorKind::kDupKey, HasSubstr("assets/tokenizer.json")));
+}
+
 TEST_F(RecordsTest, AMissingPartIsNamed) {
   ASSERT_OK(fs_.RemoveFile(JoinPath(kDirectory, "rank-00001-of-00002.pb")));
 
