@@ -16,6 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
+#include "checkpoint/container/file_kind.h"
 
 namespace waypoint::engine {
 namespace {
@@ -121,6 +122,11 @@ absl::StatusOr<std::unique_ptr<TokenFile>> TokenFile::Open(const Dataset& config
   if (!S_ISREG(info.st_mode)) {
     return MakeError(ErrorKind::kIo, absl::StrCat("data file \"", path, "\": not a regular file"));
   }
+  // Its text would be taken for tokens.
+  char start[kFileKindBytes];
+  const ssize_t start_bytes = pread(fd.get(), start, sizeof(start), 0);
+  WAYPOINT_RETURN_IF_ERROR(
+      Annotate(CheckNoPointer(absl::string_view(start, start_bytes > 0 ? start_bytes : 0), path), "data file"));
   const int token_bytes = TokenBytes(config.kind());
   if (info.st_size % token_bytes != 0) {
     return MakeError(ErrorKind::kSizeMismatch,

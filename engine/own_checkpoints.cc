@@ -14,6 +14,7 @@
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/checkpointer/checkpointer.h"
 #include "checkpoint/coordination/coordinator.h"
+#include "checkpoint/format/asset_copy.h"
 #include "engine/damage.h"
 #include "engine/run_history.h"
 
@@ -78,12 +79,13 @@ absl::StatusOr<std::vector<std::string>> FindOwn(FileSystem& fs, const TrainConf
   return paths;
 }
 
-absl::Status OpenOwn(FileSystem& fs, const std::string& path, Start& start) {
+// `first`: rank 0, which copies the assets into every later save and export.
+absl::Status OpenOwn(FileSystem& fs, const std::string& path, bool first, Start& start) {
   start.kind = StartKind::kResume;
   start.path = path;
   WAYPOINT_ASSIGN_OR_RETURN(CheckpointFormat * format, DetectFormat(fs, path));
   WAYPOINT_ASSIGN_OR_RETURN(start.checkpoint, format->Open(fs, path, {}));
-  return absl::OkStatus();
+  return first ? CheckAssets(fs, start.checkpoint->assets) : absl::OkStatus();
 }
 
 }  // namespace
@@ -98,7 +100,7 @@ absl::Status OpenNewest(FileSystem& fs, const TrainConfig& own, const JobRanks& 
       continue;
     }
     Start opened;
-    absl::Status status = OpenOwn(fs, path, opened);
+    absl::Status status = OpenOwn(fs, path, ranks.rank() == 0, opened);
     WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> votes,
                               ranks.Vote("checkpoint opened", DamageVote(status, IsDamageOfOpen(status))));
     const absl::optional<absl::Status> damage = DamageIn(votes, ranks.rank(), status);

@@ -13,6 +13,7 @@
 #include "checkpoint/base/registry.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/checkpointer/checkpointer.h"
+#include "checkpoint/format/asset_copy.h"
 #include "checkpoint/format/saved_state.h"
 #include "checkpoint/tensor/manifest.h"
 #include "engine/data_record.h"
@@ -166,14 +167,32 @@ absl::Status CheckAllTaken(const Manifest& stored, const models::DecoderConfig& 
       differences);
 }
 
-absl::Status StartPretrained(FileSystem& fs, const ConfigLayers& layers, Pretrained options, const JobRanks& ranks,
+// The checkpoint that pretrained.path means, the same on all ranks: a run that goes on publishes new ones at any time.
+absl::StatusOr<FoundCheckpoint> FindPretrained(FileSystem& fs, const TrainConfig& config, const JobRanks& ranks) {
+  const Pretrained& options = config.pretrained();
+  LocalCoordinator alone;
+  Coordinator& coordinator = ranks.coordinator == nullptr ? alone : *ranks.coordinator;
+  absl::StatusOr<FoundCheckpoint> found = FindCheckpoint(fs, options.path(), options.format());
+  const absl::StatusOr<std::string> path = found.ok() ? found->path : absl::StatusOr<std::string>(found.status());
+  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> paths,
+                            coordinator.AllGatherIfOk("pretrained.path", path, CheckpointTimeout(config)));
+  found->path = paths[0];
+  WAYPOINT_ASSIGN_OR_RETURN(found->format, FindFormat(fs, found->path, options.format()));
+  return found;
+}
+
+absl::Status StartPretrained(FileSystem& fs, const ConfigLayers& layers, const TrainConfig& own, const JobRanks& ranks,
                              Start& start) {
+  Pretrained options = own.pretrained();
   start.kind = StartKind::kPretrained;
   start.path = options.path();
   if (!options.has_load_config()) {
     options.set_load_config(Pretrained::MODEL);
   }
-  WAYPOINT_ASSIGN_OR_RETURN(CheckpointFormat * format, FindFormat(fs, options.path(), options.format()));
+  WAYPOINT_ASSIGN_OR_RETURN(const FoundCheckpoint found, FindPretrained(fs, own, ranks));
+  CheckpointFormat* const format = found.format;
+  start.path = found.path;
+  start.notes.insert(start.notes.end(), found.notes.begin(), found.notes.end());
   if (options.optimizer_state() && !format->supports_optimizer_state()) {
     return MakeError(ErrorKind::kRequest, absl::StrCat("format \"", format->name(),
                                                        "\" has no optimizer state; unset pretrained.optimizer_state"));
@@ -181,7 +200,11 @@ absl::Status StartPretrained(FileSystem& fs, const ConfigLayers& layers, Pretrai
   LoadOptions load;
   load.carry_unknown = options.carry_unknown();
   load.format_options = {options.format_options().begin(), options.format_options().end()};
-  WAYPOINT_ASSIGN_OR_RETURN(start.checkpoint, format->Open(fs, options.path(), load));
+  load.strip_prefixes = {options.strip_prefix().begin(), options.strip_prefix().end()};
+  WAYPOINT_ASSIGN_OR_RETURN(start.checkpoint, format->Open(fs, found.path, load));
+  if (ranks.coordinator == nullptr || ranks.coordinator->rank() == 0) {
+    WAYPOINT_RETURN_IF_ERROR(CheckAssets(fs, start.checkpoint->assets));
+  }
   start.notes.insert(start.notes.end(), start.checkpoint->notes.begin(), start.checkpoint->notes.end());
   const CheckpointMetadata& metadata = start.checkpoint->metadata;
   WAYPOINT_ASSIGN_OR_RETURN(const models::DecoderConfig model, ModelOf(metadata));
@@ -278,7 +301,7 @@ absl::StatusOr<Start> ResolveStart(FileSystem& fs, const ConfigLayers& layers, c
     WAYPOINT_RETURN_IF_ERROR(CheckHistory(fs, own, ranks, start));
   }
   if (!own.pretrained().path().empty()) {
-    WAYPOINT_RETURN_IF_ERROR(Annotate(StartPretrained(fs, layers, own.pretrained(), ranks, start),
+    WAYPOINT_RETURN_IF_ERROR(Annotate(StartPretrained(fs, layers, own, ranks, start),
                                       absl::StrCat("start from \"", own.pretrained().path(), "\"")));
     return start;
   }

@@ -11,9 +11,12 @@
 #include "absl/time/clock.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/json.h"
+#include "checkpoint/base/registry.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/base/visible_text.h"
 #include "checkpoint/checkpointer/checkpointer.h"
+#include "checkpoint/container/chunk_recorder.h"
+#include "checkpoint/format/file_checks.h"
 #include "checkpoint/format/format_options.h"
 #include "tools/command_line.h"
 #include "tools/convert_ranks.h"
@@ -53,9 +56,9 @@ absl::StatusOr<Plan> PlanOutput(FileSystem& fs, CheckpointFormat& format, Opened
   return plan;
 }
 
-class Conversion {
+class ConvertRun {
  public:
-  Conversion(const ConvertRequest& request, const ConvertEnvironment& environment)
+  ConvertRun(const ConvertRequest& request, const ConvertEnvironment& environment)
       : request_(request), environment_(environment) {}
 
   absl::Status Run() {
@@ -64,6 +67,7 @@ class Conversion {
     save.coordinator = environment_.ranks;
     save.coordination_timeout = request_.rank_timeout;
     bool optimizer_state = false;
+    WAYPOINT_RETURN_IF_ERROR(FindSource());
     absl::Status prepared = Prepare(&save, &optimizer_state);
     if (environment_.ranks != nullptr) {
       prepared = environment_.ranks->Agree("source and plan", prepared, request_.rank_timeout);
@@ -87,17 +91,46 @@ class Conversion {
   int world_size() const { return environment_.ranks == nullptr ? 1 : environment_.ranks->world_size(); }
   bool shows_progress() const { return environment_.progress && rank() == 0; }
 
+  // The same on all ranks: a run that goes on publishes new checkpoints at any time.
+  absl::Status FindSource() {
+    auto found = FindCheckpoint(environment_.fs, request_.source, request_.from);
+    if (environment_.ranks != nullptr) {
+      const absl::StatusOr<std::string> path = found.ok() ? found->path : absl::StatusOr<std::string>(found.status());
+      WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> paths,
+                                environment_.ranks->AllGatherIfOk("source", path, request_.rank_timeout));
+      found->path = paths[0];
+    }
+    WAYPOINT_RETURN_IF_ERROR(found.status());
+    source_path_ = std::move(found->path);
+    report_.notes = std::move(found->notes);
+    return absl::OkStatus();
+  }
+
+  // Does the target have a place for what it was converted from, and the source no identity of its own?
+  bool RecordsDigests(const CheckpointFormat& from) const {
+    if (request_.dry_run || !from.external()) {
+      return false;
+    }
+    if (request_.to.empty() || request_.to == "auto") {
+      return true;
+    }
+    const CheckpointFormat* const to = Registry<CheckpointFormat>::Global().Find(request_.to);
+    return to != nullptr && !to->external();
+  }
+
   // Everything that can be wrong before a byte is written.
   absl::Status Prepare(SaveOptions* save, bool* optimizer_state) {
     FileSystem& fs = environment_.fs;
     WAYPOINT_ASSIGN_OR_RETURN(split_, SplitMemory(request_.max_memory_bytes, request_.threads));
-    WAYPOINT_ASSIGN_OR_RETURN(CheckpointFormat * from, FindFormat(fs, request_.source, request_.from));
+    WAYPOINT_ASSIGN_OR_RETURN(CheckpointFormat * from, FindFormat(fs, source_path_, request_.from));
     load_.carry_unknown = request_.carry_unknown;
     load_.joined_dtype = request_.dtype;
     load_.window_bytes = split_.block_bytes;
     load_.max_over_read = std::numeric_limits<double>::infinity();
     load_.format_options = SelectFormatOptions(*from, request_.format_options, FormatUse::kLoad);
-    WAYPOINT_ASSIGN_OR_RETURN(source_, from->Open(fs, request_.source, load_));
+    load_.strip_prefixes = request_.strip_prefixes;
+    load_.record_digests = RecordsDigests(*from);
+    WAYPOINT_ASSIGN_OR_RETURN(source_, from->Open(fs, source_path_, load_));
     WAYPOINT_ASSIGN_OR_RETURN(to_, FindTargetFormat(*from, source_.metadata, request_.to));
     WAYPOINT_RETURN_IF_ERROR(LoadFormatOptions(*from, to_, request_.format_options).status());
     if (request_.wants_shard_size && !to_->split_by_bytes()) {
@@ -105,7 +138,7 @@ class Conversion {
                        absl::StrCat("--max-shard-size is no option here: how many files a \"", to_->name(),
                                     "\" checkpoint has is not a matter of their size; leave it out"));
     }
-    WAYPOINT_RETURN_IF_ERROR(CheckTargetPath(fs, request_.source, request_.target, request_.overwrite));
+    WAYPOINT_RETURN_IF_ERROR(CheckTargetPath(fs, source_path_, request_.target, request_.overwrite));
 
     save->weights_dtype = request_.dtype;
     save->max_shard_bytes = request_.max_shard_bytes;
@@ -132,7 +165,7 @@ class Conversion {
   }
 
   void FillReport(const CheckpointFormat& from, Plan& plan) {
-    report_.source = request_.source;
+    report_.source = source_path_;
     report_.target = request_.target;
     report_.from = from.name();
     report_.to = to_->name();
@@ -140,7 +173,7 @@ class Conversion {
     report_.bytes = plan.bytes;
     report_.dry_run = request_.dry_run;
     report_.verify = request_.dry_run ? VerifyMode::kNone : request_.verify;
-    report_.notes = source_.notes;
+    report_.notes.insert(report_.notes.end(), source_.notes.begin(), source_.notes.end());
     report_.notes.insert(report_.notes.end(), plan.notes.begin(), plan.notes.end());
     report_.has_plan = request_.print_plan;
     report_.plan = plan.lines;
@@ -157,7 +190,48 @@ class Conversion {
     return transfer;
   }
 
+  // Before the work: of files that changed places nothing else tells.
+  absl::Status CheckSourceFiles() {
+    if (request_.verify == VerifyMode::kNone || source_.listed.empty()) {
+      return absl::OkStatus();
+    }
+    const absl::Time start = absl::Now();
+    ProgressPrinter progress("checking", shows_progress(), environment_.err);
+    absl::Status status = CheckListed(environment_.fs, source_.listed, TransferWith(progress), rank(), world_size());
+    if (environment_.ranks != nullptr) {
+      status = environment_.ranks->Agree("files of the source", status, request_.rank_timeout);
+    }
+    WAYPOINT_RETURN_IF_ERROR(status);
+    report_.notes.push_back(absl::StrCat("compared the MD5 of ", source_.listed.size(), " files with ",
+                                         QuotedPath(BaseName(source_.listed[0].list_path))));
+    report_.verify_duration += absl::Now() - start;
+    return absl::OkStatus();
+  }
+
+  // On every rank, when all of them have read what they need.
+  absl::StatusOr<Conversion> Converted() {
+    Conversion conversion;
+    conversion.set_format(report_.from);
+    conversion.set_sha256(source_.sha256);
+    for (const CheckpointFile& file : source_.files) {
+      if (environment_.ranks != nullptr && file.recorder != nullptr) {
+        WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> seen,
+                                  environment_.ranks->AllGatherIfOk(absl::StrCat("digests of ", file.name),
+                                                                    file.recorder->Seen(), request_.rank_timeout));
+        for (const std::string& by_rank : seen) {
+          WAYPOINT_RETURN_IF_ERROR(Annotate(file.recorder->Merge(by_rank), QuotedPath(file.path)));
+        }
+      }
+    }
+    if (rank() == 0 && conversion.sha256().empty()) {
+      WAYPOINT_ASSIGN_OR_RETURN(const std::vector<ConvertedFile> files, DescribeFiles(environment_.fs, source_.files));
+      *conversion.mutable_files() = {files.begin(), files.end()};
+    }
+    return conversion;
+  }
+
   absl::Status Write(const SaveOptions& save, bool optimizer_state) {
+    WAYPOINT_RETURN_IF_ERROR(CheckSourceFiles());
     ProgressPrinter progress("converting", shows_progress(), environment_.err);
     WriteOptions write;
     write.format = to_->name();
@@ -165,6 +239,8 @@ class Conversion {
     write.save = save;
     write.transfer = TransferWith(progress);
     const absl::Time start = absl::Now();
+    const absl::Duration checked = report_.verify_duration;
+    write.converted = [this] { return Converted(); };
     write.before_publish = [&](const std::string& staged_path) {
       progress.Clear();
       return Verify(staged_path, optimizer_state);
@@ -172,7 +248,7 @@ class Conversion {
     WAYPOINT_ASSIGN_OR_RETURN(
         const TransferStats stats,
         WriteCheckpoint(environment_.fs, request_.target, write, source_.metadata, *source_.tensors, source_.assets));
-    report_.duration = absl::Now() - start - report_.verify_duration;
+    report_.duration = absl::Now() - start - (report_.verify_duration - checked);
     report_.peak_bytes_in_flight = stats.peak_bytes_in_flight;
     return absl::OkStatus();
   }
@@ -184,7 +260,10 @@ class Conversion {
     options.weights_dtype = request_.dtype;
     options.optimizer_state = optimizer_state;
     options.load = load_;
+    options.load.strip_prefixes.clear();
+    options.load.record_digests = false;
     options.source_format_options = load_.format_options;
+    options.source_strip_prefixes = load_.strip_prefixes;
     // What is in the output's config was in the source's, which was accepted: now, or when it became native.
     options.load.carry_unknown = true;
     // What the target was written with and takes when it is read too, and what its writer knows.
@@ -202,9 +281,9 @@ class Conversion {
       status = VerifyDigests(environment_.fs, *to_, staged_path, source_, options);
     } else if (request_.verify == VerifyMode::kLogits) {
       options.logits_program = environment_.logits_program;
-      status = VerifyLogits(environment_.fs, *to_, staged_path, request_.source, report_.from, source_, options);
+      status = VerifyLogits(environment_.fs, *to_, staged_path, source_path_, report_.from, source_, options);
     }
-    report_.verify_duration = absl::Now() - start;
+    report_.verify_duration += absl::Now() - start;
     if (status.ok() && environment_.interrupted()) {
       return absl::CancelledError("interrupted before the output was published");
     }
@@ -213,6 +292,7 @@ class Conversion {
 
   const ConvertRequest& request_;
   const ConvertEnvironment& environment_;
+  std::string source_path_;
   MemorySplit split_;
   LoadOptions load_;
   OpenedCheckpoint source_;
@@ -224,7 +304,7 @@ class Conversion {
 }  // namespace
 
 absl::Status Convert(const ConvertRequest& request, const ConvertEnvironment& environment) {
-  return Conversion(request, environment).Run();
+  return ConvertRun(request, environment).Run();
 }
 
 ExitCode ConvertMain(int argc, const char* const* argv, const ConvertEnvironment& environment) {

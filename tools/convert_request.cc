@@ -53,7 +53,10 @@ absl::StatusOr<absl::optional<ConvertRequest>> ParseConvertRequest(int argc, con
   std::string rank_timeout = "30m";
 
   CLI::App app("Converts a checkpoint from one format to another.  The output appears whole or not at all.", "convert");
-  app.add_option("SRC", request.source, "checkpoint directory to read")->required();
+  app.add_option("SRC", request.source,
+                 "checkpoint directory to read, or a directory around some, of which the newest is taken: a training "
+                 "run's output, its checkpoint folder, an export folder, a model in the cache of the Hub")
+      ->required();
   app.add_option("DST", request.target, "directory to make")->required();
   app.add_option("--from", request.from, "format of SRC; auto looks at the directory");
   app.add_option("--to", request.to, "format of DST; auto: see below");
@@ -64,9 +67,11 @@ absl::StatusOr<absl::optional<ConvertRequest>> ParseConvertRequest(int argc, con
   app.add_option("--threads", request.threads, "that read, convert and write; 0 chooses (4)");
   app.add_flag("--dry-run", request.dry_run, "check and plan everything, write nothing");
   app.add_flag("--print-plan", request.print_plan, "print each target tensor with its expression over source tensors");
-  app.add_option("--verify", verify,
-                 "before the output is published: digest (default) reads it back and compares every tensor with the "
-                 "source; logits also runs both models in float32, which loads them whole")
+  app.add_option(
+         "--verify", verify,
+         "digest (default) compares checksums that a list beside the source has (checklist.chk), and before the "
+         "output is published reads it back and compares every tensor and file with the source; logits also runs both "
+         "models in float32, which loads them whole")
       ->check(CLI::IsMember({"none", "digest", "logits"}));
   app.add_option("--optimizer", optimizer, "optimizer state, where both formats can hold it")
       ->check(CLI::IsMember({"keep", "drop"}));
@@ -78,6 +83,7 @@ absl::StatusOr<absl::optional<ConvertRequest>> ParseConvertRequest(int argc, con
   app.add_flag("--drop-unknown", request.drop_unknown,
                "leave such keys out where it has none, with a note, in place of "
                "refusing");
+  AddStripPrefixFlag(app, &request.strip_prefixes);
   app.add_option("--rank-timeout", rank_timeout, "for the slowest of several ranks (30m; 90s, 2h)");
   app.add_flag("--json", request.json, "report on stdout as JSON");
   AddFormatFlags(formats, FormatFlags::kLoadAndSave, app, &request.format_options);

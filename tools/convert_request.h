@@ -35,6 +35,7 @@ struct ConvertRequest {
   bool overwrite = false;
   bool carry_unknown = false;
   bool drop_unknown = false;
+  std::vector<std::string> strip_prefixes;
   bool json = false;
   FormatOptionValues format_options;
   // Between ranks; see convert_ranks.h.

@@ -58,6 +58,14 @@ void AddFormatFlags(const std::vector<FormatChoice>& formats, FormatFlags which,
   }
 }
 
+void AddStripPrefixFlag(CLI::App& app, std::vector<std::string>* prefixes) {
+  app.add_option("--strip-prefix", *prefixes,
+                 "take this off the names of tensors that begin with it, as wrappers of modules leave it (module., "
+                 "_orig_mod., model.); may be given several times")
+      ->type_name("P")
+      ->allow_extra_args(false);
+}
+
 absl::StatusOr<FormatOptionValues> LoadFormatOptions(const CheckpointFormat& from, const CheckpointFormat* to,
                                                      const FormatOptionValues& values) {
   FormatOptionValues load = SelectFormatOptions(from, values, FormatUse::kLoad);

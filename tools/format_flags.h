@@ -31,6 +31,9 @@ enum class FormatFlags { kLoad, kLoadAndSave };
 void AddFormatFlags(const std::vector<FormatChoice>& formats, FormatFlags which, CLI::App& app,
                     FormatOptionValues* values);
 
+// Adds --strip-prefix, which may be given several times (LoadOptions::strip_prefixes).
+void AddStripPrefixFlag(CLI::App& app, std::vector<std::string>* prefixes);
+
 // Those of `values` for reading `from`, after a check that each is for reading it or, unless `to` is null, for writing
 // `to`.  Errors: E_REQUEST naming the first that is for neither, with the choices.
 absl::StatusOr<FormatOptionValues> LoadFormatOptions(const CheckpointFormat& from, const CheckpointFormat* to,

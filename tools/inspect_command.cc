@@ -11,6 +11,9 @@
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/checkpointer/checkpointer.h"
+#include "checkpoint/container/chunk_recorder.h"
+#include "checkpoint/format/asset_copy.h"
+#include "checkpoint/format/file_checks.h"
 #include "checkpoint/format/format_options.h"
 #include "tools/command_line.h"
 #include "tools/compare_carried.h"
@@ -46,10 +49,10 @@ absl::Status Diff(const InspectRequest& request, const InspectEnvironment& envir
                   const LoadOptions& load, bool* equal) {
   LoadOptions second_load = load;
   second_load.format_options.clear();
-  WAYPOINT_ASSIGN_OR_RETURN(const FileInfo info, environment.fs.Stat(request.diff));
-  if (info.type == FileType::kDirectory) {
-    WAYPOINT_ASSIGN_OR_RETURN(const CheckpointFormat* format, FindFormat(environment.fs, request.diff, "auto"));
-    second_load.format_options = SelectFormatOptions(*format, request.format_options, FormatUse::kLoad);
+  second_load.strip_prefixes.clear();
+  if (const auto info = environment.fs.Stat(request.diff); info.ok() && info->type == FileType::kDirectory) {
+    WAYPOINT_ASSIGN_OR_RETURN(const FoundCheckpoint found, FindCheckpoint(environment.fs, request.diff, "auto"));
+    second_load.format_options = SelectFormatOptions(*found.format, request.format_options, FormatUse::kLoad);
   }
   WAYPOINT_ASSIGN_OR_RETURN(InspectedCheckpoint second,
                             OpenInspected(environment.fs, request.diff, "auto", second_load));
@@ -63,8 +66,8 @@ absl::Status Diff(const InspectRequest& request, const InspectEnvironment& envir
                      "\" a directory, which is compared in native names; give two directories or two files"));
   }
   DiffReport report;
-  report.first = request.path;
-  report.second = request.diff;
+  report.first = first.path;
+  report.second = second.path;
   // One file says nothing of the model.
   if (!first.is_file) {
     Append(CompareModelConfigs(first.opened.metadata, second.opened.metadata), report);
@@ -90,6 +93,25 @@ absl::Status Diff(const InspectRequest& request, const InspectEnvironment& envir
   return CheckWritten(environment.out);
 }
 
+// Reads everything and compares it with whatever says what it should be.
+absl::Status Verify(const InspectEnvironment& environment, OpenedCheckpoint& opened, InspectReport* report) {
+  FileSystem& fs = environment.fs;
+  {
+    ProgressPrinter progress("checking", environment.progress, environment.err);
+    WAYPOINT_RETURN_IF_ERROR(CheckListed(fs, opened.listed, TransferWith(progress)));
+  }
+  for (const Asset& asset : opened.assets) {
+    WAYPOINT_ASSIGN_OR_RETURN(const ChunkDigests digests, CheckAsset(fs, asset));
+    report->asset_digests.push_back(FileDigest(digests.digests));
+  }
+  ProgressPrinter progress("verifying", environment.progress, environment.err);
+  WAYPOINT_ASSIGN_OR_RETURN(report->digests, DigestTensors(*opened.tensors, TransferWith(progress)));
+  WAYPOINT_ASSIGN_OR_RETURN(report->file_digests, DescribeFiles(fs, opened.files));
+  report->unchecked = FilesWithoutDigests(opened);
+  report->verified = true;
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status Inspect(const InspectRequest& request, const InspectEnvironment& environment, bool* equal) {
@@ -98,6 +120,8 @@ absl::Status Inspect(const InspectRequest& request, const InspectEnvironment& en
   load.carry_unknown = request.carry_unknown;
   load.format_options = request.format_options;
   load.strict = request.verify;
+  load.strip_prefixes = request.strip_prefixes;
+  load.record_digests = request.verify && request.diff.empty();
   WAYPOINT_ASSIGN_OR_RETURN(InspectedCheckpoint checkpoint,
                             OpenInspected(environment.fs, request.path, request.format, load));
   if (!request.diff.empty()) {
@@ -106,9 +130,7 @@ absl::Status Inspect(const InspectRequest& request, const InspectEnvironment& en
   InspectReport report;
   report.checkpoint = &checkpoint;
   if (request.verify) {
-    ProgressPrinter progress("verifying", environment.progress, environment.err);
-    WAYPOINT_ASSIGN_OR_RETURN(report.digests, DigestTensors(*checkpoint.opened.tensors, TransferWith(progress)));
-    report.verified = true;
+    WAYPOINT_RETURN_IF_ERROR(Verify(environment, checkpoint.opened, &report));
   }
   if (request.json) {
     WriteInspectJson(report, environment.out);
@@ -122,9 +144,13 @@ ExitCode InspectMain(int argc, const char* const* argv, const InspectEnvironment
   InspectRequest request;
   std::string diff_limit = "10";
   CLI::App app("Shows what a checkpoint holds: files, config, tensors, digests.", "inspect");
-  app.add_option("PATH", request.path, "checkpoint directory of any format, or one file: .safetensors, .pth, .pt, .bin")
+  app.add_option("PATH", request.path,
+                 "checkpoint directory of any format, or one around some, of which the newest is taken; or one file: "
+                 ".safetensors, .pth, .pt, .bin")
       ->required();
-  app.add_flag("--verify", request.verify, "read everything back, check and show digests, and check what is optional");
+  app.add_flag("--verify", request.verify,
+               "read everything back, files that travel along too; compare it with digests and with checksums that a "
+               "list beside it has (checklist.chk), say what has none, show digests, and check what is optional");
   app.add_option("--diff", request.diff,
                  "compare with this checkpoint tensor by tensor, in native names, and of one external format also all "
                  "config keys and the files that travel along; exit code 4 when they differ; defaults that one side "
@@ -134,6 +160,7 @@ ExitCode InspectMain(int argc, const char* const* argv, const InspectEnvironment
   app.add_option("--from", request.format, "format of PATH; auto looks at the directory");
   app.add_flag("--carry-unknown", request.carry_unknown, "accept config keys that the format does not declare");
   app.add_flag("--json", request.json, "report on stdout as JSON");
+  AddStripPrefixFlag(app, &request.strip_prefixes);
   AddFormatFlags(LinkedFormats(), FormatFlags::kLoad, app, &request.format_options);
   app.footer(std::string(ExitCodesHelp()));
   if (const auto end = ParseFlags(app, argc, argv, environment.out, environment.err); end.has_value()) {

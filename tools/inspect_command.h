@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <ostream>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "checkpoint/format/checkpoint_format.h"
@@ -29,6 +30,8 @@ struct InspectRequest {
   bool json = false;
   // For PATH, and for the other checkpoint of a comparison as far as its format has them.
   FormatOptionValues format_options;
+  // For PATH alone.
+  std::vector<std::string> strip_prefixes;
 };
 
 struct InspectEnvironment {

@@ -10,6 +10,7 @@
 #include "absl/strings/str_split.h"
 #include "checkpoint/base/json.h"
 #include "checkpoint/base/visible_text.h"
+#include "checkpoint/storage/file_system.h"
 #include "google/protobuf/text_format.h"
 #include "google/protobuf/util/json_util.h"
 #include "tools/command_line.h"
@@ -42,7 +43,107 @@ std::string Visible(absl::string_view text, const std::string& quoted) {
   return quoted.size() == text.size() + 2 ? std::string(text) : quoted;
 }
 
+// Of a file that was read; else empty.
+std::string DigestOf(const InspectReport& report, const std::string& name) {
+  const auto file = std::find_if(report.file_digests.begin(), report.file_digests.end(),
+                                 [&name](const ConvertedFile& one) { return one.name() == name; });
+  return file == report.file_digests.end() ? "" : file->digest();
+}
+
+// The files of one conversion.
+std::string FilesText(const google::protobuf::RepeatedPtrField<ConvertedFile>& files) {
+  std::string text;
+  for (const ConvertedFile& file : files) {
+    absl::StrAppend(&text, "    ", Visible(file.name(), QuotedPath(file.name())), "  ", file.size_bytes(), " bytes",
+                    file.digest().empty() ? "" : absl::StrCat("  ", Visible(file.digest(), Quoted(file.digest()))),
+                    "\n");
+  }
+  return text;
+}
+
+nlohmann::ordered_json FilesJson(const google::protobuf::RepeatedPtrField<ConvertedFile>& files) {
+  nlohmann::ordered_json json = nlohmann::ordered_json::array();
+  for (const ConvertedFile& file : files) {
+    nlohmann::ordered_json entry = {{"name", file.name()}, {"bytes", file.size_bytes()}};
+    if (!file.digest().empty()) {
+      entry["digest"] = file.digest();
+    }
+    json.push_back(std::move(entry));
+  }
+  return json;
+}
+
+// Where a checkpoint came from.
+std::string ConversionsText(const CheckpointMetadata& metadata) {
+  std::string text;
+  for (const Conversion& conversion : metadata.conversions()) {
+    absl::StrAppend(&text, "  converted from ", Visible(conversion.format(), Quoted(conversion.format())),
+                    conversion.sha256().empty()
+                        ? ":"
+                        : absl::StrCat(", sha256 ", Visible(conversion.sha256(), Quoted(conversion.sha256()))),
+                    "\n", FilesText(conversion.files()));
+  }
+  return text;
+}
+
+nlohmann::ordered_json ConversionsJson(const CheckpointMetadata& metadata) {
+  nlohmann::ordered_json json = nlohmann::ordered_json::array();
+  for (const Conversion& conversion : metadata.conversions()) {
+    nlohmann::ordered_json entry = {{"format", conversion.format()}};
+    if (!conversion.sha256().empty()) {
+      entry["sha256"] = conversion.sha256();
+    }
+    entry["files"] = FilesJson(conversion.files());
+    json.push_back(std::move(entry));
+  }
+  return json;
+}
+
+// One line each: name, size and, when it was read, digest.
+std::string AssetsText(const InspectReport& report) {
+  const std::vector<Asset>& assets = report.checkpoint->opened.assets;
+  std::string text = assets.empty() ? "" : "\nfiles that travel along:\n";
+  for (size_t i = 0; i < assets.size(); ++i) {
+    absl::StrAppend(&text, "  ", Visible(assets[i].name, QuotedPath(assets[i].name)), "  ",
+                    HumanBytes(static_cast<double>(assets[i].size_bytes)),
+                    report.asset_digests.empty() ? "" : absl::StrCat("  ", report.asset_digests[i]), "\n");
+  }
+  return text;
+}
+
+nlohmann::ordered_json AssetsJson(const InspectReport& report) {
+  const std::vector<Asset>& assets = report.checkpoint->opened.assets;
+  nlohmann::ordered_json json = nlohmann::ordered_json::array();
+  for (size_t i = 0; i < assets.size(); ++i) {
+    nlohmann::ordered_json entry = {{"name", assets[i].name}, {"bytes", assets[i].size_bytes}};
+    if (!report.asset_digests.empty()) {
+      entry["digest"] = report.asset_digests[i];
+    }
+    json.push_back(std::move(entry));
+  }
+  return json;
+}
+
 }  // namespace
+
+std::vector<std::string> FilesWithoutDigests(const OpenedCheckpoint& opened) {
+  const auto is_listed = [&opened](const std::string& path) {
+    return std::any_of(opened.listed.begin(), opened.listed.end(),
+                       [&path](const ListedFile& listed) { return listed.path == path; });
+  };
+  std::vector<std::string> names;
+  for (const CheckpointFile& file : opened.files) {
+    if (!file.has_checksums && !is_listed(file.path)) {
+      names.push_back(file.name);
+    }
+  }
+  for (const Asset& asset : opened.assets) {
+    if (asset.size_bytes > 0 && asset.digests.digests.empty() && !is_listed(asset.path)) {
+      names.push_back(asset.name);
+    }
+  }
+  return names;
+}
 
 void WriteInspectText(const InspectReport& report, std::ostream& out) {
   const InspectedCheckpoint& checkpoint = *report.checkpoint;
@@ -65,7 +166,19 @@ void WriteInspectText(const InspectReport& report, std::ostream& out) {
   }
   if (report.verified) {
     absl::StrAppend(&text, "  verified: everything was read back\n");
+    const std::vector<ListedFile>& listed = checkpoint.opened.listed;
+    if (!listed.empty()) {
+      absl::StrAppend(&text, "  ", Count(static_cast<int64_t>(listed.size()), "file"), " as ",
+                      QuotedPath(BaseName(listed[0].list_path)), " says (MD5)\n");
+    }
+    if (!report.unchecked.empty()) {
+      absl::StrAppend(&text, "  nothing says what these should be, no digest and no list: ",
+                      absl::StrJoin(report.unchecked, ", ",
+                                    [](std::string* out, const std::string& name) { out->append(QuotedPath(name)); }),
+                      "\n");
+    }
   }
+  absl::StrAppend(&text, ConversionsText(metadata));
   for (const std::string& note : checkpoint.opened.notes) {
     absl::StrAppend(&text, "  note: ", VisibleText(note), "\n");
   }
@@ -82,8 +195,12 @@ void WriteInspectText(const InspectReport& report, std::ostream& out) {
     for (const auto& [key, value] : file.metadata) {
       absl::StrAppend(&text, ", ", Visible(key, Quoted(key)), "=", Visible(value, Quoted(value)));
     }
+    if (const std::string digest = DigestOf(report, file.name); !digest.empty()) {
+      absl::StrAppend(&text, ", ", digest);
+    }
     absl::StrAppend(&text, "\n");
   }
+  absl::StrAppend(&text, AssetsText(report));
   if (metadata.has_model_config()) {
     absl::StrAppend(&text, "\nconfig:\n");
     for (const absl::string_view line : absl::StrSplit(ConfigText(metadata), '\n', absl::SkipEmpty())) {
@@ -141,6 +258,12 @@ void WriteInspectJson(const InspectReport& report, std::ostream& out) {
     }
   }
   json["notes"] = checkpoint.opened.notes;
+  if (report.verified) {
+    json["without_digests"] = report.unchecked;
+  }
+  if (metadata.conversions_size() > 0) {
+    json["conversions"] = ConversionsJson(metadata);
+  }
   json["files"] = nlohmann::ordered_json::array();
   for (const InspectedFile& file : checkpoint.files) {
     nlohmann::ordered_json entry = {
@@ -148,8 +271,12 @@ void WriteInspectJson(const InspectReport& report, std::ostream& out) {
     if (!file.problem.empty()) {
       entry["problem"] = file.problem;
     }
+    if (const std::string digest = DigestOf(report, file.name); !digest.empty()) {
+      entry["digest"] = digest;
+    }
     json["files"].push_back(std::move(entry));
   }
+  json["assets"] = AssetsJson(report);
   const std::string head = ReportJsonText(json);
   out << absl::string_view(head).substr(0, head.size() - 2) << ",\n  \"tensors\": [";
   for (int64_t i = 0; i < manifest.size(); ++i) {

@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "absl/types/optional.h"
+#include "checkpoint/format/checkpoint_format.h"
+#include "checkpoint/format/metadata.pb.h"
 #include "nlohmann/json.hpp"
 #include "tools/compare_checkpoints.h"
 #include "tools/inspected_checkpoint.h"
@@ -18,8 +20,16 @@ struct InspectReport {
   const InspectedCheckpoint* checkpoint = nullptr;
   // XXH3 of each tensor, when everything was read back; otherwise empty.
   std::vector<std::string> digests;
+  // The same of files (metadata.proto, ConvertedFile): those of OpenedCheckpoint::files, and by asset.
+  std::vector<ConvertedFile> file_digests;
+  std::vector<std::string> asset_digests;
+  // Files that were read and that nothing says of what they should be.
+  std::vector<std::string> unchecked;
   bool verified = false;
 };
+
+// Names of the files whose bytes no digest, checksum or list guards.
+std::vector<std::string> FilesWithoutDigests(const OpenedCheckpoint& opened);
 
 struct DiffReport {
   std::string first;

@@ -15,6 +15,8 @@
 #include "checkpoint/container/torch_zip/torch_file.h"
 #include "checkpoint/container/torch_zip/torch_source.h"
 #include "checkpoint/container/torch_zip/zip_directory.h"
+#include "checkpoint/format/file_checks.h"
+#include "checkpoint/format/strip_prefix.h"
 #include "tools/format_flags.h"
 
 namespace waypoint {
@@ -72,9 +74,29 @@ absl::StatusOr<bool> IsTorchFile(const ReadableFile& file) {
   return ZipDirectory::Recognises(absl::string_view(start, sizeof(start)));
 }
 
-absl::Status OpenTorchFile(FileSystem& fs, const ReadableFile& file, const Limits& limits,
+// Names of one file, without what a wrapper left before them.
+template <typename Tensors>
+absl::Status StripNames(const LoadOptions& load, Tensors& tensors) {
+  std::vector<std::string*> names;
+  for (auto& tensor : tensors) {
+    names.push_back(&tensor.name);
+  }
+  PrefixStripper stripper(load.strip_prefixes);
+  WAYPOINT_RETURN_IF_ERROR(stripper.Apply(names));
+  return stripper.Finish();
+}
+
+absl::Status OpenTorchFile(FileSystem& fs, const ReadableFile& file, const LoadOptions& load,
                            InspectedCheckpoint* inspected) {
-  WAYPOINT_ASSIGN_OR_RETURN(TorchContents contents, ReadTorchFile(file, limits));
+  WAYPOINT_ASSIGN_OR_RETURN(TorchContents contents, ReadTorchFile(file, load.limits));
+  WAYPOINT_RETURN_IF_ERROR(StripNames(load, contents.tensors));
+  WAYPOINT_ASSIGN_OR_RETURN(CheckpointFile described,
+                            TensorFile(BaseName(file.path()), file.path(), file.size_bytes(), load));
+  described.has_checksums = HasChecksums(contents);
+  TorchSourceOptions options;
+  options.limits = load.limits;
+  options.recorders = {described.recorder};
+  inspected->opened.files.push_back(std::move(described));
   inspected->format = contents.legacy ? "torch before 1.6" : "torch";
   InspectedFile description;
   description.name = BaseName(file.path());
@@ -91,15 +113,19 @@ absl::Status OpenTorchFile(FileSystem& fs, const ReadableFile& file, const Limit
   inspected->files.push_back(std::move(description));
   std::vector<TorchContents> files;
   files.push_back(std::move(contents));
-  WAYPOINT_ASSIGN_OR_RETURN(inspected->opened.tensors, TorchSource::Create(fs, std::move(files), {}));
+  WAYPOINT_ASSIGN_OR_RETURN(inspected->opened.tensors, TorchSource::Create(fs, std::move(files), options));
   return absl::OkStatus();
 }
 
-absl::Status OpenSafetensorsFile(FileSystem& fs, const std::string& path, const Limits& limits,
+absl::Status OpenSafetensorsFile(FileSystem& fs, const std::string& path, const LoadOptions& load,
                                  InspectedCheckpoint* inspected) {
   SafetensorsFile file;
   file.path = path;
-  WAYPOINT_ASSIGN_OR_RETURN(file.header, ReadHeaderOf(fs, path, limits));
+  WAYPOINT_ASSIGN_OR_RETURN(file.header, ReadHeaderOf(fs, path, load.limits));
+  WAYPOINT_RETURN_IF_ERROR(StripNames(load, file.header.entries));
+  WAYPOINT_ASSIGN_OR_RETURN(CheckpointFile described, TensorFile(BaseName(path), path, file.header.file_bytes, load));
+  file.recorder = described.recorder;
+  inspected->opened.files.push_back(std::move(described));
   inspected->format = "safetensors";
   inspected->files.push_back(Describe(BaseName(path), file.header));
   std::vector<SafetensorsFile> files;
@@ -114,24 +140,26 @@ absl::StatusOr<InspectedCheckpoint> OpenInspected(FileSystem& fs, const std::str
                                                   const LoadOptions& load) {
   InspectedCheckpoint inspected;
   inspected.path = path;
-  WAYPOINT_ASSIGN_OR_RETURN(const FileInfo info, fs.Stat(path));
-  if (info.type != FileType::kDirectory) {
+  if (const absl::StatusOr<FileInfo> info = fs.Stat(path); info.ok() && info->type != FileType::kDirectory) {
     inspected.is_file = true;
     WAYPOINT_ASSIGN_OR_RETURN(const std::unique_ptr<ReadableFile> file, fs.OpenForRead(path, {}));
     WAYPOINT_ASSIGN_OR_RETURN(const bool torch, IsTorchFile(*file));
-    WAYPOINT_RETURN_IF_ERROR(torch ? OpenTorchFile(fs, *file, load.limits, &inspected)
-                                   : OpenSafetensorsFile(fs, path, load.limits, &inspected));
+    WAYPOINT_RETURN_IF_ERROR(torch ? OpenTorchFile(fs, *file, load, &inspected)
+                                   : OpenSafetensorsFile(fs, path, load, &inspected));
     return inspected;
   }
-  WAYPOINT_ASSIGN_OR_RETURN(CheckpointFormat * found, FindFormat(fs, path, format));
+  WAYPOINT_ASSIGN_OR_RETURN(const FoundCheckpoint where, FindCheckpoint(fs, path, format));
+  CheckpointFormat* const found = where.format;
+  inspected.path = where.path;
   inspected.format = found->name();
   inspected.external = found->external();
   LoadOptions of_format = load;
   WAYPOINT_ASSIGN_OR_RETURN(of_format.format_options, LoadFormatOptions(*found, nullptr, load.format_options));
-  WAYPOINT_ASSIGN_OR_RETURN(inspected.opened, found->Open(fs, path, of_format));
-  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<DirectoryEntry> entries, fs.List(path));
+  WAYPOINT_ASSIGN_OR_RETURN(inspected.opened, found->Open(fs, where.path, of_format));
+  inspected.opened.notes.insert(inspected.opened.notes.begin(), where.notes.begin(), where.notes.end());
+  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<DirectoryEntry> entries, fs.List(where.path));
   for (const DirectoryEntry& entry : entries) {
-    const std::string entry_path = JoinPath(path, entry.name);
+    const std::string entry_path = JoinPath(where.path, entry.name);
     // Links too: a cache of downloads is made of them.  One that leads nowhere is none of the checkpoint's files.
     const absl::StatusOr<FileInfo> entry_info = fs.Stat(entry_path);
     if (!entry_info.ok() || entry_info->type != FileType::kFile) {

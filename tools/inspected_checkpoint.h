@@ -27,7 +27,7 @@ struct InspectedFile {
 };
 
 struct InspectedCheckpoint {
-  std::string path;
+  std::string path;    // of the one that was taken, where several could be meant
   std::string format;  // "safetensors", "torch" or "torch before 1.6" for one file
   bool is_file = false;
   bool external = false;  // of a format that is somebody else's

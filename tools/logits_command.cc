@@ -18,6 +18,7 @@
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/json.h"
 #include "checkpoint/base/status_macros.h"
+#include "checkpoint/base/visible_text.h"
 #include "checkpoint/checkpointer/checkpointer.h"
 #include "checkpoint/container/safetensors/header.h"
 #include "nlohmann/json.hpp"
@@ -91,22 +92,24 @@ absl::Status WriteLogits(const OutputFile& output, const at::Tensor& logits) {
 
 absl::Status Logits(const LogitsRequest& request, const LogitsEnvironment& environment) {
   FileSystem& fs = environment.fs;
+  WAYPOINT_ASSIGN_OR_RETURN(const FoundCheckpoint found, FindCheckpoint(fs, request.directory, request.format));
   WAYPOINT_ASSIGN_OR_RETURN(const OutputFile output, OutputFile::Check("--output", request.output, request.overwrite));
   if (output.replaces()) {
     WAYPOINT_ASSIGN_OR_RETURN(const std::string real_output, fs.RealPath(request.output));
-    WAYPOINT_ASSIGN_OR_RETURN(const std::string real_directory, fs.RealPath(request.directory));
+    WAYPOINT_ASSIGN_OR_RETURN(const std::string real_directory, fs.RealPath(found.path));
     if (DirName(real_output) == real_directory) {
       return MakeError(ErrorKind::kRequest, absl::StrCat("--output: ", QuotedPath(request.output),
                                                          " is a file of the checkpoint; choose another place"));
     }
   }
   WAYPOINT_ASSIGN_OR_RETURN(const at::Tensor tokens, ReadTokens(fs, request.tokens));
-  WAYPOINT_ASSIGN_OR_RETURN(CheckpointFormat * format, FindFormat(fs, request.directory, request.format));
+  CheckpointFormat* const format = found.format;
   LoadOptions load;
   load.carry_unknown = request.carry_unknown;
   load.max_over_read = std::numeric_limits<double>::infinity();
   WAYPOINT_ASSIGN_OR_RETURN(load.format_options, LoadFormatOptions(*format, nullptr, request.format_options));
-  WAYPOINT_ASSIGN_OR_RETURN(OpenedCheckpoint opened, format->Open(fs, request.directory, load));
+  load.strip_prefixes = request.strip_prefixes;
+  WAYPOINT_ASSIGN_OR_RETURN(OpenedCheckpoint opened, format->Open(fs, found.path, load));
   TransferOptions transfer;
   transfer.cancelled = Interrupted;
   WAYPOINT_ASSIGN_OR_RETURN(const auto model, LoadFloat32Decoder(opened, transfer, request.round_to));
@@ -123,18 +126,22 @@ absl::Status Logits(const LogitsRequest& request, const LogitsEnvironment& envir
   std::ostream& out = output.is_standard_output() ? environment.err : environment.out;
   if (request.json) {
     nlohmann::ordered_json report;
-    report["directory"] = request.directory;
+    report["directory"] = found.path;
     report["format"] = format->name();
     report["output"] = request.output;
     report["shape"] = shape;
     report["next_tokens"] = next;
+    report["notes"] = found.notes;
     out << ReportJsonText(report) << std::endl;
   } else {
-    out << "logits " << ShapeString(shape) << " of " << QuotedPath(request.directory) << " (" << format->name()
-        << ") are in " << QuotedPath(request.output) << "\n";
+    out << "logits " << ShapeString(shape) << " of " << QuotedPath(found.path) << " (" << format->name() << ") are in "
+        << QuotedPath(request.output) << "\n";
     if (logits.numel() > 0) {
       out << absl::StrFormat("  from %g to %g; likeliest next token of each row: %s\n", logits.min().item<double>(),
                              logits.max().item<double>(), absl::StrJoin(next, ", "));
+    }
+    for (const std::string& note : found.notes) {
+      out << "  note: " << VisibleText(note) << "\n";
     }
   }
   return CheckWritten(out);
@@ -144,7 +151,9 @@ ExitCode LogitsMain(int argc, const char* const* argv, const LogitsEnvironment& 
   LogitsRequest request;
   std::string round_to;
   CLI::App app("Computes float32 logits of a checkpoint.", "logits");
-  app.add_option("DIR", request.directory, "checkpoint directory of any format")->required();
+  app.add_option("DIR", request.directory,
+                 "checkpoint directory of any format, or one around some, of which the newest is taken")
+      ->required();
   app.add_option("--tokens", request.tokens,
                  "ids separated by commas, or a safetensors file with input_ids, int64 [batch, length]")
       ->required();
@@ -159,6 +168,7 @@ ExitCode LogitsMain(int argc, const char* const* argv, const LogitsEnvironment& 
                  absl::StrCat("round the weights to this type before they are used in float32: ", DTypeWords()));
   app.add_flag("--carry-unknown", request.carry_unknown, "accept config keys that the format does not declare");
   app.add_flag("--json", request.json, "report on stdout as JSON");
+  AddStripPrefixFlag(app, &request.strip_prefixes);
   AddFormatFlags(LinkedFormats(), FormatFlags::kLoad, app, &request.format_options);
   app.footer(std::string(ExitCodesHelp()));
   if (const auto end = ParseFlags(app, argc, argv, environment.out, environment.err, TORCH_VERSION); end.has_value()) {

@@ -6,6 +6,7 @@
 
 #include <ostream>
 #include <string>
+#include <vector>
 
 #include "ATen/core/Tensor.h"
 #include "absl/status/status.h"
@@ -30,6 +31,7 @@ struct LogitsRequest {
   bool carry_unknown = false;
   bool json = false;
   FormatOptionValues format_options;
+  std::vector<std::string> strip_prefixes;
 };
 
 struct LogitsEnvironment {

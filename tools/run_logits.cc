@@ -103,6 +103,9 @@ absl::StatusOr<std::vector<float>> RunLogits(const std::string& program, const L
   if (run.carry_unknown) {
     arguments.push_back("--carry-unknown");
   }
+  for (const std::string& prefix : run.strip_prefixes) {
+    arguments.push_back(absl::StrCat("--strip-prefix=", prefix));
+  }
   for (const auto& [name, value] : run.format_options) {
     // Switches take no value.
     if (value != "false") {

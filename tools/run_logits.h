@@ -19,6 +19,7 @@ struct LogitsRun {
   std::string format;
   bool carry_unknown = false;
   FormatOptionValues format_options;
+  std::vector<std::string> strip_prefixes;
   // Round the weights to this first; kInvalid: do not.
   DType round_to = DType::kInvalid;
   // One sequence.

@@ -2,13 +2,17 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "checkpoint/base/error.h"
+#include "checkpoint/base/json.h"
 #include "checkpoint/base/status_macros.h"
+#include "checkpoint/format/asset_copy.h"
 #include "google/protobuf/util/message_differencer.h"
 #include "models/decoder/config.pb.h"
 #include "tools/compare_checkpoints.h"
@@ -29,6 +33,46 @@ absl::Status CheckDtypes(const Manifest& written, DType weights_dtype) {
     }
   }
   return absl::OkStatus();
+}
+
+// What travels along, against the source's and against the digests of the output's own manifest.
+absl::Status CompareAssets(FileSystem& fs, const std::string& path, const std::vector<Asset>& written,
+                           const std::vector<Asset>& source) {
+  std::map<std::string, std::pair<const Asset*, const Asset*>> files;
+  for (const Asset& asset : source) {
+    files[asset.name].first = &asset;
+  }
+  for (const Asset& asset : written) {
+    files[asset.name].second = &asset;
+  }
+  std::vector<std::string> lines;
+  for (const auto& [name, pair] : files) {
+    const Asset* const before = pair.first;
+    const Asset* after = pair.second;
+    // A format carries what it would not take for an asset itself.
+    Asset unlisted = {name, JoinPath(path, name), 0, {}};
+    if (const absl::StatusOr<FileInfo> info = fs.Stat(unlisted.path); after == nullptr && info.ok()) {
+      unlisted.size_bytes = info->size_bytes;
+      after = &unlisted;
+    }
+    std::string difference;
+    if (before == nullptr || after == nullptr) {
+      difference = after == nullptr ? "is missing" : "is not of the source";
+    } else if (before->size_bytes != after->size_bytes) {
+      difference = absl::StrCat("has ", after->size_bytes, " bytes, the source's has ", before->size_bytes);
+    } else {
+      WAYPOINT_RETURN_IF_ERROR(CheckAsset(fs, *after).status());
+      WAYPOINT_ASSIGN_OR_RETURN(const int64_t offset, FirstDifference(fs, *before, *after));
+      difference = offset < 0 ? "" : absl::StrCat("differs from the source's from byte ", offset, " on");
+    }
+    if (!difference.empty() && lines.size() < kSpelledOut) {
+      lines.push_back(absl::StrCat(QuotedPath(name), " ", difference));
+    }
+  }
+  return lines.empty() ? absl::OkStatus()
+                       : MakeError(ErrorKind::kVerify,
+                                   absl::StrCat("files that travel along were not written as they are in the source: ",
+                                                absl::StrJoin(lines, "; ")));
 }
 
 absl::Status CompareWith(OpenedCheckpoint& written, OpenedCheckpoint& source, const VerifyOptions& options) {
@@ -71,6 +115,9 @@ absl::Status CompareWith(OpenedCheckpoint& written, OpenedCheckpoint& source, co
 absl::Status VerifyDigests(FileSystem& fs, CheckpointFormat& format, const std::string& path, OpenedCheckpoint& source,
                            const VerifyOptions& options) {
   WAYPOINT_ASSIGN_OR_RETURN(OpenedCheckpoint written, format.Open(fs, path, options.load));
+  if (options.share == 0) {
+    WAYPOINT_RETURN_IF_ERROR(CompareAssets(fs, path, written.assets, source.assets));
+  }
   return CompareWith(written, source, options);
 }
 
@@ -94,11 +141,13 @@ absl::Status VerifyLogits(FileSystem& fs, CheckpointFormat& format, const std::s
   run.directory = source_path;
   run.format = source_format;
   run.format_options = options.source_format_options;
+  run.strip_prefixes = options.source_strip_prefixes;
   run.round_to = options.weights_dtype;
   WAYPOINT_ASSIGN_OR_RETURN(const std::vector<float> wanted, RunLogits(options.logits_program, run));
   run.directory = path;
   run.format = format.name();
   run.format_options = options.load.format_options;
+  run.strip_prefixes.clear();
   run.round_to = DType::kInvalid;
   WAYPOINT_ASSIGN_OR_RETURN(const std::vector<float> found, RunLogits(options.logits_program, run));
   if (wanted.size() != found.size()) {

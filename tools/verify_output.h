@@ -7,6 +7,7 @@
 // it, and compare in native names.  Does not link libtorch.  Thread-safe as far as the source is.
 
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "checkpoint/base/dtype.h"
@@ -23,6 +24,7 @@ struct VerifyOptions {
   LoadOptions load;
   // For VerifyLogits: as they were given to open the source.
   FormatOptionValues source_format_options;
+  std::vector<std::string> source_strip_prefixes;
   TransferOptions transfer;
   int64_t block_bytes = int64_t{8} << 20;
   // Of the tensors' elements, as CompareOptions.  Logits are the first share's business.
@@ -32,8 +34,8 @@ struct VerifyOptions {
   std::string logits_program;
 };
 
-// Config and every tensor, bit for bit; where weights were cast, against the source's rounded ones.  Stored digests are
-// checked on the way.  Memory: transfer.max_bytes_in_flight.
+// Config and every tensor, bit for bit; where weights were cast, against the source's rounded ones; and every file that
+// travels along, byte for byte.  Stored digests are checked on the way.  Memory: transfer.max_bytes_in_flight.
 // Errors: E_VERIFY naming the first ten differences; whatever opening and reading return.
 absl::Status VerifyDigests(FileSystem& fs, CheckpointFormat& format, const std::string& path, OpenedCheckpoint& source,
                            const VerifyOptions& options);

@@ -6,11 +6,13 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "checkpoint/base/error.h"
+#include "checkpoint/base/json.h"
 #include "checkpoint/base/registry.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/convert/weights/converted_source.h"
 #include "checkpoint/coordination/coordinator.h"
 #include "checkpoint/format/carried_keys.h"
+#include "checkpoint/format/directory_kind.h"
 #include "checkpoint/storage/staged_directory.h"
 
 namespace waypoint {
@@ -20,12 +22,58 @@ std::string KnownFormats() {
   return absl::StrCat("formats that are linked: ", absl::StrJoin(Registry<CheckpointFormat>::Global().Names(), ", "));
 }
 
+bool HoldsCheckpoint(FileSystem& fs, const std::string& directory) {
+  Registry<CheckpointFormat>& registry = Registry<CheckpointFormat>::Global();
+  for (const std::string& name : registry.Names()) {
+    const auto fits = registry.Find(name)->Probe(fs, directory);
+    if (fits.ok() && *fits) {
+      return true;
+    }
+  }
+  return false;
+}
+
+absl::Status NoDirectory(FileSystem& fs, const std::string& path) {
+  const std::string around = DirName(path);
+  return MakeError(ErrorKind::kIo, absl::StrCat(QuotedPath(path), " ",
+                                                HoldsCheckpoint(fs, around)
+                                                    ? absl::StrCat("is a file of a checkpoint, which is the directory "
+                                                                   "that it lies in, no directory: give ",
+                                                                   QuotedPath(around))
+                                                    : FileInPlaceOfDirectory(fs, path)));
+}
+
+// What to give in place of a directory that is no checkpoint and has some in it; empty when there are none.
+std::string CheckpointsBelow(FileSystem& fs, const std::string& directory) {
+  constexpr size_t kLookedAt = 100;
+  constexpr size_t kSpelledOut = 3;
+  const absl::StatusOr<std::vector<DirectoryEntry>> entries = fs.List(directory);
+  if (!entries.ok()) {
+    return "";
+  }
+  std::vector<std::string> found;
+  size_t looked_at = 0;
+  for (const DirectoryEntry& entry : *entries) {
+    if (entry.type != FileType::kDirectory) {
+      continue;
+    }
+    if (found.size() == kSpelledOut || looked_at++ == kLookedAt) {
+      break;
+    }
+    const std::string path = JoinPath(directory, entry.name);
+    if (HoldsCheckpoint(fs, path)) {
+      found.push_back(QuotedPath(path));
+    }
+  }
+  return found.empty() ? "" : absl::StrCat("is no checkpoint, but in it are some: give ", absl::StrJoin(found, " or "));
+}
+
 }  // namespace
 
 absl::StatusOr<CheckpointFormat*> DetectFormat(FileSystem& fs, const std::string& directory) {
   WAYPOINT_ASSIGN_OR_RETURN(const FileInfo info, fs.Stat(directory));
   if (info.type != FileType::kDirectory) {
-    return MakeError(ErrorKind::kIo, absl::StrCat("\"", directory, "\" is no directory"));
+    return NoDirectory(fs, directory);
   }
   Registry<CheckpointFormat>& registry = Registry<CheckpointFormat>::Global();
   std::vector<CheckpointFormat*> fitting;
@@ -44,12 +92,17 @@ absl::StatusOr<CheckpointFormat*> DetectFormat(FileSystem& fs, const std::string
   }
   if (fitting.empty()) {
     WAYPOINT_RETURN_IF_ERROR(broken);
+    const std::string below = CheckpointsBelow(fs, directory);
+    const std::string kind = below.empty() ? DirectoryKind(fs, directory) : below;
     std::vector<std::string> reasons;
     for (const std::string& name : registry.Names()) {
       const std::string reason = registry.Find(name)->WhyNot(fs, directory);
       if (!reason.empty()) {
         reasons.push_back(absl::StrCat(reason, "; "));
       }
+    }
+    if (!kind.empty()) {
+      return MakeError(ErrorKind::kUnsupported, absl::StrCat("\"", directory, "\" ", kind, "; ", KnownFormats()));
     }
     return MakeError(ErrorKind::kUnsupported,
                      absl::StrCat("\"", directory, "\" looks like no format that this program knows: ",
@@ -152,6 +205,11 @@ absl::StatusOr<TransferStats> WriteCheckpoint(FileSystem& fs, const std::string&
   WAYPOINT_RETURN_IF_ERROR(ranks.Agree("plan", writer.status(), timeout));
   const auto stats = (*writer)->Write(options.transfer);
   WAYPOINT_RETURN_IF_ERROR(ranks.Agree("tensors", stats.status(), timeout));
+  if (options.converted) {
+    auto converted = options.converted();
+    WAYPOINT_RETURN_IF_ERROR(ranks.Agree("what was converted", converted.status(), timeout));
+    (*writer)->SetConversion(*std::move(converted));
+  }
   absl::Status sealed = (*writer)->Finish();
   if (options.before_publish) {
     // Every rank looks at what rank 0 has sealed.

@@ -119,6 +119,22 @@ absl::StatusOr<CheckpointFormat*> DetectFormat(FileSystem& fs, const std::string
 // `format` "" or "auto" detects; otherwise E_REQUEST listing the linked formats when there is none of that name.
 absl::StatusOr<CheckpointFormat*> FindFormat(FileSystem& fs, const std::string& directory, const std::string& format);
 
+// Where the checkpoint is that somebody means.
+struct FoundCheckpoint {
+  CheckpointFormat* format = nullptr;
+  std::string path;
+  // Says which one was taken, where several could be meant.
+  std::vector<std::string> notes;
+};
+
+// FindFormat of what `path` names: a checkpoint, or a directory around some, of which the newest sealed one is taken: a
+// training run's output, its checkpoint folder, a folder of exports, or a model's place in the cache of the Hugging
+// Face Hub with one snapshot.
+//
+// Errors: those of FindFormat; E_IO where nothing is, where a link leads nowhere and for a file, saying what it is;
+// E_AMBIGUOUS for exports of several formats.
+absl::StatusOr<FoundCheckpoint> FindCheckpoint(FileSystem& fs, const std::string& path, const std::string& format);
+
 struct RestoreOptions {
   std::string format = "auto";
   LoadOptions load;
@@ -144,6 +160,9 @@ struct WriteOptions {
   bool overwrite = false;
   SaveOptions save;
   TransferOptions transfer;
+  // Called on every rank (or on none) when all tensors are written: what was read for them, which formats that have a
+  // place for it record.
+  std::function<absl::StatusOr<Conversion>()> converted;
   // Called on every rank (or on none) with the staging directory when everything is written and synced; an error keeps
   // it from being published.
   std::function<absl::Status(const std::string& staged_path)> before_publish;

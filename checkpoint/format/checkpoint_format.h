@@ -25,6 +25,7 @@
 #include "checkpoint/base/dtype.h"
 #include "checkpoint/base/limits.h"
 #include "checkpoint/container/chunk_digests.h"
+#include "checkpoint/container/chunk_recorder.h"
 #include "checkpoint/convert/config/carried_key.h"
 #include "checkpoint/coordination/coordinator.h"
 #include "checkpoint/coordination/exchange.h"
@@ -48,6 +49,24 @@ struct Asset {
   int64_t size_bytes = 0;
   // Checked when the file is copied; empty where nobody recorded any.
   ChunkDigests digests;
+};
+
+// A file of somebody else's format that holds tensors or says what they are.  Assets are none.
+struct CheckpointFile {
+  std::string name;  // below the checkpoint's directory
+  std::string path;  // where it is
+  int64_t size_bytes = 0;
+  // The file has checksums of its own for all tensors, which whoever reads them compares.
+  bool has_checksums = false;
+  // With LoadOptions::record_digests, of files that are not read whole by Open: sees all that the source reads.
+  std::shared_ptr<ChunkRecorder> recorder = nullptr;
+};
+
+// A file of which a list beside it has the MD5 (checklist.chk).
+struct ListedFile {
+  std::string path;
+  std::string md5;  // 32 lower-case hexadecimal digits
+  std::string list_path;
 };
 
 // Something that only one format can be told.  On a command line it is --name VALUE.
@@ -77,6 +96,12 @@ struct LoadOptions {
   bool verify_whole_records = false;
   // Also check what only costs time: totals of the index, JSON of assets, rival weight files.
   bool strict = false;
+  // Of somebody else's format: beginnings of tensor names that are taken off before anything looks at the names, as
+  // wrappers of modules leave them ("module.", "_orig_mod.").  Each in turn is taken off once of every name that begins
+  // with it; E_REQUEST where none does, or two names become one.  Formats of our own refuse it.
+  std::vector<std::string> strip_prefixes;
+  // Digest whatever is read of files of somebody else's format (OpenedCheckpoint::files).  Reads whole chunks.
+  bool record_digests = false;
   // Largest single read of tensor data; two of them per thread are held at most.
   int64_t window_bytes = int64_t{8} << 20;
   // Bytes between two wanted pieces that are read along rather than skipped, as far as max_over_read admits.
@@ -129,6 +154,10 @@ struct OpenedCheckpoint {
   std::vector<std::string> notes;
   // Identity: changes with every byte that belongs to the checkpoint.  Empty where the format keeps none.
   std::string sha256;
+  // Of somebody else's format: its files.  Those of ours are in the sealed manifest, for which `sha256` speaks.
+  std::vector<CheckpointFile> files;
+  // Files, assets among them, that file_checks.h compares with what is listed.  Open does not read them for that.
+  std::vector<ListedFile> listed;
 };
 
 // A checkpoint that is being written into a directory that nobody reads yet.
@@ -146,6 +175,9 @@ class CheckpointWriter {
   }
   // target tensor -> expression over the tensors of the innermost source, one per line in order; for --print-plan.
   virtual std::vector<std::string> PlanLines() const = 0;
+  // What was read to make the checkpoint, after Write and before Finish; formats that have no place for it forget it.
+  // Finish adds the assets.
+  virtual void SetConversion(Conversion conversion) {}
   // After Write: completes and syncs every file, writes what seals the checkpoint last.  Of several ranks, one alone
   // may fail in it: agree before the checkpoint is published.
   virtual absl::Status Finish() = 0;

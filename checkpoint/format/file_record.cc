@@ -7,6 +7,7 @@
 #include "absl/strings/strip.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
+#include "checkpoint/container/chunk_recorder.h"
 #include "checkpoint/format/asset_copy.h"
 
 namespace waypoint {
@@ -113,6 +114,20 @@ absl::StatusOr<std::vector<FileRecord>> CopyAssets(FileSystem& fs, const std::ve
   }
   WAYPOINT_RETURN_IF_ERROR(fs.SyncDirectory(asset_directory));
   return records;
+}
+
+void AddConversion(const Conversion& conversion, const std::vector<FileRecord>& assets, CheckpointMetadata* metadata) {
+  Conversion& added = *metadata->add_conversions();
+  added = conversion;
+  if (!conversion.sha256().empty()) {
+    return;
+  }
+  for (const FileRecord& asset : assets) {
+    ConvertedFile& file = *added.add_files();
+    file.set_name(AssetNameOf(asset));
+    file.set_size_bytes(asset.size_bytes());
+    file.set_digest(FileDigest(DigestsOf(asset).digests));
+  }
 }
 
 }  // namespace waypoint

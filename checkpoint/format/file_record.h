@@ -12,6 +12,7 @@
 #include "checkpoint/container/chunk_digests.h"
 #include "checkpoint/format/checkpoint_format.h"
 #include "checkpoint/format/file_record.pb.h"
+#include "checkpoint/format/metadata.pb.h"
 #include "checkpoint/storage/file_system.h"
 
 namespace waypoint {
@@ -34,6 +35,10 @@ std::string AssetNameOf(const FileRecord& file);
 // Copies assets to <directory>/assets, durably, and returns what to record of them.  Nothing is made for no assets.
 absl::StatusOr<std::vector<FileRecord>> CopyAssets(FileSystem& fs, const std::vector<Asset>& assets,
                                                    const std::string& directory);
+
+// Appends to what was converted before.  Assets that were copied are files of the source, too, where it has no identity
+// that speaks for them.
+void AddConversion(const Conversion& conversion, const std::vector<FileRecord>& assets, CheckpointMetadata* metadata);
 
 }  // namespace waypoint
 

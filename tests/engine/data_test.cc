@@ -147,6 +147,17 @@ TEST(TokenFileTest, IdOutsideTheVocabularyIsNamed) {
   EXPECT_THAT(std::string((*negative)->BatchAt(0).status().message()), HasSubstr("token 2 is -3"));
 }
 
+// Its text would be trained on.
+TEST(TokenFileTest, APointerInPlaceOfTheFileIsNamed) {
+  const std::string pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n";
+  for (const Dataset::Kind kind : {Dataset::BYTES, Dataset::TOKENS_U16}) {
+    const Dataset config = FileOf("pointer", std::vector<char>(pointer.begin(), pointer.end()), kind);
+    const auto file = TokenFile::Open(config, 1 << 16);
+    EXPECT_EQ(GetErrorKind(file.status()), ErrorKind::kHeader) << file.status();
+    EXPECT_THAT(std::string(file.status().message()), HasSubstr("git lfs pull"));
+  }
+}
+
 TEST(TokenFileTest, UnusableFilesAreRefused) {
   Dataset missing;
   missing.set_path(::testing::TempDir() + "/none");

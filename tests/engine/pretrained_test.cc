@@ -1,10 +1,12 @@
 // Starting from a checkpoint of another run or program.
 
+#include <cstring>
 #include <fstream>
 #include <sstream>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "engine/trainer.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -175,6 +177,51 @@ TEST_F(PretrainedTest, ARunOfItsOwnNoLongerNeedsThePretrainedOne) {
 
   EXPECT_EQ(resumed.report.start, StartKind::kResume);
   EXPECT_EQ(resumed.report.first_step, 1);
+}
+
+TEST_F(PretrainedTest, ARunsOutputStandsForItsNewestCheckpoint) {
+  for (const char* const folder : {"/source", "/source/checkpoint"}) {
+    ASSERT_OK_AND_ASSIGN(const Start start,
+                         StartOf({bare_, absl::StrCat("pretrained { path: \"", directory_, folder, "\" }")}));
+    EXPECT_EQ(start.path, path_);
+    EXPECT_THAT(start.notes, ElementsAre(HasSubstr(path_)));
+  }
+}
+
+TEST_F(PretrainedTest, WrappersAreTakenOffTheNamesOfTensors) {
+  const std::string llama = Llama(directory_);
+  const std::string weights = JoinPath(llama, "model.safetensors");
+  const std::string before = Contents(weights);
+  uint64_t header_bytes = 0;
+  std::memcpy(&header_bytes, before.data(), sizeof(header_bytes));
+  const std::string data = before.substr(sizeof(header_bytes) + header_bytes);
+  const std::string header = absl::StrReplaceAll(
+      before.substr(8, header_bytes), {{"\"model.", "\"module.model."}, {"\"lm_head.", "\"module.lm_head."}});
+  header_bytes = header.size();
+  std::ofstream(weights, std::ios::binary)
+      << std::string(reinterpret_cast<const char*>(&header_bytes), sizeof(header_bytes)) << header << data;
+  const std::string from = absl::StrCat("pretrained { path: \"", llama, "\" ");
+
+  EXPECT_THAT(StartOf({bare_, from + "}"}), IsKind(ErrorKind::kMissing, HasSubstr("pretrained.strip_prefix")));
+  EXPECT_OK(StartOf({bare_, from + "strip_prefix: \"module.\" }"}).status());
+  EXPECT_THAT(StartOf({bare_, From("strip_prefix: \"module.\"")}), IsKind(ErrorKind::kRequest, HasSubstr("native")));
+}
+
+// Found in the first save, it would cost the steps before.
+TEST_F(PretrainedTest, ADamagedTokenizerIsFoundAtTheStart) {
+  const std::string first =
+      absl::StrCat("steps: 1 output: \"", directory_, "/first\" threads: 1 data { path: \"", data_,
+                   "\" kind: BYTES sequence_length: 12 } pretrained { path: \"", Llama(directory_), "\" }");
+  ASSERT_OK_AND_ASSIGN(const FinishedRun run, RunTraining({first}, Quiet()));
+  const std::string saved = run.report.checkpoints.back();
+  const std::string asset = JoinPath(saved, "assets/generation_config.json");
+  std::string contents = Contents(asset);
+  ASSERT_FALSE(contents.empty());
+  contents.back() ^= 1;
+  std::ofstream(asset, std::ios::binary) << contents;
+
+  EXPECT_THAT(StartOf({bare_, absl::StrCat("pretrained { path: \"", saved, "\" }")}),
+              IsKind(ErrorKind::kChecksum, HasSubstr("generation_config.json")));
 }
 
 TEST_F(PretrainedTest, MissingDirectoryIsNamed) {

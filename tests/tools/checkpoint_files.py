@@ -164,6 +164,15 @@ def floats(tensor):
     return struct.unpack("<%df" % (len(data) // 4), data)
 
 
+def flip(path, offset):
+    """Turns one bit of a byte."""
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        byte, = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte ^ 1]))
+
+
 def run(tool, *arguments):
     """Runs a tool of the project.  Returns the exit code, stdout and stderr."""
     done = subprocess.run([os.path.join("tools", tool), *map(str, arguments)], stdout=subprocess.PIPE,

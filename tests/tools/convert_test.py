@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """convert, end to end, over every fixture: what comes back is what went in."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -500,11 +501,132 @@ class ConvertTest(unittest.TestCase):
         self.assertIn("no model_type", refused_with(None))
         os.mkdir(self.path("empty"))
         error = self.refuse(3, "E_UNSUPPORTED", self.path("empty"), self.path("native"))
-        self.assertIn("no config.json", error)
+        self.assertIn("is empty", error)
         self.assertIn("linked: distributed, fairseq2, llama, native, reference", error)
         revision = self.path("models--meta--llama/snapshots/0123abcd")
         os.makedirs(revision)
         self.assertIn(revision, self.refuse(3, "E_UNSUPPORTED", self.path("models--meta--llama"), self.path("native")))
+
+    def test_checklists_are_compared(self):
+        for name in ("meta_llama31_bf16_mp2", "meta_llama2_gqa_bf16_mp2"):
+            # Of files that do not say themselves under which name they were saved.
+            source = self.path(name)
+            self.convert(os.path.join(files.FIXTURES, name, "meta"), source, "--to", "reference")
+            for path in (os.path.join(source, "consolidated.%02d.pth" % i) for i in range(2)):
+                with open(path, "rb") as file:
+                    content = file.read()
+                with open(path, "wb") as file:
+                    file.write(content.replace(os.path.basename(path)[:-4].encode() + b"/", b"archive_of_any1/"))
+            with open(os.path.join(source, "tokenizer.model"), "w", encoding="utf-8") as file:
+                file.write("tokens")
+            listed = ("consolidated.00.pth", "consolidated.01.pth", "params.json", "tokenizer.model")
+            with open(os.path.join(source, "checklist.chk"), "w", encoding="utf-8") as file:
+                for entry in listed:
+                    with open(os.path.join(source, entry), "rb") as content:
+                        file.write("%s  %s\n" % (hashlib.md5(content.read()).hexdigest(), entry))
+            self.assertIn("compared the MD5 of 4 files", self.convert(source, self.path(name + ".whole")))
+            self.assertEqual(files.run("inspect", source, "--verify")[0], 0)
+
+            def refused(entry):
+                error = self.refuse(3, "E_CHECKSUM", source, self.path("out"))
+                self.assertIn(entry + '" has MD5', error)
+                self.assertIn("checklist.chk", error)
+                code, _, err = files.run("inspect", source, "--verify")
+                self.assertEqual(code, 3)
+                self.assertIn("E_CHECKSUM", err)
+                # Who changed them knows.
+                self.convert(source, self.path("out"), "--verify", "none")
+                shutil.rmtree(self.path("out"))
+
+            first, second = (os.path.join(source, entry) for entry in listed[:2])
+            os.rename(first, first + ".x")
+            os.rename(second, first)
+            os.rename(first + ".x", second)
+            refused("consolidated.00.pth")
+            os.rename(first, first + ".x")
+            os.rename(second, first)
+            os.rename(first + ".x", second)
+            with open(os.path.join(source, "tokenizer.model"), "w", encoding="utf-8") as file:
+                file.write("Tokens")
+            refused("tokenizer.model")
+
+    def test_files_that_changed_places_are_found_without_a_checklist(self):
+        for fixture, folder, names, options in (
+                ("meta_llama31_bf16_mp2", "meta", ("consolidated.00.pth", "consolidated.01.pth"), ()),
+                ("fairseq2_llama2_gqa_bf16_tp2", "fairseq2", ("model.0.pt", "model.1.pt"), ("--model", "7b"))):
+            source = self.path(fixture)
+            shutil.copytree(os.path.join(files.FIXTURES, fixture, folder), source)
+            os.chmod(source, 0o755)
+            if os.path.exists(os.path.join(source, "checklist.chk")):
+                os.remove(os.path.join(source, "checklist.chk"))
+            first, second = (os.path.join(source, name) for name in names)
+            os.rename(first, first + ".x")
+            os.rename(second, first)
+            os.rename(first + ".x", second)
+            error = self.refuse(3, "E_AMBIGUOUS", source, self.path("out"), *options)
+            self.assertIn('was saved as "%s"' % names[1], error)
+
+    def test_pointers_in_place_of_any_file_are_named(self):
+        pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:%s\nsize 5\n" % ("0" * 64)
+        sharded = os.path.join(files.FIXTURES, "llama3_bf16_sharded", "hf")
+        meta = os.path.join(files.FIXTURES, "meta_llama31_bf16_mp2", "meta")
+        fairseq2 = os.path.join(files.FIXTURES, "fairseq2_llama2_bf16", "fairseq2")
+        assets = ["tokenizer.model", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt",
+                  "generation_config.json", "chat_template.jinja", "additional_chat_templates/tool.jinja"]
+        for fixture, options, names in (
+                (sharded, (), ["config.json", "model.safetensors.index.json", "model-00001-of-00002.safetensors"] + assets),
+                (meta, (), ["params.json", "checklist.chk", "consolidated.01.pth"] + assets),
+                (fairseq2, ("--model", "7b"), ["params.json", "model.pt", "checklist.chk"] + assets)):
+            for name in names:
+                with self.subTest(fixture=fixture, name=name):
+                    source = self.editable_copy(fixture)
+                    path = os.path.join(source, name)
+                    os.makedirs(os.path.dirname(path), exist_ok=True)
+                    if fixture == sharded and name.startswith("model-"):
+                        path = os.path.join(source, sorted(n for n in os.listdir(source) if n.startswith("model-"))[0])
+                    with open(path, "w", encoding="utf-8") as file:
+                        file.write(pointer)
+                    error = self.refuse(3, "E_HEADER", source, self.path("out"), *options)
+                    self.assertIn(os.path.basename(path), error)
+                    self.assertIn("git lfs pull", error)
+                    shutil.rmtree(source)
+
+    def test_wrapped_names_are_stripped(self):
+        def wrapped(prefix):
+            source = self.editable_copy(FLOAT32)
+            path = os.path.join(source, "model.safetensors")
+            tensors, metadata = files.read_safetensors(path)
+            files.write_safetensors(path, {prefix + name: tensor for name, tensor in tensors.items()}, metadata)
+            return source
+
+        for prefix, flags in (("module.", ["module."]), ("model.", ["model."]), ("module._orig_mod.", ["module.", "_orig_mod."])):
+            with self.subTest(prefix=prefix):
+                source = wrapped(prefix)
+                error = self.refuse(3, "E_MISSING", source, self.path("out"))
+                self.assertIn('--strip-prefix "%s"' % prefix, error)
+                options = [part for flag in flags for part in ("--strip-prefix", flag)]
+                self.convert(source, self.path("out"), *options)
+                self.assertEqual(files.run("inspect", self.path("out"), "--diff", FLOAT32)[0], 0)
+                code, _, err = files.run("inspect", source, "--diff", FLOAT32, *options)
+                self.assertEqual(code, 0, err)
+                self.refuse(2, "E_REQUEST", source, self.path("out2"), "--strip-prefix", "modul.")
+                shutil.rmtree(source)
+                shutil.rmtree(self.path("out"))
+        self.convert(ONE, self.path("native"))
+        self.assertIn("no option", self.refuse(2, "E_REQUEST", self.path("native"), self.path("out"), "--strip-prefix", "a"))
+
+    def test_directories_that_are_no_checkpoint_say_what_they_are(self):
+        os.mkdir(self.path("dcp"))
+        for name in (".metadata", "__0_0.distcp"):
+            with open(os.path.join(self.path("dcp"), name), "w", encoding="utf-8"):
+                pass
+        self.assertIn("dcp_to_torch", self.refuse(3, "E_UNSUPPORTED", self.path("dcp"), self.path("out")))
+        weights = os.path.join(ONE, "model.safetensors")
+        self.assertIn('give "%s"' % ONE, self.refuse(5, "E_IO", weights, self.path("out")))
+        shutil.copy(weights, self.path("model.safetensors"))
+        self.assertIn("config.json beside it", self.refuse(5, "E_IO", self.path("model.safetensors"), self.path("out")))
+        os.symlink("gone", self.path("link"))
+        self.assertIn("leads nowhere", self.refuse(5, "E_IO", self.path("link"), self.path("out")))
 
     def test_a_cast_that_would_make_infinities_is_refused(self):
         source = self.editable_copy(FLOAT32)

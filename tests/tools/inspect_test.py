@@ -118,6 +118,105 @@ class InspectTest(unittest.TestCase):
         self.assertIn("error: E_CHECKSUM: ", err)
         self.assertIn("model.safetensors", err)
 
+    def test_verify_finds_a_flipped_bit_in_every_file_that_travels_along(self):
+        source = os.path.join(self.work, "source")
+        shutil.copytree(ONE, source)
+        os.chmod(source, 0o755)
+        os.mkdir(os.path.join(source, "additional_chat_templates"))
+        for name, content in (("tokenizer.model", b"\0\1" * 200000), ("chat_template.jinja", b"{{ messages }}"),
+                              ("LICENSE", b"a"), ("additional_chat_templates/tool.jinja", b"{{ tools }}")):
+            with open(os.path.join(source, name), "wb") as file:
+                file.write(content)
+        for target in ("native", "distributed"):
+            checkpoint = os.path.join(self.work, "to." + target)
+            self.assertEqual(files.run("convert", source, checkpoint, "--to", target)[0], 0)
+            self.assertNotIn("no digest", self.inspect(checkpoint, "--verify"))
+            flipped = 0
+            for folder, _, names in os.walk(os.path.join(checkpoint, "assets")):
+                for name in names:
+                    path = os.path.join(folder, name)
+                    for offset in {0, os.path.getsize(path) // 2, os.path.getsize(path) - 1}:
+                        with self.subTest(target=target, name=name, offset=offset):
+                            flipped += 1
+                            files.flip(path, offset)
+                            code, _, err = files.run("inspect", checkpoint, "--verify")
+                            self.assertEqual(code, 3, err)
+                            self.assertIn("error: E_CHECKSUM: ", err)
+                            self.assertIn(name, err)
+                            files.flip(path, offset)
+            self.assertGreaterEqual(flipped, 12)
+
+    def test_verify_says_what_has_no_digests(self):
+        report = json.loads(self.inspect(ONE, "--verify", "--json"))
+        self.assertEqual(sorted(report["without_digests"]), sorted(os.listdir(ONE)))
+        self.assertIn("nothing says what these should be", self.inspect(ONE, "--verify"))
+        report = json.loads(self.inspect(self.native, "--verify", "--json"))
+        self.assertEqual(report["without_digests"], [])
+        self.assertEqual([asset["name"] for asset in report["assets"]], ["generation_config.json"])
+        # Those of .bin files are in their archives.
+        report = json.loads(self.inspect(os.path.join(files.FIXTURES, "llama1_fp16_bin", "hf"), "--verify", "--json"))
+        self.assertNotIn("pytorch_model.bin", report["without_digests"])
+
+    def test_a_checkpoint_knows_the_files_that_it_was_converted_from(self):
+        def digests(files_of):
+            return {file["name"]: (file["bytes"], file["digest"]) for file in files_of if "digest" in file}
+
+        for source in (ONE, os.path.join(files.FIXTURES, "llama3_bf16_sharded", "hf"),
+                       os.path.join(files.FIXTURES, "llama1_fp16_bin", "hf"),
+                       os.path.join(files.FIXTURES, "meta_llama31_bf16_mp2", "meta"),
+                       os.path.join(files.FIXTURES, "meta_llama31_bf16_mp2", "hf")):
+            for target in ("native", "distributed"):
+                with self.subTest(source=source, target=target):
+                    checkpoint = os.path.join(self.work, "known")
+                    shutil.rmtree(checkpoint, ignore_errors=True)
+                    code, _, err = files.run("convert", source, checkpoint, "--to", target)
+                    self.assertEqual(code, 0, err)
+                    report = json.loads(self.inspect(source, "--verify", "--json"))
+                    wanted = {**digests(report["files"]), **digests(report["assets"])}
+                    conversion, = json.loads(self.inspect(checkpoint, "--json"))["conversions"]
+                    self.assertEqual(conversion["format"], report["format"])
+                    self.assertEqual(digests(conversion["files"]), wanted)
+                    self.assertEqual(set(wanted), set(os.listdir(source)) - {"checklist.chk"})
+                    for name, (size, digest) in wanted.items():
+                        self.assertEqual(size, os.path.getsize(os.path.join(source, name)))
+                        self.assertRegex(digest, "^xxh3-256k:[0-9a-f]{16}$")
+        # Of a source with an identity that speaks for all of its files.
+        again = os.path.join(self.work, "again")
+        self.assertEqual(files.run("convert", self.native, again, "--to", "distributed")[0], 0)
+        report = json.loads(self.inspect(again, "--json"))
+        self.assertEqual([conversion["format"] for conversion in report["conversions"]], ["llama", "native"])
+        self.assertEqual(report["conversions"][1]["sha256"], json.loads(self.inspect(self.native, "--json"))["sha256"])
+        self.assertIn("converted from native, sha256", self.inspect(again))
+
+    def test_a_byte_of_the_source_changes_what_is_known_of_it(self):
+        source = os.path.join(self.work, "source")
+        shutil.copytree(ONE, source)
+        os.chmod(source, 0o755)
+        os.chmod(os.path.join(source, "model.safetensors"), 0o644)
+        files.flip(os.path.join(source, "model.safetensors"), os.path.getsize(source + "/model.safetensors") - 1)
+        changed = os.path.join(self.work, "changed")
+        self.assertEqual(files.run("convert", source, changed)[0], 0)
+
+        before, after = ({file["name"]: file["digest"] for file in
+                          json.loads(self.inspect(path, "--json"))["conversions"][0]["files"]}
+                         for path in (self.native, changed))
+
+        self.assertEqual([name for name in before if before[name] != after[name]], ["model.safetensors"])
+
+    def test_the_newest_checkpoint_of_a_folder_is_shown(self):
+        for step in (3, 12):
+            shutil.copytree(self.native, os.path.join(self.work, "run", "checkpoint", "step-%08d" % step))
+        for given in ("run", "run/checkpoint"):
+            report = json.loads(self.inspect(os.path.join(self.work, given), "--json"))
+            self.assertTrue(report["path"].endswith("step-00000012"))
+            self.assertIn("took the newest checkpoint", report["notes"][0])
+
+    def test_prefixes_are_stripped_of_one_file_too(self):
+        path = os.path.join(self.work, "wrapped.safetensors")
+        files.write_safetensors(path, {"module.a": ("F32", [1], bytes(4)), "b": ("F32", [1], bytes(4))}, {})
+        report = json.loads(self.inspect(path, "--strip-prefix", "module.", "--json"))
+        self.assertEqual([tensor["name"] for tensor in report["tensors"]], ["a", "b"])
+
     def test_a_checkpoint_equals_its_conversion(self):
         self.assertIn("verified", self.inspect(self.native, "--verify"))
         self.assertTrue(self.inspect(ONE, "--diff", self.native).startswith("equal: "))

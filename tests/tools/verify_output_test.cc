@@ -87,6 +87,23 @@ TEST_F(VerifyOutputTest, OneBitOfOneTensorIsFoundAndNamed) {
   EXPECT_THAT(Verify({}), IsKind(ErrorKind::kVerify, HasSubstr("decoder.1.mixer.key_value.weight")));
 }
 
+TEST_F(VerifyOutputTest, AFileThatTravelsAlongIsComparedByteForByte) {
+  Convert(DType::kInvalid);
+  const std::string path = "/out/copy/generation_config.json";
+  ASSERT_OK_AND_ASSIGN(const std::string contents, ReadSmallFile(fs_, path, 1 << 20, "test"));
+  std::string changed = contents;
+  changed[changed.find(':') + 1] = '\t';
+  Rewrite(path, changed);
+  EXPECT_THAT(Verify({}), IsKind(ErrorKind::kVerify, HasSubstr("\"generation_config.json\" differs")));
+  Rewrite(path, contents + "\n");
+  EXPECT_THAT(Verify({}), IsKind(ErrorKind::kVerify, HasSubstr("\"generation_config.json\" has")));
+  ASSERT_OK(fs_.RemoveFile(path));
+  EXPECT_THAT(Verify({}), IsKind(ErrorKind::kVerify, HasSubstr("\"generation_config.json\" is missing")));
+  ASSERT_OK(WriteSmallFile(fs_, path, contents));
+  ASSERT_OK(WriteSmallFile(fs_, "/out/copy/vocab.txt", "a"));
+  EXPECT_THAT(Verify({}), IsKind(ErrorKind::kVerify, HasSubstr("\"vocab.txt\" is not of the source")));
+}
+
 TEST_F(VerifyOutputTest, OneBitOfACastTensorIsFound) {
   Convert(DType::kBF16);
   VerifyOptions options;

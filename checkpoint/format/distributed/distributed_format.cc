@@ -12,6 +12,7 @@
 #include "checkpoint/format/file_record.h"
 #include "checkpoint/format/format_options.h"
 #include "checkpoint/format/sealed_frame.h"
+#include "checkpoint/format/strip_prefix.h"
 
 namespace waypoint {
 namespace {
@@ -67,6 +68,7 @@ class DistributedFormat : public CheckpointFormat {
   absl::StatusOr<OpenedCheckpoint> Open(FileSystem& fs, const std::string& directory,
                                         const LoadOptions& options) override {
     WAYPOINT_RETURN_IF_ERROR(CheckFormatOptions(*this, options.format_options, FormatUse::kLoad));
+    WAYPOINT_RETURN_IF_ERROR(RefuseStripPrefixes(options.strip_prefixes, name()));
     const std::string manifest_path = JoinPath(directory, kDistributedManifestName);
     WAYPOINT_ASSIGN_OR_RETURN(const bool sealed_exists, Exists(fs, manifest_path));
     if (!sealed_exists) {

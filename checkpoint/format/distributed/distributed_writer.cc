@@ -105,6 +105,9 @@ absl::Status DistributedWriter::Seal(const std::vector<std::string>& rank_seals,
   for (const FileRecord& asset : assets) {
     *manifest.add_assets() = asset;
   }
+  if (conversion_.has_value()) {
+    AddConversion(*conversion_, assets, manifest.mutable_metadata());
+  }
   WAYPOINT_RETURN_IF_ERROR(fs_.SyncDirectory(directory_));
   WAYPOINT_RETURN_IF_ERROR(
       WriteSmallFile(fs_, JoinPath(directory_, kDistributedManifestName), SealMessage(manifest, kDistributedVersion)));

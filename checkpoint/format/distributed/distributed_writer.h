@@ -28,6 +28,7 @@ class DistributedWriter : public CheckpointWriter {
   TensorSink& sink() override { return *sink_; }
   // What this rank writes.
   std::vector<std::string> PlanLines() const override;
+  void SetConversion(Conversion conversion) override { conversion_ = std::move(conversion); }
   absl::Status Finish() override;
   std::vector<std::string> notes() const override { return notes_; }
 
@@ -48,6 +49,7 @@ class DistributedWriter : public CheckpointWriter {
   const std::string directory_;
   const CheckpointMetadata metadata_;
   const std::vector<Asset> assets_;
+  absl::optional<Conversion> conversion_;
   LocalCoordinator alone_;
   Coordinator* const coordinator_;
   const absl::Duration timeout_;

@@ -11,6 +11,7 @@
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/json.h"
 #include "checkpoint/base/status_macros.h"
+#include "checkpoint/container/file_kind.h"
 #include "checkpoint/format/external/tokenizer_check.h"
 
 namespace waypoint {
@@ -143,6 +144,10 @@ absl::Status CheckHfAsset(FileSystem& fs, const Asset& asset, const Limits& limi
   if (asset.size_bytes > limits.asset_file_bytes) {
     return MakeError(ErrorKind::kLimit, absl::StrCat(QuotedPath(asset.path), " has ", asset.size_bytes,
                                                      " bytes, limit asset_file_bytes is ", limits.asset_file_bytes));
+  }
+  // Code and texts for people are nobody's large files.
+  if (!absl::EndsWith(asset.name, kCodeSuffix) && !IsForPeople(asset.name)) {
+    WAYPOINT_RETURN_IF_ERROR(CheckNoPointer(fs, asset.path));
   }
   if (!absl::EndsWith(asset.name, ".json")) {
     return absl::OkStatus();

@@ -45,10 +45,11 @@ absl::StatusOr<std::vector<Asset>> ReadHfAssets(FileSystem& fs, const ConfinedDi
                                                 const Limits& limits, std::vector<std::string>* left_behind);
 
 // Is it whole, as far as can be told without interpreting it?  JSON is parsed (tokenizers: tokenizer_check.h),
-// everything else is bytes to carry.
+// everything else is bytes to carry, but no pointer to bytes that are elsewhere.
 //
-// Errors: E_LIMIT (asset_file_bytes, json_file_bytes, tokenizer_file_bytes, json_depth), E_TOKENIZER, and for other
-// JSON E_UTF8, E_JSON, E_DUP_KEY, and E_SCHEMA for what is no object.
+// Errors: E_HEADER (a pointer of git-lfs or the like), E_LIMIT (asset_file_bytes, json_file_bytes,
+// tokenizer_file_bytes, json_depth), E_TOKENIZER, and for other JSON E_UTF8, E_JSON, E_DUP_KEY, and E_SCHEMA for what
+// is no object.
 absl::Status CheckHfAsset(FileSystem& fs, const Asset& asset, const Limits& limits);
 
 }  // namespace waypoint

@@ -13,10 +13,14 @@
 #include "absl/strings/str_join.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
+#include "checkpoint/container/file_kind.h"
 #include "checkpoint/container/safetensors/index.h"
 #include "checkpoint/container/shard_files.h"
 #include "checkpoint/container/torch_zip/torch_file.h"
+#include "checkpoint/format/directory_kind.h"
 #include "checkpoint/format/external/hf_assets.h"
+#include "checkpoint/format/file_checks.h"
+#include "checkpoint/format/strip_prefix.h"
 #include "checkpoint/storage/confined_directory.h"
 
 namespace waypoint {
@@ -54,6 +58,7 @@ class Reader {
     WAYPOINT_RETURN_IF_ERROR(ReadWeights());
     WAYPOINT_RETURN_IF_ERROR(ReadAssets());
     WAYPOINT_RETURN_IF_ERROR(CheckCase());
+    WAYPOINT_RETURN_IF_ERROR(StripPrefixes());
     return std::move(hf_);
   }
 
@@ -70,13 +75,19 @@ class Reader {
   absl::Status ReadConfig() {
     WAYPOINT_ASSIGN_OR_RETURN(const std::string path, files_.Resolve(kConfigName));
     WAYPOINT_ASSIGN_OR_RETURN(hf_.config_text,
-                              ReadSmallFile(fs_, path, options_.limits.json_file_bytes, "json_file_bytes"));
+                              ReadSmallRealFile(fs_, path, options_.limits.json_file_bytes, "json_file_bytes"));
     const std::string shown = QuotedPath(JoinPath(files_.path(), kConfigName));
     WAYPOINT_ASSIGN_OR_RETURN(hf_.config, ParseJson(hf_.config_text, shown, options_.limits));
     if (!hf_.config.is_object()) {
       return MakeError(ErrorKind::kSchema, absl::StrCat(shown, ": is ", hf_.config.type_name(), ", must be an object"));
     }
     used_.emplace(kConfigName);
+    return AddTextFile(kConfigName, path, hf_.config_text);
+  }
+
+  absl::Status AddTextFile(absl::string_view name, const std::string& path, absl::string_view contents) {
+    WAYPOINT_ASSIGN_OR_RETURN(CheckpointFile file, TextFile(name, path, contents, options_));
+    hf_.files.push_back(std::move(file));
     return absl::OkStatus();
   }
 
@@ -103,6 +114,10 @@ class Reader {
       return ReadSet(kSingleBinName, kBinIndexName, ".bin");
     }
     loose.insert(loose.end(), bin_files.begin(), bin_files.end());
+    if (const std::string kind = DirectoryKind(fs_, files_.path()); !kind.empty()) {
+      return MakeError(ErrorKind::kMissing, absl::StrCat(QuotedPath(files_.path()), ": has a ", kConfigName,
+                                                         " but no weights that are read; it ", kind));
+    }
     return MakeError(
         ErrorKind::kMissing,
         absl::StrCat(QuotedPath(files_.path()), ": has none of ", kSingleName, ", ", kSafetensorsIndexName, ", ",
@@ -130,8 +145,9 @@ class Reader {
     SafetensorsIndex index;
     {
       WAYPOINT_ASSIGN_OR_RETURN(const std::string text,
-                                ReadSmallFile(fs_, path, options_.limits.index_file_bytes, "index_file_bytes"));
+                                ReadSmallRealFile(fs_, path, options_.limits.index_file_bytes, "index_file_bytes"));
       WAYPOINT_ASSIGN_OR_RETURN(index, ParseSafetensorsIndex(text, shown, options_.limits, extension));
+      WAYPOINT_RETURN_IF_ERROR(AddTextFile(index_name, path, text));
     }
     used_.emplace(index_name);
 
@@ -157,20 +173,25 @@ class Reader {
     WAYPOINT_ASSIGN_OR_RETURN(const std::string path, files_.Resolve(name));
     WAYPOINT_ASSIGN_OR_RETURN(const std::unique_ptr<ReadableFile> file, fs_.OpenForRead(path, OpenOptions()));
     used_.insert(name);
+    WAYPOINT_ASSIGN_OR_RETURN(CheckpointFile tensors, TensorFile(name, path, file->size_bytes(), options_));
     if (IsBinFile(name)) {
       WAYPOINT_ASSIGN_OR_RETURN(TorchContents contents, ReadTorchFile(*file, options_.limits));
       const int64_t values = static_cast<int64_t>(contents.values.size()) + contents.values_left_out;
       if (values > 0) {
         hf_.notes.push_back(absl::StrCat("left behind, no tensors: ", values, " values of ", Quoted(name)));
       }
-      hf_.bin_shards.push_back({name, std::move(contents)});
+      tensors.has_checksums = HasChecksums(contents);
+      hf_.bin_shards.push_back({name, std::move(contents), tensors.recorder});
+      hf_.files.push_back(std::move(tensors));
       return absl::OkStatus();
     }
     HfShard shard;
     shard.name = name;
     shard.path = path;
+    shard.recorder = tensors.recorder;
     WAYPOINT_ASSIGN_OR_RETURN(shard.header, ReadSafetensorsHeader(*file, options_.limits));
     hf_.shards.push_back(std::move(shard));
+    hf_.files.push_back(std::move(tensors));
     return absl::OkStatus();
   }
 
@@ -284,6 +305,24 @@ class Reader {
       }
     }
     return absl::OkStatus();
+  }
+
+  absl::Status StripPrefixes() {
+    shard_of_.clear();  // has the names as they were
+    std::vector<std::string*> names;
+    for (HfShard& shard : hf_.shards) {
+      for (SafetensorsEntry& entry : shard.header.entries) {
+        names.push_back(&entry.name);
+      }
+    }
+    for (HfBinShard& shard : hf_.bin_shards) {
+      for (TorchTensor& tensor : shard.contents.tensors) {
+        names.push_back(&tensor.name);
+      }
+    }
+    PrefixStripper stripper(options_.strip_prefixes);
+    WAYPOINT_RETURN_IF_ERROR(Annotate(stripper.Apply(names), QuotedPath(files_.path())));
+    return Annotate(stripper.Finish(), QuotedPath(files_.path()));
   }
 
   FileSystem& fs_;

@@ -11,11 +11,13 @@
 // answer. Files are opened one at a time.  What links may point to: confined_directory.h.  Does not link libtorch.
 // Thread-safe.
 
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "checkpoint/base/json.h"
+#include "checkpoint/container/chunk_recorder.h"
 #include "checkpoint/container/safetensors/header.h"
 #include "checkpoint/container/torch_zip/torch_contents.h"
 #include "checkpoint/format/checkpoint_format.h"
@@ -27,11 +29,13 @@ struct HfShard {
   std::string name;  // plain file name
   std::string path;  // to open; links resolved
   SafetensorsHeader header;
+  std::shared_ptr<ChunkRecorder> recorder;  // with LoadOptions::record_digests
 };
 
 struct HfBinShard {
   std::string name;
   TorchContents contents;  // its path is the one to open
+  std::shared_ptr<ChunkRecorder> recorder;
 };
 
 struct HfDirectory {
@@ -43,6 +47,8 @@ struct HfDirectory {
   std::vector<HfShard> shards;
   // Only when there is no safetensors file.
   std::vector<HfBinShard> bin_shards;
+  // Config, index and shards.
+  std::vector<CheckpointFile> files;
   std::vector<Asset> assets;
   // What was left behind, and rival weights that were not taken.
   std::vector<std::string> notes;
@@ -52,12 +58,14 @@ struct HfDirectory {
 bool IsHfWeightsFile(absl::string_view name);
 
 // Checks in this order: config.json, index, file names, presence and then header of every shard, index against shards,
-// assets.  With options.strict also: total_size, rival weights, names that differ only by case.
+// assets.  With options.strict also: total_size, rival weights, names that differ only by case.  Names of tensors are
+// those of the files, which the index has too, without options.strip_prefixes.
 //
 // Errors: E_IO (no directory, no config.json, not a regular file), E_PATH, E_MISSING (no weights, a shard, or a tensor
 // that is not in the shard where the index says), E_EXTRA (a tensor that the index does not list), E_DUP_KEY (a tensor
-// in two shards), E_SIZE_MISMATCH (total_size), E_AMBIGUOUS (rivals, case), E_SCHEMA (config.json is no object), and
-// those of ParseJson, ParseSafetensorsIndex, ReadSafetensorsHeader, ReadTorchFile and CheckHfAsset.
+// in two shards), E_SIZE_MISMATCH (total_size), E_AMBIGUOUS (rivals, case), E_SCHEMA (config.json is no object),
+// E_HEADER (a pointer of git-lfs or the like in place of a file), and those of ParseJson, ParseSafetensorsIndex,
+// ReadSafetensorsHeader, ReadTorchFile, CheckHfAsset and PrefixStripper.
 absl::StatusOr<HfDirectory> ReadHfDirectory(FileSystem& fs, const std::string& directory, const LoadOptions& options);
 
 }  // namespace waypoint

@@ -7,10 +7,10 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/json.h"
 #include "checkpoint/base/status_macros.h"
+#include "checkpoint/container/file_kind.h"
 #include "checkpoint/container/safetensors/safetensors_source.h"
 #include "checkpoint/container/torch_zip/torch_source.h"
 #include "checkpoint/convert/config/json_path.h"
@@ -20,6 +20,7 @@
 #include "checkpoint/format/external/hf_directory.h"
 #include "checkpoint/format/external/hugging_face_writer.h"
 #include "checkpoint/format/format_options.h"
+#include "checkpoint/format/strip_prefix.h"
 #include "checkpoint/storage/confined_directory.h"
 
 namespace waypoint {
@@ -29,10 +30,12 @@ namespace {
 absl::StatusOr<std::unique_ptr<TensorSource>> OpenWeights(FileSystem& fs, HfDirectory& hf, const LoadOptions& options) {
   if (hf.shards.empty()) {
     std::vector<TorchContents> files;
+    TorchSourceOptions source_options;
     for (HfBinShard& shard : hf.bin_shards) {
       files.push_back(std::move(shard.contents));
+      source_options.recorders.push_back(shard.recorder);
     }
-    TorchSourceOptions source_options;
+    source_options.limits = options.limits;
     source_options.reader.window_bytes = options.window_bytes;
     source_options.reader.gap_bytes = options.gap_bytes;
     source_options.reader.max_over_read = options.max_over_read;
@@ -42,13 +45,29 @@ absl::StatusOr<std::unique_ptr<TensorSource>> OpenWeights(FileSystem& fs, HfDire
   }
   std::vector<SafetensorsFile> files;
   for (HfShard& shard : hf.shards) {
-    files.push_back({shard.path, std::move(shard.header), {}});
+    files.push_back({shard.path, std::move(shard.header), {}, shard.recorder});
   }
   SafetensorsSourceOptions source_options;
   source_options.window_bytes = options.window_bytes;
   source_options.gap_bytes = options.gap_bytes;
   source_options.max_over_read = options.max_over_read;
   return SafetensorsSource::Create(fs, std::move(files), source_options);
+}
+
+std::vector<absl::string_view> ExternalNames(const WeightRules& rules) {
+  std::vector<absl::string_view> names;
+  for (const WeightRule& rule : rules.rules()) {
+    names.insert(names.end(), rule.external.begin(), rule.external.end());
+  }
+  return names;
+}
+
+std::vector<absl::string_view> NamesOf(const Manifest& manifest) {
+  std::vector<absl::string_view> names;
+  for (const TensorMeta& tensor : manifest.tensors()) {
+    names.push_back(tensor.name);
+  }
+  return names;
 }
 
 // What is in the place of a model that the family knows.
@@ -65,21 +84,6 @@ std::string WhyNoModel(FileSystem& fs, const ConfinedDirectory& files, const Hug
     return type == config->end() ? "its config.json has no model_type"
                                  : absl::StrCat("its config.json has model_type ", JsonText(*type),
                                                 ", no model that \"", family.name(), "\" reads");
-  }
-  std::vector<std::string> revisions;
-  if (const auto snapshots = files.Below("snapshots"); snapshots.ok()) {
-    for (const DirectoryEntry& entry : snapshots->entries()) {
-      if (entry.type == FileType::kDirectory) {
-        revisions.push_back(QuotedPath(JoinPath(snapshots->path(), entry.name)));
-      }
-    }
-  }
-  if (!revisions.empty()) {
-    revisions.resize(std::min<size_t>(revisions.size(), 3));
-    return absl::StrCat(
-        "it is a model's place in the cache of the Hugging Face Hub, whose files are in snapshots/<revision>; "
-        "give ",
-        absl::StrJoin(revisions, " or "));
   }
   return "it has no config.json";
 }
@@ -105,7 +109,7 @@ class HuggingFaceFormat : public CheckpointFormat {
     const std::string shown = QuotedPath(JoinPath(directory, "config.json"));
     const Limits limits;
     WAYPOINT_ASSIGN_OR_RETURN(const std::string text,
-                              ReadSmallFile(fs, path, limits.json_file_bytes, "json_file_bytes"));
+                              ReadSmallRealFile(fs, path, limits.json_file_bytes, "json_file_bytes"));
     WAYPOINT_ASSIGN_OR_RETURN(const Json config, ParseJson(text, shown, limits));
     if (!config.is_object()) {
       return MakeError(ErrorKind::kSchema, absl::StrCat(shown, " is no JSON object"));
@@ -158,7 +162,7 @@ class HuggingFaceFormat : public CheckpointFormat {
     WAYPOINT_ASSIGN_OR_RETURN(std::unique_ptr<TensorSource> source, OpenWeights(fs, hf, options));
     auto plan = PlanImport(model->rules, model->parameters, source->manifest(), options.joined_dtype);
     if (!plan.ok()) {
-      return annotate(plan.status());
+      return annotate(WithRemedy(plan.status(), StripRemedy(ExternalNames(model->rules), NamesOf(source->manifest()))));
     }
 
     OpenedCheckpoint opened;
@@ -177,6 +181,7 @@ class HuggingFaceFormat : public CheckpointFormat {
     opened.metadata.set_external_format(family_->name());
     (*opened.metadata.mutable_external_configs())["config.json"] = hf.config_text;
     opened.assets = std::move(hf.assets);
+    opened.files = std::move(hf.files);
     for (std::vector<std::string>* notes : {&hf.notes, &model->notes, &plan->notes}) {
       opened.notes.insert(opened.notes.end(), notes->begin(), notes->end());
     }

@@ -1,6 +1,8 @@
 #include "checkpoint/format/native/native_format.h"
 
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
@@ -13,23 +15,29 @@
 #include "checkpoint/format/native/manifest_file.h"
 #include "checkpoint/format/native/native_writer.h"
 #include "checkpoint/format/sealed_frame.h"
+#include "checkpoint/format/strip_prefix.h"
 
 namespace waypoint {
 namespace {
 
+// By file: the tensors that the manifest puts there.
+std::vector<std::vector<const TensorRecord*>> RecordsByFile(const NativeManifest& manifest) {
+  std::vector<std::vector<const TensorRecord*>> records(manifest.files_size());
+  for (const TensorRecord& record : manifest.tensors()) {
+    records[record.file()].push_back(&record);
+  }
+  return records;
+}
+
 // The header on disk must say what the sealed manifest says.
-absl::Status CompareHeader(const NativeManifest& manifest, int file_index, const SafetensorsHeader& header) {
-  const std::string& file_name = manifest.files(file_index).name();
+absl::Status CompareHeader(const std::string& file_name, const std::vector<const TensorRecord*>& records,
+                           const SafetensorsHeader& header) {
   absl::flat_hash_map<absl::string_view, const SafetensorsEntry*> entries;
   for (const SafetensorsEntry& entry : header.entries) {
     entries.emplace(entry.name, &entry);
   }
-  size_t records = 0;
-  for (const TensorRecord& record : manifest.tensors()) {
-    if (record.file() != file_index) {
-      continue;
-    }
-    ++records;
+  for (const TensorRecord* const expected : records) {
+    const TensorRecord& record = *expected;
     const auto it = entries.find(record.name());
     if (it == entries.end()) {
       return MakeError(ErrorKind::kMissing, absl::StrCat("tensor \"", record.name(), "\" is not in \"", file_name,
@@ -42,9 +50,9 @@ absl::Status CompareHeader(const NativeManifest& manifest, int file_index, const
                                                           "\" is described otherwise than in the manifest"));
     }
   }
-  if (records != header.entries.size()) {
+  if (records.size() != header.entries.size()) {
     return MakeError(ErrorKind::kExtra, absl::StrCat("\"", file_name, "\" holds ", header.entries.size(),
-                                                     " tensors, the manifest knows ", records));
+                                                     " tensors, the manifest knows ", records.size()));
   }
   return absl::OkStatus();
 }
@@ -75,6 +83,7 @@ class NativeFormat : public CheckpointFormat {
   absl::StatusOr<OpenedCheckpoint> Open(FileSystem& fs, const std::string& directory,
                                         const LoadOptions& options) override {
     WAYPOINT_RETURN_IF_ERROR(CheckFormatOptions(*this, options.format_options, FormatUse::kLoad));
+    WAYPOINT_RETURN_IF_ERROR(RefuseStripPrefixes(options.strip_prefixes, name()));
     const std::string manifest_path = JoinPath(directory, kManifestFileName);
     WAYPOINT_ASSIGN_OR_RETURN(const bool sealed_exists, Exists(fs, manifest_path));
     if (!sealed_exists) {
@@ -90,6 +99,7 @@ class NativeFormat : public CheckpointFormat {
     OpenedCheckpoint opened;
     opened.metadata = manifest.metadata();
     opened.sha256 = sealed.sha256;
+    const std::vector<std::vector<const TensorRecord*>> records = RecordsByFile(manifest);
     std::vector<SafetensorsFile> files;
     for (int i = 0; i < manifest.files_size(); ++i) {
       const FileRecord& record = manifest.files(i);
@@ -100,7 +110,8 @@ class NativeFormat : public CheckpointFormat {
         continue;
       }
       WAYPOINT_ASSIGN_OR_RETURN(SafetensorsHeader header, ReadSafetensorsHeader(*file, options.limits));
-      WAYPOINT_RETURN_IF_ERROR(Annotate(CompareHeader(manifest, i, header), absl::StrCat("\"", directory, "\"")));
+      WAYPOINT_RETURN_IF_ERROR(
+          Annotate(CompareHeader(record.name(), records[i], header), absl::StrCat("\"", directory, "\"")));
       files.push_back({path, std::move(header), options.verify_digests ? DigestsOf(record) : ChunkDigests()});
     }
     SafetensorsSourceOptions source_options;

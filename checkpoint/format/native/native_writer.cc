@@ -35,10 +35,10 @@ absl::StatusOr<std::unique_ptr<CheckpointWriter>> NativeWriter::Create(FileSyste
                                                         options.max_shard_bytes, {{"format", "waypoint"}})) {
     files.push_back(std::move(file));
   }
-  WAYPOINT_ASSIGN_OR_RETURN(writer->sink_,
-                            SafetensorsSink::Create(
-                                fs, directory, manifest, std::move(files),
-                                writer->shared_ == nullptr ? options.block_bytes : writer->shared_->block_bytes()));
+  WAYPOINT_ASSIGN_OR_RETURN(
+      writer->sink_,
+      SafetensorsSink::Create(fs, directory, manifest, std::move(files),
+                              writer->shared_ == nullptr ? options.block_bytes : writer->shared_->block_bytes()));
   return std::unique_ptr<CheckpointWriter>(std::move(writer));
 }
 
@@ -75,6 +75,9 @@ absl::Status NativeWriter::Seal() {
   WAYPOINT_ASSIGN_OR_RETURN(const std::vector<FileRecord> asset_files, CopyAssets(fs_, assets_, directory_));
   for (const FileRecord& file : asset_files) {
     *manifest.add_files() = file;
+  }
+  if (conversion_.has_value()) {
+    AddConversion(*conversion_, asset_files, manifest.mutable_metadata());
   }
   // All that the manifest names is durable under its name before the manifest is there.
   WAYPOINT_RETURN_IF_ERROR(fs_.SyncDirectory(directory_));

@@ -5,8 +5,10 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "absl/types/optional.h"
 #include "checkpoint/container/safetensors/safetensors_sink.h"
 #include "checkpoint/convert/weights/converted_source.h"
 #include "checkpoint/format/checkpoint_format.h"
@@ -18,14 +20,14 @@ class NativeWriter : public CheckpointWriter {
  public:
   static absl::StatusOr<std::unique_ptr<CheckpointWriter>> Create(FileSystem& fs, const std::string& directory,
                                                                   const CheckpointMetadata& metadata,
-                                                                  TensorSource& state,
-                                                                  const std::vector<Asset>& assets,
+                                                                  TensorSource& state, const std::vector<Asset>& assets,
                                                                   const SaveOptions& options);
 
   TensorSource& source() override { return *source_; }
   TensorSink& sink() override { return *sink_; }
   std::vector<std::string> PlanLines() const override;
   absl::StatusOr<TransferStats> Write(const TransferOptions& options) override;
+  void SetConversion(Conversion conversion) override { conversion_ = std::move(conversion); }
   absl::Status Finish() override;
   std::vector<std::string> notes() const override { return notes_; }
 
@@ -39,6 +41,7 @@ class NativeWriter : public CheckpointWriter {
   const std::string directory_;
   const CheckpointMetadata metadata_;
   const std::vector<Asset> assets_;
+  absl::optional<Conversion> conversion_;
   std::unique_ptr<SharedWrite> shared_;  // null: alone
   std::unique_ptr<ConvertedSource> source_;
   std::unique_ptr<SafetensorsSink> sink_;

@@ -15,6 +15,8 @@
 #include "checkpoint/base/json.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/container/torch_zip/torch_file.h"
+#include "checkpoint/format/file_checks.h"
+#include "checkpoint/format/strip_prefix.h"
 #include "checkpoint/storage/confined_directory.h"
 #include "models/llama/fairseq2/state_dict.h"
 
@@ -66,7 +68,7 @@ absl::StatusOr<int64_t> Count(const ConfinedDirectory& directory, const std::str
 
 class Reader {
  public:
-  Reader(FileSystem& fs, const LoadOptions& options) : fs_(fs), options_(options) {}
+  Reader(FileSystem& fs, const LoadOptions& options) : fs_(fs), options_(options), stripper_(options.strip_prefixes) {}
 
   absl::StatusOr<Fairseq2Directory> Read(const std::string& path) {
     WAYPOINT_ASSIGN_OR_RETURN(const ConfinedDirectory directory, ConfinedDirectory::Open(fs_, path));
@@ -113,12 +115,13 @@ class Reader {
         WAYPOINT_RETURN_IF_ERROR(ReadFile(directory, pieces > 0 ? PieceName(rank) : kWhole, ""));
       }
     }
+    WAYPOINT_RETURN_IF_ERROR(stripper_.Finish());
     NoteLeftBehind();
     const bool below = models[0] == kBelow;
     const auto is_weights = [below](absl::string_view name) {
       return name == kWhole || IsPiece(name) || IsStage(name) || (below && name == kTree);
     };
-    WAYPOINT_ASSIGN_OR_RETURN(result_.sidecars, ReadSidecars(fs_, directory, is_weights, options_.limits));
+    WAYPOINT_ASSIGN_OR_RETURN(result_.sidecars, ReadSidecars(fs_, directory, is_weights, options_));
     const std::vector<std::string>& notes = result_.sidecars.notes;
     result_.notes.insert(result_.notes.end(), notes.begin(), notes.end());
     return std::move(result_);
@@ -187,13 +190,33 @@ class Reader {
     file.name = folder + name;
     file.prefix = absl::StrCat(absl::StripSuffix(file.name, ".pt"), "/");
     WAYPOINT_ASSIGN_OR_RETURN(file.contents, ReadTorchFile(*readable, options_.limits));
+    WAYPOINT_RETURN_IF_ERROR(CheckSavedAs(file.contents, name));
+    WAYPOINT_ASSIGN_OR_RETURN(file.described, TensorFile(file.name, path, readable->size_bytes(), options_));
+    file.described.has_checksums = HasChecksums(file.contents);
     WAYPOINT_RETURN_IF_ERROR(Annotate(TakeStateDict(&file.contents, &left_behind_), QuotedPath(path)));
+    std::vector<std::string*> names;
+    for (TorchTensor& tensor : file.contents.tensors) {
+      names.push_back(&tensor.name);
+    }
+    WAYPOINT_RETURN_IF_ERROR(Annotate(stripper_.Apply(names), QuotedPath(path)));
     for (TorchTensor& tensor : file.contents.tensors) {
       tensor.name.insert(0, file.prefix);
     }
     file.contents.values.clear();
     result_.files.push_back(std::move(file));
     return absl::OkStatus();
+  }
+
+  // torch.save puts the name of the file into it.
+  static absl::Status CheckSavedAs(const TorchContents& contents, const std::string& name) {
+    const std::string saved_as = absl::StrCat(contents.archive_name, ".pt");
+    if (saved_as == name || !IsPiece(name) || !IsPiece(saved_as)) {
+      return absl::OkStatus();
+    }
+    return MakeError(ErrorKind::kAmbiguous,
+                     absl::StrCat(QuotedPath(contents.path), " was saved as ", Quoted(saved_as),
+                                  ", as its archive says; give the files the names that they were saved under, or "
+                                  "save this one again if its name is right"));
   }
 
   void NoteLeftBehind() {
@@ -213,6 +236,7 @@ class Reader {
 
   FileSystem& fs_;
   const LoadOptions& options_;
+  PrefixStripper stripper_;
   LeftBehind left_behind_;
   Fairseq2Directory result_;
 };

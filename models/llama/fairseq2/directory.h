@@ -40,6 +40,7 @@ struct Fairseq2File {
   std::string name;    // "pp_00/tp_01/sdp_00.pt"
   std::string prefix;  // "pp_00/tp_01/sdp_00/", with which the names of its tensors begin
   TorchContents contents;
+  CheckpointFile described;
 };
 
 struct Fairseq2Directory {

@@ -10,6 +10,7 @@
 #include "checkpoint/container/torch_zip/torch_source.h"
 #include "checkpoint/format/format_options.h"
 #include "checkpoint/format/shared/shared_write.h"
+#include "checkpoint/format/strip_prefix.h"
 #include "models/llama/fairseq2/directory.h"
 #include "models/llama/fairseq2/names.h"
 #include "models/llama/fairseq2/pieces.h"
@@ -85,9 +86,11 @@ class Opener {
     }
     checkpoint.set = Fairseq2Shards(directory.files, directory.grid);
     checkpoint.shared_output = SharesOutput(directory.files, directory.grid);
+    const std::string remedy = UnwrapRemedy(directory.files[0].contents, kFairseq2Names, directory.files[0].prefix);
     WAYPOINT_ASSIGN_OR_RETURN(JoinedPieces joined, Join(fs, &directory, checkpoint.set));
     if (!believed && reference_.hints.architecture == nullptr) {
-      return NothingSaysTheModel(sidecars.params.has_value(), joined.tensors->manifest(), checkpoint.set);
+      return WithRemedy(NothingSaysTheModel(sidecars.params.has_value(), joined.tensors->manifest(), checkpoint.set),
+                        remedy);
     }
     WAYPOINT_RETURN_IF_ERROR(ChooseEpsilon(checkpoint.params));
     ChooseTied(joined.tensors->manifest(), checkpoint.set);
@@ -95,10 +98,11 @@ class Opener {
 
     auto imported = ImportShards(std::move(checkpoint), reference_);
     if (!imported.ok()) {
-      return directory.grid.pieces == 1
-                 ? imported.status()
-                 : Annotate(imported.status(), absl::StrCat("joined from ", directory.grid.pieces,
-                                                            " sdp files for each rank, if there were no more"));
+      const absl::Status status = WithRemedy(imported.status(), remedy);
+      return directory.grid.pieces == 1 ? status
+                                        : Annotate(status, absl::StrCat("joined from ", directory.grid.pieces,
+                                                                        " sdp files for each rank, if there were no "
+                                                                        "more"));
     }
     OpenedCheckpoint opened = *std::move(imported);
     opened.metadata.set_external_format("fairseq2");
@@ -106,6 +110,11 @@ class Opener {
       (*opened.metadata.mutable_external_configs())[kParamsName] = std::move(sidecars.params_text);
     }
     opened.assets = std::move(sidecars.assets);
+    opened.listed = std::move(sidecars.listed);
+    opened.files = std::move(sidecars.files);
+    for (Fairseq2File& file : directory.files) {
+      opened.files.push_back(std::move(file.described));
+    }
     for (std::vector<std::string>* notes : {&notes_, &joined.notes, &directory.notes}) {
       opened.notes.insert(opened.notes.begin(), notes->begin(), notes->end());
     }
@@ -120,9 +129,11 @@ class Opener {
     source_options.reader.max_over_read = options_.max_over_read;
     source_options.verify = options_.verify_digests;
     source_options.verify_whole = options_.verify_whole_records;
+    source_options.limits = options_.limits;
     std::vector<TorchContents> contents;
     for (Fairseq2File& file : directory->files) {
       contents.push_back(std::move(file.contents));
+      source_options.recorders.push_back(file.described.recorder);
     }
     WAYPOINT_ASSIGN_OR_RETURN(auto source, TorchSource::Create(fs, std::move(contents), source_options));
     return JoinPieces(std::move(source), directory->files, directory->grid, set);

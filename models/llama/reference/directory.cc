@@ -12,6 +12,8 @@
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/container/torch_zip/torch_file.h"
+#include "checkpoint/format/file_checks.h"
+#include "checkpoint/format/strip_prefix.h"
 #include "checkpoint/storage/confined_directory.h"
 #include "models/llama/reference/weights.h"
 
@@ -46,6 +48,18 @@ absl::StatusOr<int64_t> CountFiles(const ConfinedDirectory& files) {
     }
   }
   return count;
+}
+
+// torch.save puts the name of the file into it.
+absl::Status CheckSavedAs(const TorchContents& contents, const std::string& name) {
+  const std::string saved_as = absl::StrCat(contents.archive_name, ".pth");
+  if (saved_as == name || !IsReferenceFile(saved_as)) {
+    return absl::OkStatus();
+  }
+  return MakeError(ErrorKind::kAmbiguous,
+                   absl::StrCat(QuotedPath(contents.path), " was saved as ", Quoted(saved_as),
+                                ", as its archive says; give the files the names that they were saved under, or save "
+                                "this one again if its name is right"));
 }
 
 // Trainers save {"model": state dict}, often with more beside it, or under these names.
@@ -97,12 +111,23 @@ absl::StatusOr<ReferenceDirectory> ReadReferenceDirectory(FileSystem& fs, const 
   WAYPOINT_ASSIGN_OR_RETURN(const ConfinedDirectory files, ConfinedDirectory::Open(fs, directory));
   ReferenceDirectory reference;
   WAYPOINT_ASSIGN_OR_RETURN(const int64_t count, CountFiles(files));
+  PrefixStripper stripper(options.strip_prefixes);
   int64_t values = 0;
   int64_t wrapped = 0;
   for (int64_t i = 0; i < count; ++i) {
     WAYPOINT_ASSIGN_OR_RETURN(const std::string path, files.Resolve(ReferenceFileName(i)));
     WAYPOINT_ASSIGN_OR_RETURN(const std::unique_ptr<ReadableFile> file, fs.OpenForRead(path, OpenOptions()));
     WAYPOINT_ASSIGN_OR_RETURN(TorchContents contents, ReadTorchFile(*file, options.limits));
+    WAYPOINT_RETURN_IF_ERROR(CheckSavedAs(contents, ReferenceFileName(i)));
+    WAYPOINT_ASSIGN_OR_RETURN(CheckpointFile described,
+                              TensorFile(ReferenceFileName(i), path, file->size_bytes(), options));
+    described.has_checksums = HasChecksums(contents);
+    reference.described.push_back(std::move(described));
+    std::vector<std::string*> names;
+    for (TorchTensor& tensor : contents.tensors) {
+      names.push_back(&tensor.name);
+    }
+    WAYPOINT_RETURN_IF_ERROR(Annotate(stripper.Apply(names), QuotedPath(path)));
     WAYPOINT_ASSIGN_OR_RETURN(const bool was_wrapped, UnwrapModel(&contents));
     wrapped += was_wrapped;
     const std::string prefix = ReferencePrefix(i);
@@ -112,6 +137,7 @@ absl::StatusOr<ReferenceDirectory> ReadReferenceDirectory(FileSystem& fs, const 
     values += static_cast<int64_t>(contents.values.size()) + contents.values_left_out;
     reference.files.push_back(std::move(contents));
   }
+  WAYPOINT_RETURN_IF_ERROR(stripper.Finish());
   if (wrapped > 0) {
     reference.notes.push_back(absl::StrCat("took the tensors of ", wrapped, " of ", count,
                                            " .pth files from a dict inside, where Meta's files have none"));
@@ -119,7 +145,7 @@ absl::StatusOr<ReferenceDirectory> ReadReferenceDirectory(FileSystem& fs, const 
   if (values > 0) {
     reference.notes.push_back(absl::StrCat("left behind, no tensors: ", values, " values of the .pth files"));
   }
-  WAYPOINT_ASSIGN_OR_RETURN(reference.sidecars, ReadSidecars(fs, files, IsReferenceFile, options.limits));
+  WAYPOINT_ASSIGN_OR_RETURN(reference.sidecars, ReadSidecars(fs, files, IsReferenceFile, options));
   std::vector<std::string>& notes = reference.sidecars.notes;
   reference.notes.insert(reference.notes.end(), notes.begin(), notes.end());
   return reference;

@@ -24,6 +24,8 @@ namespace waypoint::models {
 struct ReferenceDirectory {
   // In order; tensor names begin with ReferencePrefix.
   std::vector<TorchContents> files;
+  // By file.
+  std::vector<CheckpointFile> described;
   Sidecars sidecars;
   std::vector<std::string> notes;  // those of the sidecars too
 };
@@ -35,9 +37,11 @@ bool IsReferenceFile(absl::string_view name);
 // Face's config.json says that the directory is another's.
 absl::StatusOr<bool> LooksLikeReference(FileSystem& fs, const std::string& directory);
 
+// A file that was saved under the name of another one, by what its archive says, is E_AMBIGUOUS: files that changed
+// places are a model whose vocabulary did.
 // Errors: E_IO (no directory, not a regular file), E_MISSING (no files, or a gap), E_EXTRA (another *.pth), E_PATH (a
-// link out of the directory), E_EXTRA for tensors beside a state dict under "model", and those of ReadTorchFile and
-// ReadSidecars.
+// link out of the directory), E_EXTRA for tensors beside a state dict under "model", and those of ReadTorchFile,
+// PrefixStripper and ReadSidecars.
 absl::StatusOr<ReferenceDirectory> ReadReferenceDirectory(FileSystem& fs, const std::string& directory,
                                                           const LoadOptions& options);
 

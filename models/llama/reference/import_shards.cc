@@ -4,11 +4,13 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/json.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/convert/weights/converted_source.h"
 #include "checkpoint/format/external/equal_tensors.h"
+#include "checkpoint/format/strip_prefix.h"
 #include "models/decoder/parameters.h"
 #include "models/llama/llama_config.h"
 #include "models/llama/reference/export_plan.h"
@@ -187,6 +189,14 @@ bool ShareStorage(const TorchContents& file, absl::string_view a, absl::string_v
   return left != file.tensors.end() && right != file.tensors.end() && left->storage == right->storage &&
          left->offset == right->offset && left->strides == right->strides && left->shape == right->shape &&
          left->dtype == right->dtype;
+}
+
+std::string UnwrapRemedy(const TorchContents& file, const LlamaNames& names, absl::string_view prefix) {
+  std::vector<absl::string_view> present;
+  for (const TorchTensor& tensor : file.tensors) {
+    present.push_back(absl::StripPrefix(tensor.name, prefix));
+  }
+  return StripRemedy({names.embedding, names.final_norm, names.output}, present);
 }
 
 absl::StatusOr<OpenedCheckpoint> ImportShards(ShardedCheckpoint checkpoint, const ReferenceOptions& options) {

@@ -33,6 +33,10 @@ struct ShardedCheckpoint {
 // Are both the same elements of the file?
 bool ShareStorage(const TorchContents& file, absl::string_view a, absl::string_view b);
 
+// What to say where such a file lacks tensors: which beginning of its names would have to go (strip_prefix.h).  Names
+// begin with `prefix`.
+std::string UnwrapRemedy(const TorchContents& file, const LlamaNames& names, absl::string_view prefix);
+
 // Fills all but assets, the name of the external format and the text of params.json.
 // Errors: those of ReadShards, FindKvHeads, ResolveReferenceModel, CompareReplicas and PlanImport; E_MISSING for an
 // output that is not there and not said to be tied; E_CONFIG where --tied or the number of copied heads is not so.

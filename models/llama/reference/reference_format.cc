@@ -1,5 +1,7 @@
 #include "models/llama/reference/reference_format.h"
 
+#include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -8,6 +10,7 @@
 #include "checkpoint/container/torch_zip/torch_source.h"
 #include "checkpoint/format/format_options.h"
 #include "checkpoint/format/shared/shared_write.h"
+#include "checkpoint/format/strip_prefix.h"
 #include "models/llama/reference/directory.h"
 #include "models/llama/reference/export_plan.h"
 #include "models/llama/reference/import_shards.h"
@@ -56,15 +59,27 @@ absl::StatusOr<OpenedCheckpoint> OpenDirectory(FileSystem& fs, ReferenceDirector
   source_options.reader.max_over_read = options.max_over_read;
   source_options.verify = options.verify_digests;
   source_options.verify_whole = options.verify_whole_records;
+  source_options.limits = options.limits;
+  for (const CheckpointFile& file : directory.described) {
+    source_options.recorders.push_back(file.recorder);
+  }
+  const std::string remedy = UnwrapRemedy(directory.files[0], kReferenceNames, ReferencePrefix(0));
   WAYPOINT_ASSIGN_OR_RETURN(checkpoint.files, TorchSource::Create(fs, std::move(directory.files), source_options));
 
   const bool believed = checkpoint.params.has_value();
-  WAYPOINT_ASSIGN_OR_RETURN(OpenedCheckpoint opened, ImportShards(std::move(checkpoint), reference));
+  auto imported = ImportShards(std::move(checkpoint), reference);
+  if (!imported.ok()) {
+    return WithRemedy(imported.status(), remedy);
+  }
+  OpenedCheckpoint opened = *std::move(imported);
   opened.metadata.set_external_format("reference");
   if (believed) {
     (*opened.metadata.mutable_external_configs())[kParamsName] = std::move(directory.sidecars.params_text);
   }
   opened.assets = std::move(directory.sidecars.assets);
+  opened.listed = std::move(directory.sidecars.listed);
+  opened.files = std::move(directory.sidecars.files);
+  std::move(directory.described.begin(), directory.described.end(), std::back_inserter(opened.files));
   opened.notes.insert(opened.notes.begin(), directory.notes.begin(), directory.notes.end());
   return opened;
 }

@@ -151,7 +151,7 @@ TEST_F(TorchSourceTest, FilesAreLimitedTogether) {
   EXPECT_OK(Open(files, options));
 }
 
-TEST_F(TorchSourceTest, WhatRepeatsIsReadOnce) {
+TEST_F(TorchSourceTest, WhatRepeatsIsCopiedInMemory) {
   PickledTensor tensor;
   tensor.type = "IntStorage";
   tensor.numel = 600;
@@ -164,7 +164,6 @@ TEST_F(TorchSourceTest, WhatRepeatsIsReadOnce) {
   for (int64_t i = 0; i < static_cast<int64_t>(read.size()); ++i) {
     ASSERT_EQ(read[i], i / 200'000 * 200 + i % 200);
   }
-  EXPECT_LT(source->stats().bytes_read, 10'000);
 }
 
 TEST_F(TorchSourceTest, ARecorderSeesTheWholeFile) {

@@ -375,15 +375,25 @@ TEST_F(ReferenceFormatTest, TokensThatNobodyKnowsAreToldToBeAbsent) {
 TEST_F(ReferenceFormatTest, AssetsTravelAndAChecklistDoesNot) {
   Save({});
   ASSERT_OK(WriteSmallFile(fs_, "/model/tokenizer.model", "bytes"));
-  ASSERT_OK(WriteSmallFile(fs_, "/model/checklist.chk", "md5"));
+  ASSERT_OK(WriteSmallFile(fs_, "/model/checklist.chk", std::string(32, '0') + "  tokenizer.model\n"));
   ASSERT_OK(WriteSmallFile(fs_, "/model/notes.xyz", "?"));
 
   ASSERT_OK_AND_ASSIGN(const OpenedCheckpoint opened, Open());
 
   ASSERT_EQ(opened.assets.size(), 1u);
   EXPECT_EQ(opened.assets[0].name, "tokenizer.model");
-  EXPECT_THAT(opened.notes, Contains(HasSubstr("checklist.chk")));
+  EXPECT_THAT(opened.notes, Contains(HasSubstr("left checklist.chk behind")));
+  EXPECT_THAT(opened.notes, Contains(HasSubstr("no checksum of \"consolidated.00.pth\"")));
+  ASSERT_EQ(opened.listed.size(), 1u);
+  EXPECT_EQ(opened.listed[0].path, "/model/tokenizer.model");
+  EXPECT_EQ(opened.listed[0].md5, std::string(32, '0'));
   EXPECT_THAT(opened.notes, Contains(HasSubstr("\"notes.xyz\"")));
+}
+
+TEST_F(ReferenceFormatTest, AChecklistTellsThatFilesAreMissing) {
+  Save({});
+  ASSERT_OK(WriteSmallFile(fs_, "/model/checklist.chk", std::string(32, '0') + "  consolidated.01.pth\n"));
+  EXPECT_THAT(Open(), IsKind(ErrorKind::kMissing, HasSubstr("\"consolidated.01.pth\"")));
 }
 
 TEST_F(ReferenceFormatTest, IsProbedByItsFiles) {
