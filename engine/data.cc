@@ -124,7 +124,7 @@ absl::StatusOr<std::unique_ptr<TokenFile>> TokenFile::Open(const Dataset& config
   }
   // Its text would be taken for tokens.
   char start[kFileKindBytes];
-  const ssize_t start_bytes = pread(fd.get(), start, sizeof(start), 0);
+  const ssize_t start_bytes = pread(file->fd_, start, sizeof(start), 0);
   WAYPOINT_RETURN_IF_ERROR(
       Annotate(CheckNoPointer(absl::string_view(start, start_bytes > 0 ? start_bytes : 0), path), "data file"));
   const int token_bytes = TokenBytes(config.kind());
