@@ -1,5 +1,6 @@
 #include "checkpoint/format/native/native_format.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
@@ -47,6 +48,29 @@ absl::Status CompareHeader(const NativeManifest& manifest, int file_index, const
                                                      " tensors, the manifest knows ", records));
   }
   return absl::OkStatus();
+}
+
+// Where the data of a file begin, as the sealed manifest has it: the header before them is no longer than that.
+int64_t DataBegin(const NativeManifest& manifest, int file_index) {
+  int64_t begin = manifest.files(file_index).size_bytes();
+  for (const TensorRecord& record : manifest.tensors()) {
+    if (record.file() == file_index) {
+      begin = std::min(begin, record.begin());
+    }
+  }
+  return begin;
+}
+
+// As ReadSafetensorsHeader.  A length over the limit is damage where the sealed one is below.
+absl::StatusOr<SafetensorsHeader> ReadHeader(const ReadableFile& file, const NativeManifest& manifest, int file_index,
+                                             const Limits& limits) {
+  absl::StatusOr<SafetensorsHeader> header = ReadSafetensorsHeader(file, limits);
+  if (GetErrorKind(header.status()) == ErrorKind::kLimit &&
+      DataBegin(manifest, file_index) <= limits.safetensors_header_bytes) {
+    return MakeError(ErrorKind::kChecksum, absl::StrCat(header.status().message(), "; the manifest puts its data at ",
+                                                        DataBegin(manifest, file_index), ": it was damaged"));
+  }
+  return header;
 }
 
 class NativeFormat : public CheckpointFormat {
@@ -99,7 +123,7 @@ class NativeFormat : public CheckpointFormat {
         opened.assets.push_back({AssetNameOf(record), path, record.size_bytes(), DigestsOf(record)});
         continue;
       }
-      WAYPOINT_ASSIGN_OR_RETURN(SafetensorsHeader header, ReadSafetensorsHeader(*file, options.limits));
+      WAYPOINT_ASSIGN_OR_RETURN(SafetensorsHeader header, ReadHeader(*file, manifest, i, options.limits));
       WAYPOINT_RETURN_IF_ERROR(Annotate(CompareHeader(manifest, i, header), absl::StrCat("\"", directory, "\"")));
       files.push_back({path, std::move(header), options.verify_digests ? DigestsOf(record) : ChunkDigests()});
     }
