@@ -46,9 +46,7 @@ absl::StatusOr<std::string> ExaminePieces(const TokenFile& file, Share share, co
       WAYPOINT_RETURN_IF_ERROR(file.CheckTokens(offset, bytes));
       digest.Update(bytes);
       done += static_cast<int64_t>(bytes.size());
-      if (progress) {
-        progress(done, total);
-      }
+      WAYPOINT_RETURN_IF_ERROR(progress ? progress(done, total) : absl::OkStatus());
     }
     const uint64_t value = digest.Digest();
     digests.append(reinterpret_cast<const char*>(&value), sizeof(value));

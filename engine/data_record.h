@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "checkpoint/coordination/coordinator.h"
@@ -22,12 +23,13 @@
 
 namespace waypoint::engine {
 
-// Called with this rank's share: bytes done, and in all.
-using DataProgress = std::function<void(int64_t done, int64_t total)>;
+// Called with this rank's share: bytes done, and in all.  An error ends the reading.
+using DataProgress = std::function<absl::Status(int64_t done, int64_t total)>;
 
 // Reads the whole file once, each rank every so many-th piece of it: its digest, and no token outside the vocabulary.
 // The same answer on all ranks, whatever their number.
-// Errors: those of TokenFile; E_REQUEST when ranks see files of different sizes; E_RANK for those of other ranks.
+// Errors: those of TokenFile and of `progress`; E_REQUEST when ranks see files of different sizes; E_RANK for those of
+// other ranks.
 absl::StatusOr<DataRecord> ExamineData(const TokenFile& file, Coordinator& ranks, absl::Duration timeout,
                                        const DataProgress& progress);
 

@@ -123,6 +123,19 @@ absl::Status OpenNewest(FileSystem& fs, const TrainConfig& own, const JobRanks& 
 }
 
 absl::Status CheckHistory(FileSystem& fs, const TrainConfig& own, const JobRanks& job, Start& start) {
+  Together ranks(job, own);
+  if (start.kind == StartKind::kResume) {
+    const int64_t step = start.checkpoint->metadata.training().step();
+    const auto look = [&]() -> absl::StatusOr<std::string> {
+      WAYPOINT_ASSIGN_OR_RETURN(const MetricsHistory history, MetricsLog::Look(MetricsPath(own.output())));
+      if (history.lines > 0 && history.last_step < step) {
+        start.notes.push_back(absl::StrCat("\"", MetricsPath(own.output()), "\" ends at step ", history.last_step,
+                                           ", the run continues from step ", step, ": what is between is missing"));
+      }
+      return std::string();
+    };
+    return ranks.AskFirst("history of the run", look).status();
+  }
   if (!start.damaged.empty() && !own.start_over()) {
     const DamagedCheckpoint& newest = start.damaged.front();
     std::string others;
@@ -134,7 +147,6 @@ absl::Status CheckHistory(FileSystem& fs, const TrainConfig& own, const JobRanks
         absl::StrCat("no checkpoint of the run is whole: resume from \"", newest.path, "\": ", newest.why.message(),
                      others, "\nrepair one, or set start_over: true to begin anew; they are renamed then"));
   }
-  Together ranks(job, own);
   const auto find = [&]() -> absl::StatusOr<std::string> {
     WAYPOINT_ASSIGN_OR_RETURN(const RunHistory history, FindRunHistory(fs, own.output()));
     if (history.empty()) {

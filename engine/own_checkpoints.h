@@ -15,7 +15,8 @@ namespace waypoint::engine {
 // any, start.kind stays as it was.  What is damaged is added to start.damaged; what is there already is not looked at.
 absl::Status OpenNewest(FileSystem& fs, const TrainConfig& own, const JobRanks& job, Start& start);
 
-// Where no whole checkpoint is left: refuses what is there of an earlier run, or sets start.begins_over.
+// Looks at what else is there of the run, and refuses a metrics.jsonl that is none.  Where no whole checkpoint is left,
+// refuses what an earlier run left, or sets start.begins_over.
 absl::Status CheckHistory(FileSystem& fs, const TrainConfig& own, const JobRanks& job, Start& start);
 
 }  // namespace waypoint::engine

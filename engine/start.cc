@@ -288,6 +288,7 @@ absl::StatusOr<Start> ResolveStart(FileSystem& fs, const ConfigLayers& layers, c
   start.damaged = std::move(damaged);
   if (!own.output().empty()) {
     WAYPOINT_RETURN_IF_ERROR(OpenNewest(fs, own, ranks, start));
+    WAYPOINT_RETURN_IF_ERROR(CheckHistory(fs, own, ranks, start));
     if (start.kind == StartKind::kResume) {
       const bool full = own.pretrained().load_config() == Pretrained::FULL;
       WAYPOINT_RETURN_IF_ERROR(
@@ -298,7 +299,6 @@ absl::StatusOr<Start> ResolveStart(FileSystem& fs, const ConfigLayers& layers, c
       }
       return start;
     }
-    WAYPOINT_RETURN_IF_ERROR(CheckHistory(fs, own, ranks, start));
   }
   if (!own.pretrained().path().empty()) {
     WAYPOINT_RETURN_IF_ERROR(Annotate(StartPretrained(fs, layers, own, ranks, start),

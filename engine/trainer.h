@@ -53,7 +53,8 @@ struct TrainerOptions {
   std::function<bool()> stop;
   // After every step, before it is saved.
   std::function<void(const StepMetrics&)> on_step;
-  // While the data file is read through at the start: this rank's share of it.  Not called for a rank that has none.
+  // While the data file is read through at the start: this rank's share of it.  Not called for a rank that has none. An
+  // error ends the start.
   DataProgress on_data_read;
   // Gets lines for people: those of the job on rank 0, and on each other rank what concerns that one alone, with its
   // number.  Unset: they go to stderr.

@@ -161,11 +161,13 @@ absl::Status Train(const TrainRequest& request) {
   }
   const bool speaks = options.rendezvous.rank == 0;
   ProgressPrinter progress("reading the data", speaks && StderrIsTerminal(), std::cerr);
-  options.on_data_read = [&progress](int64_t done, int64_t total) {
+  options.on_data_read = [&progress, &shutdown](int64_t done, int64_t total) -> absl::Status {
     progress.Update(done, total);
-    if (done == total) {
+    const bool stop = shutdown.has_value() && shutdown->received() != 0;
+    if (done == total || stop) {
       progress.Clear();
     }
+    return stop ? absl::CancelledError("stopped by a signal") : absl::OkStatus();
   };
   if (request.dry_run) {
     return DryRun(layers, request, options);
@@ -178,7 +180,14 @@ absl::Status Train(const TrainRequest& request) {
   // From here on: before, there is nothing to save.
   shutdown.emplace();
   options.stop = [&shutdown] { return shutdown->received() != 0; };
-  WAYPOINT_ASSIGN_OR_RETURN(const std::unique_ptr<engine::Trainer> trainer, engine::Trainer::Create(layers, options));
+  const auto created = engine::Trainer::Create(layers, options);
+  if (shutdown->received() != 0 && (absl::IsCancelled(created.status()) || absl::IsAborted(created.status()))) {
+    // Also where another rank was told first.
+    return absl::CancelledError(
+        absl::StrCat("stopped by signal ", shutdown->received(), " before the first step; there is nothing to save"));
+  }
+  WAYPOINT_RETURN_IF_ERROR(created.status());
+  engine::Trainer* const trainer = created->get();
   WAYPOINT_ASSIGN_OR_RETURN(const engine::TrainReport report, trainer->Run());
   if (request.json && speaks) {
     std::cout << ReportJsonText(Summary(report)) << std::endl;

@@ -4,13 +4,16 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <fstream>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "checkpoint/checkpointer/checkpointer.h"
 #include "checkpoint/storage/fault_file_system.h"
+#include "checkpoint/storage/memory_file_system.h"
 #include "engine/trainer.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -188,6 +191,44 @@ TEST_F(NoDamageTest, OneThatIsNotSealedIsPassedOverWithANoteOrStopsTheRun) {
 
   EXPECT_EQ(run.report.first_step, 4);
   EXPECT_THAT(lines_, HasSubstr(absl::StrCat("note: \"", newest_, "\" holds no sealed checkpoint")));
+}
+
+// Each byte of what is read before the tensors, and the sizes of all files.
+TEST(DamageOfOpenTest, EveryFlipThatIsNoticedIsDamage) {
+  const std::string directory = FreshDirectory("flips");
+  for (const std::string format : {"native", "distributed"}) {
+    ASSERT_OK_AND_ASSIGN(const FinishedRun run,
+                         RunTraining({TinyConfig(directory + "/" + format, TextFile(directory), 1),
+                                      absl::StrCat("checkpoint { format: \"", format, "\" }")},
+                                     Quiet()));
+    const DirectoryContents whole = ReadContents(PosixFileSystem(), run.report.checkpoints.at(0));
+    MemoryFileSystem fs;
+    ASSERT_OK(MakeDirectories(fs, "/root/step-00000001"));
+    for (const auto& [name, bytes] : whole) {
+      ASSERT_OK(WriteSmallFile(fs, "/root/step-00000001/" + name, bytes));
+    }
+    int noticed = 0;
+    for (const auto& [name, bytes] : whole) {
+      // All of the first bytes, which say how to read the rest.
+      for (size_t at = 0; at < std::min<size_t>(bytes.size(), 6000); at += at < 200 ? 1 : 13) {
+        for (const char bit : {'\x01', '\x80'}) {
+          std::string flipped = bytes;
+          flipped[at] = static_cast<char>(flipped[at] ^ bit);
+          Rewrite(fs, "/root/step-00000001/" + name, flipped);
+          ASSERT_OK_AND_ASSIGN(const auto found, CheckpointRoot(fs, "/root").Latest());
+          if (!found.has_value()) {
+            continue;  // passed over: the seal is not whole
+          }
+          auto opener = DetectFormat(fs, found->path);
+          const absl::Status opened = opener.ok() ? (*opener)->Open(fs, found->path, {}).status() : opener.status();
+          noticed += opened.ok() ? 0 : 1;
+          EXPECT_TRUE(opened.ok() || IsDamageOfOpen(opened)) << name << " " << at << ": " << opened;
+        }
+      }
+      Rewrite(fs, "/root/step-00000001/" + name, bytes);
+    }
+    EXPECT_GT(noticed, 500);
+  }
 }
 
 // What only the last rank reads.

@@ -126,15 +126,30 @@ TEST_F(ExamineDataTest, ProgressEndsWithAll) {
   LocalCoordinator alone;
   int64_t last = 0;
   int calls = 0;
-  ASSERT_OK(ExamineData(*Open("data", Dataset::BYTES, 128), alone, absl::Seconds(60), [&](int64_t done, int64_t total) {
-    EXPECT_GT(done, last);
-    EXPECT_EQ(total, kBytes);
-    last = done;
-    ++calls;
-  }));
+  ASSERT_OK(ExamineData(*Open("data", Dataset::BYTES, 128), alone, absl::Seconds(60),
+                        [&](int64_t done, int64_t total) -> absl::Status {
+                          EXPECT_GT(done, last);
+                          EXPECT_EQ(total, kBytes);
+                          last = done;
+                          ++calls;
+                          return absl::OkStatus();
+                        }));
 
   EXPECT_EQ(last, kBytes);
   EXPECT_GT(calls, 10);
+}
+
+TEST_F(ExamineDataTest, AnErrorOfTheProgressEndsIt) {
+  directory_.Write("data", Bytes());
+  LocalCoordinator alone;
+  int calls = 0;
+  const auto record =
+      ExamineData(*Open("data", Dataset::BYTES, 128), alone, absl::Seconds(60), [&](int64_t, int64_t) -> absl::Status {
+        return ++calls == 3 ? absl::CancelledError("enough") : absl::OkStatus();
+      });
+
+  EXPECT_TRUE(absl::IsCancelled(record.status()));
+  EXPECT_EQ(calls, 3);
 }
 
 DataRecord Record(int64_t size_bytes, const std::string& digest) {

@@ -159,6 +159,11 @@ TEST_F(LostRunTest, AMetricsFileOfSomebodyElseIsNeverCut) {
   Rewrite(Disk(), run_ + "/metrics.jsonl", foreign);
   EXPECT_THAT(RunTraining({config_, "steps: 5"}, Quiet()), IsKind(ErrorKind::kExists));
   EXPECT_EQ(ReadContents(Disk(), run_).at("metrics.jsonl"), foreign);
+
+  // One of its own that ends before is continued, and told.
+  Rewrite(Disk(), run_ + "/metrics.jsonl", MetricsLine({2, 1, 1, 1, 1, 1}) + "\n");
+  ASSERT_OK(RunTraining({config_, "steps: 5"}, options_));
+  EXPECT_THAT(lines_, HasSubstr("metrics.jsonl\" ends at step 2, the run continues from step 4"));
 }
 
 TEST_F(LostRunTest, LinksAreFollowedOrNamed) {

@@ -1,5 +1,6 @@
 #include "checkpoint/format/native/native_format.h"
 
+#include <algorithm>
 #include <string>
 #include <utility>
 #include <vector>
@@ -57,6 +58,27 @@ absl::Status CompareHeader(const std::string& file_name, const std::vector<const
   return absl::OkStatus();
 }
 
+// Where the data of a file begin, as the sealed manifest has it: the header before them is no longer than that.
+int64_t DataBegin(int64_t file_bytes, const std::vector<const TensorRecord*>& records) {
+  int64_t begin = file_bytes;
+  for (const TensorRecord* const record : records) {
+    begin = std::min(begin, record->begin());
+  }
+  return begin;
+}
+
+// As ReadSafetensorsHeader.  A length over the limit is damage where the sealed one is below.
+absl::StatusOr<SafetensorsHeader> ReadHeader(const ReadableFile& file, int64_t file_bytes,
+                                             const std::vector<const TensorRecord*>& records, const Limits& limits) {
+  absl::StatusOr<SafetensorsHeader> header = ReadSafetensorsHeader(file, limits);
+  const int64_t begin = DataBegin(file_bytes, records);
+  if (GetErrorKind(header.status()) == ErrorKind::kLimit && begin <= limits.safetensors_header_bytes) {
+    return MakeError(ErrorKind::kChecksum, absl::StrCat(header.status().message(), "; the manifest puts its data at ",
+                                                        begin, ": it was damaged"));
+  }
+  return header;
+}
+
 class NativeFormat : public CheckpointFormat {
  public:
   std::string name() const override { return "native"; }
@@ -109,7 +131,8 @@ class NativeFormat : public CheckpointFormat {
         opened.assets.push_back({AssetNameOf(record), path, record.size_bytes(), DigestsOf(record)});
         continue;
       }
-      WAYPOINT_ASSIGN_OR_RETURN(SafetensorsHeader header, ReadSafetensorsHeader(*file, options.limits));
+      WAYPOINT_ASSIGN_OR_RETURN(SafetensorsHeader header,
+                                ReadHeader(*file, record.size_bytes(), records[i], options.limits));
       WAYPOINT_RETURN_IF_ERROR(
           Annotate(CompareHeader(record.name(), records[i], header), absl::StrCat("\"", directory, "\"")));
       files.push_back({path, std::move(header), options.verify_digests ? DigestsOf(record) : ChunkDigests()});
