@@ -11,6 +11,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "checkpoint/base/error.h"
+#include "checkpoint/base/list_error.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/checkpointer/checkpointer.h"
 #include "checkpoint/coordination/coordinator.h"
@@ -138,14 +139,14 @@ absl::Status CheckHistory(FileSystem& fs, const TrainConfig& own, const JobRanks
   }
   if (!start.damaged.empty() && !own.start_over()) {
     const DamagedCheckpoint& newest = start.damaged.front();
-    std::string others;
+    std::vector<std::string> others;
     for (size_t i = 1; i < start.damaged.size(); ++i) {
-      absl::StrAppend(&others, "\n  ", DamageText(start.damaged[i]));
+      others.push_back(DamageText(start.damaged[i]));
     }
-    return MakeError(
+    return MakeListError(
         GetCause(newest.why),
-        absl::StrCat("no checkpoint of the run is whole: resume from \"", newest.path, "\": ", newest.why.message(),
-                     others, "\nrepair one, or set start_over: true to begin anew; they are renamed then"));
+        absl::StrCat("no checkpoint of the run is whole: resume from \"", newest.path, "\": ", newest.why.message()),
+        others, "repair one, or set start_over: true to begin anew; they are renamed then");
   }
   const auto find = [&]() -> absl::StatusOr<std::string> {
     WAYPOINT_ASSIGN_OR_RETURN(const RunHistory history, FindRunHistory(fs, own.output()));

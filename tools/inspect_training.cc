@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "absl/types/optional.h"
+#include "checkpoint/base/visible_text.h"
 #include "engine/config.h"
 #include "engine/learning_rate.h"
 
@@ -44,7 +45,12 @@ std::string TrainingText(const TrainingState& training) {
   if (training.has_scheduled()) {
     absl::StrAppend(&text, training.scheduled() ? ", saved on schedule" : ", saved out of schedule");
   }
-  return text + "\n";
+  absl::StrAppend(&text, "\n");
+  if (training.has_data()) {
+    absl::StrAppend(&text, "  data: ", training.data().size_bytes(), " bytes, ", training.data().tokens(),
+                    " tokens, xxh3 ", VisibleText(training.data().xxh3()), "\n");
+  }
+  return text;
 }
 
 std::vector<std::string> TrainerConfigLines(const TrainingState& training) {
@@ -68,6 +74,11 @@ nlohmann::ordered_json TrainingJson(const TrainingState& training) {
   const absl::optional<double> rate = LearningRateIn(training);
   json["learning_rate"] = rate.has_value() ? number(*rate) : nlohmann::ordered_json(nullptr);
   json["data_position"] = training.data_position();
+  if (training.has_data()) {
+    json["data"] = {{"bytes", training.data().size_bytes()},
+                    {"tokens", training.data().tokens()},
+                    {"xxh3", training.data().xxh3()}};
+  }
   if (training.has_scheduled()) {
     json["scheduled"] = training.scheduled();
   }

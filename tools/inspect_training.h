@@ -11,8 +11,8 @@
 
 namespace waypoint {
 
-// "  step 12, loss 1.5, learning rate 0.0003 (of the last step), 3072 tokens of data read\n".  The learning rate is
-// what the trainer's config says of that step: nothing of it is saved.
+// "  step 12, loss 1.5, learning rate 0.0003 (of the last step), 3072 tokens of data read\n", and a line for the file that
+// they came from.  The learning rate is what the trainer's config says of that step: nothing of it is saved.
 std::string TrainingText(const TrainingState& training);
 // The trainer's config, without the model, which the checkpoint's own says.  As it is where it is no config of ours.
 std::vector<std::string> TrainerConfigLines(const TrainingState& training);

@@ -15,21 +15,19 @@
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/storage/file_system.h"
 #include "tools/command_line.h"
+#include "tools/write_all.h"
 
 namespace waypoint {
 namespace {
 
-absl::Status WriteAll(int fd, absl::Span<const absl::string_view> pieces, const std::string& path) {
-  for (absl::string_view piece : pieces) {
-    while (!piece.empty()) {
-      const ssize_t written = write(fd, piece.data(), piece.size());
-      if (written >= 0) {
-        piece.remove_prefix(written);
-      } else if (errno != EINTR) {
-        return ErrnoError(errno, absl::StrCat("write to ", QuotedPath(path)));
-      } else if (Interrupted()) {
-        return absl::CancelledError(absl::StrCat("interrupted while ", QuotedPath(path), " was written"));
-      }
+absl::Status WritePieces(int fd, absl::Span<const absl::string_view> pieces, const std::string& path) {
+  for (const absl::string_view piece : pieces) {
+    const int error_number = WriteAll(fd, piece, /*interruptible=*/true);
+    if (error_number == EINTR) {
+      return absl::CancelledError(absl::StrCat("interrupted while ", QuotedPath(path), " was written"));
+    }
+    if (error_number != 0) {
+      return ErrnoError(error_number, absl::StrCat("write to ", QuotedPath(path)));
     }
   }
   return absl::OkStatus();
@@ -138,7 +136,7 @@ absl::Status OutputFile::WriteInto(absl::Span<const absl::string_view> pieces) c
   if (fd < 0) {
     return ErrnoError(errno, absl::StrCat("open of ", QuotedPath(path_)));
   }
-  absl::Status status = WriteAll(fd, pieces, path_);
+  absl::Status status = WritePieces(fd, pieces, path_);
   // EINVAL, EROFS: a pipe or a terminal, of which nothing can be synced.
   if (status.ok() && fsync(fd) != 0 && errno != EINVAL && errno != EROFS && errno != ENOTSUP) {
     status = ErrnoError(errno, absl::StrCat("fsync of ", QuotedPath(path_)));
@@ -161,7 +159,7 @@ absl::Status OutputFile::WriteBeside(absl::Span<const absl::string_view> pieces)
   if (fd < 0) {
     return ErrnoError(errno, absl::StrCat("creation of ", QuotedPath(staged)));
   }
-  absl::Status status = WriteAll(fd, pieces, staged);
+  absl::Status status = WritePieces(fd, pieces, staged);
   struct stat old = {};
   if (status.ok() && way_ == Way::kReplace && (stat(path_.c_str(), &old) != 0 || fchmod(fd, old.st_mode & 0777) != 0)) {
     status = ErrnoError(errno, absl::StrCat("giving ", QuotedPath(staged), " the permissions of ", QuotedPath(path_)));

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "checkpoint/base/error.h"
 #include "tools/command_line.h"
+#include "tools/write_all.h"
 
 namespace waypoint {
 namespace {
@@ -47,16 +48,11 @@ class DescriptorBuffer final : public std::streambuf {
   }
 
   int sync() override {
-    const char* next = pbase();
-    while (next < pptr() && error_number_ == 0) {
-      const ssize_t written = write(fd_, next, pptr() - next);
-      if (written >= 0) {
-        next += written;
-      } else if (errno == EPIPE) {
-        DieOfClosedPipe();
-      } else if (errno != EINTR) {
-        error_number_ = errno;
-      }
+    if (error_number_ == 0) {
+      error_number_ = WriteAll(fd_, absl::string_view(pbase(), pptr() - pbase()));
+    }
+    if (error_number_ == EPIPE) {
+      DieOfClosedPipe();
     }
     setp(buffer_.data(), buffer_.data() + buffer_.size());
     return error_number_ == 0 ? 0 : -1;

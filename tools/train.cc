@@ -118,7 +118,7 @@ absl::Status DryRun(const engine::ConfigLayers& layers, const TrainRequest& requ
   WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> export_notes,
                             engine::RunSaver(PosixFileSystem(), start, alone, nullptr).CheckExport());
   for (const engine::DamagedCheckpoint& damaged : start.damaged) {
-    std::cerr << "warning: " << engine::DamageText(damaged) << "; a run would rename it" << std::endl;
+    std::cerr << "warning: " << VisibleText(engine::DamageText(damaged)) << "; a run would rename it" << std::endl;
   }
   for (const std::vector<std::string>& notes : {start.notes, export_notes}) {
     for (const std::string& note : notes) {

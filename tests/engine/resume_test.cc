@@ -282,7 +282,8 @@ TEST(TrainerTest, ADivergedRunStopsBeforeItRuinsTheWeights) {
   const std::string directory = FreshDirectory("diverged");
 
   const absl::Status status =
-      RunTraining({TinyConfig(directory, TextFile(directory), 9), "optimizer { lr: 1e30 }"}, Quiet()).status();
+      RunTraining({TinyConfig(directory, TextFile(directory), 9), "optimizer { lr: 1e6 weight_decay: 1e6 }"}, Quiet())
+          .status();
 
   EXPECT_THAT(status, IsKind(ErrorKind::kDiverged, HasSubstr("the norm of the gradients is")));
   EXPECT_THAT(std::string(status.message()), HasSubstr("lower optimizer.lr"));

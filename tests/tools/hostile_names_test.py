@@ -77,8 +77,8 @@ class HostileNamesTest(unittest.TestCase):
         for json_flag in ([], ["--json"]):
             said += self.harmless(code, "convert", source, self.out, "--print-plan", "--dry-run", *flags, *json_flag)
             said += self.harmless(code, "inspect", source, "--verify", *flags, *json_flag)
-            said += self.harmless(code, "logits", source, "--tokens", "1", "--overwrite", "--output",
-                                  os.path.join(self.work, "logits"), *flags, *json_flag)
+        said += self.harmless(code, "logits", source, "--tokens", "1", "--overwrite", "--output",
+                              os.path.join(self.work, "logits"), *flags)
         with open(os.path.join(self.work, "data"), "wb") as file:
             file.write(bytes(100))
         with open(os.path.join(self.work, "run.textproto"), "w", encoding="utf-8") as file:

@@ -363,6 +363,8 @@ class InspectTest(unittest.TestCase):
             self.assertAlmostEqual(report["learning_rate"], logged["lr"], places=9)
             self.assertEqual(report["data_position"], step * 16)
             self.assertEqual(report["scheduled"], step == 2)
+            self.assertEqual((report["data"]["bytes"], report["data"]["tokens"]), (100, 100))
+            self.assertIn("\n  data: 100 bytes, 100 tokens, xxh3 %s\n" % report["data"]["xxh3"], text)
             self.assertIn("model {", report["trainer_config"])
             self.assertRegex(text, r"  step %d, loss [0-9.]+, learning rate [0-9.e-]+ \(of the last step\), "
                              "%d tokens of data read, saved " % (step, step * 16))

@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
 """What tools write: reports that cannot be written are failures, and files that users name are never somebody else's."""
 
+import fcntl
 import json
 import os
 import shutil
 import signal
 import stat
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 import unittest
 
@@ -95,6 +98,21 @@ class ReportTest(WorkTest):
                     self.assertEqual(done.returncode, -signal.SIGPIPE, done.stderr)
                     self.assertNotIn(b"error", done.stderr)
                 self.clean()
+
+    def test_an_output_that_does_not_block_gets_all(self):
+        """Some programs give those that they start such pipes."""
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+        with subprocess.Popen([os.path.join("tools", "inspect"), ONE, "--json", "--verify"], stdout=writer) as tool:
+            os.close(writer)
+            waiting = bytearray(4)
+            while struct.unpack("i", waiting)[0] < 4096:  # until the pipe is full
+                fcntl.ioctl(reader, termios.FIONREAD, waiting)
+            with open(reader, encoding="utf-8") as file:
+                said = file.read()
+        self.assertEqual(tool.returncode, 0)
+        self.assertEqual(said, files.run("inspect", ONE, "--json", "--verify")[1])
 
     def test_what_is_published_stays_and_is_told(self):
         with open("/dev/full", "wb") as full:
