@@ -15,6 +15,7 @@
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/base/visible_text.h"
 #include "checkpoint/checkpointer/checkpointer.h"
+#include "checkpoint/checkpointer/replaced_directory.h"
 #include "checkpoint/container/chunk_recorder.h"
 #include "checkpoint/format/file_checks.h"
 #include "checkpoint/format/format_options.h"
@@ -139,6 +140,7 @@ class ConvertRun {
                                     "\" checkpoint has is not a matter of their size; leave it out"));
     }
     WAYPOINT_RETURN_IF_ERROR(CheckTargetPath(fs, source_path_, request_.target, request_.overwrite));
+    WAYPOINT_RETURN_IF_ERROR(ReplacedDirectory::Look(fs, request_.target, source_.assets).status());
 
     save->weights_dtype = request_.dtype;
     save->max_shard_bytes = request_.max_shard_bytes;
@@ -238,6 +240,8 @@ class ConvertRun {
     write.overwrite = request_.overwrite;
     write.save = save;
     write.transfer = TransferWith(progress);
+    std::vector<std::string> notes;
+    write.notes = &notes;
     const absl::Time start = absl::Now();
     const absl::Duration checked = report_.verify_duration;
     write.converted = [this] { return Converted(); };
@@ -248,6 +252,12 @@ class ConvertRun {
     WAYPOINT_ASSIGN_OR_RETURN(
         const TransferStats stats,
         WriteCheckpoint(environment_.fs, request_.target, write, source_.metadata, *source_.tensors, source_.assets));
+    // Those of the plan are in the report.
+    for (const std::string& note : notes) {
+      if (std::find(report_.notes.begin(), report_.notes.end(), note) == report_.notes.end()) {
+        report_.notes.push_back(note);
+      }
+    }
     report_.duration = absl::Now() - start - (report_.verify_duration - checked);
     report_.peak_bytes_in_flight = stats.peak_bytes_in_flight;
     return absl::OkStatus();

@@ -18,8 +18,8 @@ namespace waypoint {
 absl::StatusOr<CheckpointFormat*> FindTargetFormat(const CheckpointFormat& source, const CheckpointMetadata& metadata,
                                                    const std::string& to);
 
-// Refuses a target that is the source, lies inside it or holds it (E_REQUEST), one that exists (E_EXISTS), and, even
-// with `overwrite`, one that is neither a checkpoint nor an empty directory (E_EXISTS): it could be anything.
+// Refuses a target that is the source, lies inside it or holds it (E_REQUEST), and one that exists (E_EXISTS) without
+// `overwrite`.  Whether what is there may be replaced, ReplacedDirectory tells (checkpointer/replaced_directory.h).
 absl::Status CheckTargetPath(FileSystem& fs, const std::string& source, const std::string& target, bool overwrite);
 
 // E_NO_SPACE unless the file system of the target has room for `bytes` more.

@@ -9,6 +9,7 @@
 #include "checkpoint/base/json.h"
 #include "checkpoint/base/registry.h"
 #include "checkpoint/base/status_macros.h"
+#include "checkpoint/checkpointer/replaced_directory.h"
 #include "checkpoint/convert/weights/converted_source.h"
 #include "checkpoint/coordination/coordinator.h"
 #include "checkpoint/format/carried_keys.h"
@@ -187,12 +188,17 @@ absl::StatusOr<TransferStats> WriteCheckpoint(FileSystem& fs, const std::string&
   // Rank 0 makes the directory and publishes it; the others write into it.  It goes, on failure, only after all have
   // agreed that it failed, so that nobody's own error is that his files vanished.
   std::unique_ptr<StagedDirectory> staged;
+  ReplacedDirectory before;
   const auto stage = [&]() -> absl::StatusOr<std::string> {
     if (!first) {
       return std::string();
     }
     StageOptions stage_options;
     stage_options.overwrite = options.overwrite;
+    if (options.overwrite) {
+      WAYPOINT_ASSIGN_OR_RETURN(before, ReplacedDirectory::Look(fs, target, assets));
+      stage_options.may_delete = [&](const std::string& directory) { return before.MayDelete(fs, directory); };
+    }
     WAYPOINT_ASSIGN_OR_RETURN(staged, StagedDirectory::Create(fs, target, stage_options));
     return staged->path();
   };
@@ -224,6 +230,11 @@ absl::StatusOr<TransferStats> WriteCheckpoint(FileSystem& fs, const std::string&
   WAYPOINT_RETURN_IF_ERROR(ranks.Agree("seal", sealed, timeout));
   const absl::Status published = first ? staged->Publish() : absl::OkStatus();
   WAYPOINT_RETURN_IF_ERROR(ranks.Agree("publication", published, timeout));
+  if (first && !staged->moved_aside().empty() && options.notes != nullptr) {
+    options.notes->push_back(absl::StrCat("what was in ", QuotedPath(target),
+                                          " had changed since it was looked at: it is kept as ",
+                                          QuotedPath(staged->moved_aside())));
+  }
   return *stats;
 }
 

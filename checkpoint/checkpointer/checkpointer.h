@@ -157,6 +157,7 @@ absl::StatusOr<std::unique_ptr<CheckpointWriter>> CreateWriter(
 // One checkpoint, published atomically at `target`.
 struct WriteOptions {
   std::string format = "native";
+  // Replace what is at `target`, if it is empty or a checkpoint and nothing else (replaced_directory.h).
   bool overwrite = false;
   SaveOptions save;
   TransferOptions transfer;

@@ -224,9 +224,10 @@ class CheckpointFormat {
   // Where no format fits: what speaks against this one, for the message ("its config.json has model_type \"mistral\"");
   // empty for nothing worth telling.
   virtual std::string WhyNot(FileSystem& fs, const std::string& directory) const { return ""; }
-  // Could an entry of that name in a checkpoint's directory be one that this format writes or carries along?  By name
-  // and type alone; all else is somebody's own, and not replaced together with the checkpoint.
-  virtual bool Makes(const DirectoryEntry& entry) const = 0;
+  // The files of the checkpoint in `directory`, relative to it: those that its manifest or index names, which include
+  // what travels along only in formats with a manifest; where that cannot be read, those with names that this format
+  // gives. All else is somebody's own, and not replaced together with the checkpoint.
+  virtual absl::StatusOr<std::vector<std::string>> OwnFiles(FileSystem& fs, const std::string& directory) const = 0;
 
   // Everything but tensor data is read and checked: missing, extra and misshapen tensors are errors here.
   virtual absl::StatusOr<OpenedCheckpoint> Open(FileSystem& fs, const std::string& directory,

@@ -28,6 +28,10 @@ enum class FileType { kFile, kDirectory, kSymlink, kOther };
 struct FileInfo {
   FileType type = FileType::kOther;
   int64_t size_bytes = 0;
+  // Another one for another file, also of the same name; it survives renaming.
+  std::string identity;
+  // When its contents changed last, by the clock of the file system; to tell a change, not the time.
+  int64_t modified_nanoseconds = 0;
 };
 
 struct DirectoryEntry {

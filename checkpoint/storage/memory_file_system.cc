@@ -322,7 +322,8 @@ absl::StatusOr<FileInfo> MemoryFileSystem::Stat(const std::string& path) {
     return FileNotFoundError(path);
   }
   return FileInfo{place.node->is_directory ? FileType::kDirectory : FileType::kFile,
-                  static_cast<int64_t>(place.node->data.size())};
+                  static_cast<int64_t>(place.node->data.size()),
+                  absl::StrCat(reinterpret_cast<uintptr_t>(place.node.get())), 0};
 }
 
 absl::StatusOr<std::string> MemoryFileSystem::RealPath(const std::string& path) {

@@ -82,7 +82,8 @@ class Posix : public FileSystem {
     if (stat(path.c_str(), &info) != 0) {
       return PathError(errno, "stat", path);
     }
-    return FileInfo{TypeOfMode(info.st_mode), info.st_size};
+    return FileInfo{TypeOfMode(info.st_mode), info.st_size, absl::StrCat(info.st_dev, ":", info.st_ino),
+                    info.st_mtim.tv_sec * int64_t{1'000'000'000} + info.st_mtim.tv_nsec};
   }
 
   absl::StatusOr<std::string> RealPath(const std::string& path) override {

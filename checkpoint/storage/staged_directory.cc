@@ -183,6 +183,35 @@ absl::Status StagedDirectory::Sync() {
   return absl::OkStatus();
 }
 
+absl::Status StagedDirectory::MoveAside(const std::string& directory) {
+  for (int n = 1; n < kMaxStages; ++n) {
+    const std::string aside = absl::StrCat(target_, ".replaced-", n);
+    WAYPOINT_ASSIGN_OR_RETURN(const bool taken, Exists(fs_, aside));
+    if (!taken) {
+      WAYPOINT_RETURN_IF_ERROR(fs_.Rename(directory, aside));
+      moved_aside_ = aside;
+      return absl::OkStatus();
+    }
+  }
+  return MakeError(ErrorKind::kExists, absl::StrCat("\"", target_, ".replaced-1\" and ", kMaxStages - 2,
+                                                    " more are in the way of what is not deleted"));
+}
+
+absl::Status StagedDirectory::Replace() {
+  if (options_.may_delete && !options_.may_delete(target_)) {
+    // Two steps: exchanged, it would lie under a stage's name, which the next writer removes after a crash.
+    WAYPOINT_RETURN_IF_ERROR(MoveAside(target_));
+    const absl::Status renamed = fs_.Rename(path_, target_);
+    if (!renamed.ok()) {
+      fs_.Rename(moved_aside_, target_).IgnoreError();
+    }
+    return renamed;
+  }
+  const absl::Status exchanged = fs_.Exchange(path_, target_);
+  exchanged_ = exchanged.ok();
+  return GetErrorKind(exchanged) == ErrorKind::kUnsupported ? NoExchangeError(exchanged, target_) : exchanged;
+}
+
 absl::Status StagedDirectory::Publish() {
   const std::string parent = DirName(target_);
   if (!synced_) {
@@ -192,29 +221,29 @@ absl::Status StagedDirectory::Publish() {
   if (exists && !options_.overwrite) {
     return MakeError(ErrorKind::kExists, absl::StrCat("\"", target_, "\" was made by somebody else meanwhile"));
   }
-  if (exists) {
-    const absl::Status exchanged = fs_.Exchange(path_, target_);
-    if (!exchanged.ok()) {
-      return GetErrorKind(exchanged) == ErrorKind::kUnsupported ? NoExchangeError(exchanged, target_) : exchanged;
-    }
-  } else {
-    WAYPOINT_RETURN_IF_ERROR(fs_.Rename(path_, target_));
-  }
+  WAYPOINT_RETURN_IF_ERROR(exists ? Replace() : fs_.Rename(path_, target_));
   const absl::Status synced = fs_.SyncDirectory(parent);
   if (!synced.ok()) {
-    return TakeBack(exists, synced);
+    return TakeBack(synced);
   }
   published_ = true;
-  if (exists) {
+  if (exchanged_) {
     // Only now is the old directory surely not the target any more.  The new one is published whatever happens here.
-    RemoveTree(fs_, path_).IgnoreError();
+    if (options_.may_delete && !options_.may_delete(path_)) {
+      keep_stage_ = !MoveAside(path_).ok();
+    } else {
+      RemoveTree(fs_, path_).IgnoreError();
+    }
   }
   return absl::OkStatus();
 }
 
-absl::Status StagedDirectory::TakeBack(bool exchanged, const absl::Status& cause) {
+absl::Status StagedDirectory::TakeBack(const absl::Status& cause) {
   keep_stage_ = true;
-  const absl::Status undone = exchanged ? fs_.Exchange(path_, target_) : fs_.Rename(target_, path_);
+  absl::Status undone = exchanged_ ? fs_.Exchange(path_, target_) : fs_.Rename(target_, path_);
+  if (undone.ok() && !moved_aside_.empty()) {
+    undone = fs_.Rename(moved_aside_, target_);
+  }
   return Annotate(cause, undone.ok() ? absl::StrCat("\"", target_, "\" is not published, and left as it was")
                                      : absl::StrCat("\"", target_, "\" is in place but perhaps not on the disk"));
 }

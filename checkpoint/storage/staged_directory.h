@@ -9,12 +9,13 @@
 //
 // Files go to ".<name>.tmp-<n>" beside the target.  Publish syncs the staging directory and those below it, renames it
 // to the target and syncs the parent: before the rename the old state is visible, after it the new one.  An existing
-// target is replaced by exchanging the two directories in one step, then the old one is removed.  The destructor
-// removes what was not published.
+// target is replaced by exchanging the two directories in one step, then the old one is removed, or moved aside where
+// it may not be.  The destructor removes what was not published.
 //
 // A writer holds a lock on ".<name>.tmp-lock" beside the target.  What a killed process left behind (that file and
 // stages) is removed by the next writer of the same target, which must hold the lock to do so.  One thread.
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -30,6 +31,10 @@ namespace waypoint {
 struct StageOptions {
   // Replace an existing target.  Without it, Create fails with E_EXISTS.
   bool overwrite = false;
+  // With overwrite: may this directory, which is the target or was it a moment ago, be deleted?  Asked right before it
+  // is replaced and once more before it is deleted.  One that may not is moved to "<target>.replaced-<n>".  Null: it
+  // may.
+  std::function<bool(const std::string& directory)> may_delete;
 };
 
 class StagedDirectory {
@@ -47,6 +52,9 @@ class StagedDirectory {
   const std::string& path() const { return path_; }
   const std::string& target() const { return target_; }
 
+  // Where Publish moved what it may not delete; empty where there was no such thing.
+  const std::string& moved_aside() const { return moved_aside_; }
+
   // Makes what was written durable; nothing is written afterwards.
   absl::Status Sync();
 
@@ -63,8 +71,12 @@ class StagedDirectory {
   absl::Status Prepare();
   absl::Status MakeStage();
   absl::Status CheckExchange();
+  // The steps of Publish, up to the new directory's name, where a target is there.
+  absl::Status Replace();
+  // Renames the directory to a name that is free.
+  absl::Status MoveAside(const std::string& directory);
   // Undoes a renaming that may or may not be on the disk; returns `cause` with what became of it.
-  absl::Status TakeBack(bool exchanged, const absl::Status& cause);
+  absl::Status TakeBack(const absl::Status& cause);
 
   FileSystem& fs_;
   std::string target_;
@@ -73,6 +85,8 @@ class StagedDirectory {
   std::unique_ptr<FileLock> lock_;
   bool synced_ = false;
   bool published_ = false;
+  bool exchanged_ = false;
+  std::string moved_aside_;
   // The stage must not be removed: it may be the target as far as the disk knows.
   bool keep_stage_ = false;
 };

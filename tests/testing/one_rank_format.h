@@ -23,7 +23,9 @@ class OneRankFormat : public CheckpointFormat {
   bool external() const override { return external_; }
   bool supports_optimizer_state() const override { return !external_; }
   absl::StatusOr<bool> Probe(FileSystem&, const std::string&) override { return false; }
-  bool Makes(const DirectoryEntry&) const override { return false; }
+  absl::StatusOr<std::vector<std::string>> OwnFiles(FileSystem&, const std::string&) const override {
+    return std::vector<std::string>();
+  }
   absl::StatusOr<OpenedCheckpoint> Open(FileSystem&, const std::string&, const LoadOptions&) override {
     return MakeError(ErrorKind::kUnsupported, "not read");
   }

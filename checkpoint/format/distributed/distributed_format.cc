@@ -11,6 +11,7 @@
 #include "checkpoint/format/distributed/records.h"
 #include "checkpoint/format/file_record.h"
 #include "checkpoint/format/format_options.h"
+#include "checkpoint/format/own_files.h"
 #include "checkpoint/format/sealed_frame.h"
 #include "checkpoint/format/strip_prefix.h"
 
@@ -57,12 +58,26 @@ class DistributedFormat : public CheckpointFormat {
     return ProbeFrame(fs, JoinPath(directory, kDistributedManifestName));
   }
 
-  bool Makes(const DirectoryEntry& entry) const override {
-    if (entry.type == FileType::kDirectory) {
-      return entry.name == kAssetDirectory;
+  absl::StatusOr<std::vector<std::string>> OwnFiles(FileSystem& fs, const std::string& directory) const override {
+    const std::string path = JoinPath(directory, kDistributedManifestName);
+    const auto bytes = ReadSmallFile(fs, path, Limits().manifest_file_bytes, "manifest_file_bytes");
+    const auto sealed = bytes.ok() ? ParseDistributedManifest(*bytes, path, Limits()) : bytes.status();
+    if (!sealed.ok()) {
+      return FilesNamedLike(fs, directory, [](absl::string_view name) {
+        return name == kDistributedManifestName || IsShardFileName(name, "rank", ".safetensors") ||
+               IsShardFileName(name, "rank", ".pb");
+      });
     }
-    return entry.name == kDistributedManifestName || IsShardFileName(entry.name, "rank", ".safetensors") ||
-           IsShardFileName(entry.name, "rank", ".pb");
+    std::vector<std::string> names = {std::string(kDistributedManifestName)};
+    const int ranks = sealed->manifest.ranks_size();
+    for (int rank = 0; rank < ranks; ++rank) {
+      names.push_back(RankFileName(rank, ranks, ".safetensors"));
+      names.push_back(RankFileName(rank, ranks, ".pb"));
+    }
+    for (const FileRecord& asset : sealed->manifest.assets()) {
+      names.push_back(asset.name());
+    }
+    return names;
   }
 
   absl::StatusOr<OpenedCheckpoint> Open(FileSystem& fs, const std::string& directory,

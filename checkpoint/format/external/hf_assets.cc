@@ -134,12 +134,6 @@ bool IsHfAsset(absl::string_view name) {
   return false;
 }
 
-bool IsWrittenHfAsset(absl::string_view name) {
-  return IsHfAsset(name) && (!absl::EndsWith(name, kCodeSuffix) ||
-                             std::any_of(std::begin(kCodePrefixes), std::end(kCodePrefixes),
-                                         [name](absl::string_view prefix) { return absl::StartsWith(name, prefix); }));
-}
-
 absl::Status CheckHfAsset(FileSystem& fs, const Asset& asset, const Limits& limits) {
   if (asset.size_bytes > limits.asset_file_bytes) {
     return MakeError(ErrorKind::kLimit, absl::StrCat(QuotedPath(asset.path), " has ", asset.size_bytes,

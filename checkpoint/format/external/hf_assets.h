@@ -30,8 +30,6 @@ namespace waypoint {
 
 // By name alone: of a file in the directory itself.  Names that are not UTF-8 are none, which no manifest can hold.
 bool IsHfAsset(absl::string_view name);
-// Of those, what tools write: of scripts only the names that a model's own code has ("modeling_x.py").
-bool IsWrittenHfAsset(absl::string_view name);
 // Of a file in kTemplateDirectory.
 bool IsHfTemplate(absl::string_view name);
 // Is it there for people, so that a model is whole without it?

@@ -335,9 +335,32 @@ class Reader {
 
 }  // namespace
 
-bool IsHfWeightsFile(absl::string_view name) {
-  return name == kSafetensorsIndexName || name == kBinIndexName || IsShardFileName(name, "model", ".safetensors") ||
-         IsShardFileName(name, "pytorch_model", ".bin");
+absl::StatusOr<std::vector<std::string>> HfOwnFiles(FileSystem& fs, const std::string& directory) {
+  std::vector<std::string> names = {"config.json"};
+  const std::pair<absl::string_view, absl::string_view> kinds[] = {{kSafetensorsIndexName, ".safetensors"},
+                                                                   {kBinIndexName, ".bin"}};
+  // Of rival kinds, the one that is read.
+  for (const auto& [index_name, extension] : kinds) {
+    const std::string index_path = JoinPath(directory, index_name);
+    WAYPOINT_ASSIGN_OR_RETURN(const bool sharded, Exists(fs, index_path));
+    if (sharded) {
+      names.emplace_back(index_name);
+      const Limits limits;
+      const auto text = ReadSmallFile(fs, index_path, limits.index_file_bytes, "index_file_bytes");
+      const auto index = text.ok() ? ParseSafetensorsIndex(*text, index_path, limits, extension) : text.status();
+      if (index.ok()) {
+        names.insert(names.end(), index->files.begin(), index->files.end());
+      }
+      return names;
+    }
+    const std::string single = absl::StrCat(extension == ".bin" ? "pytorch_model" : "model", extension);
+    WAYPOINT_ASSIGN_OR_RETURN(const bool whole, Exists(fs, JoinPath(directory, single)));
+    if (whole) {
+      names.push_back(single);
+      return names;
+    }
+  }
+  return names;
 }
 
 absl::StatusOr<HfDirectory> ReadHfDirectory(FileSystem& fs, const std::string& directory, const LoadOptions& options) {

@@ -54,8 +54,9 @@ struct HfDirectory {
   std::vector<std::string> notes;
 };
 
-// A name that such weights, or their index, have.
-bool IsHfWeightsFile(absl::string_view name);
+// CheckpointFormat::OwnFiles: config.json, and of the weights that are read the index and the files that it names, or
+// the single file.
+absl::StatusOr<std::vector<std::string>> HfOwnFiles(FileSystem& fs, const std::string& directory);
 
 // Checks in this order: config.json, index, file names, presence and then header of every shard, index against shards,
 // assets.  With options.strict also: total_size, rival weights, names that differ only by case.  Names of tensors are

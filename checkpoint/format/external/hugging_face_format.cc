@@ -1,6 +1,5 @@
 #include "checkpoint/format/external/hugging_face_format.h"
 
-#include <algorithm>
 #include <map>
 #include <string>
 #include <utility>
@@ -117,11 +116,8 @@ class HuggingFaceFormat : public CheckpointFormat {
     return family_->Recognises(config);
   }
 
-  bool Makes(const DirectoryEntry& entry) const override {
-    if (entry.type == FileType::kDirectory) {
-      return entry.name == kTemplateDirectory;
-    }
-    return entry.name == "config.json" || IsWrittenHfAsset(entry.name) || IsHfWeightsFile(entry.name);
+  absl::StatusOr<std::vector<std::string>> OwnFiles(FileSystem& fs, const std::string& directory) const override {
+    return HfOwnFiles(fs, directory);
   }
 
   std::string WhyNot(FileSystem& fs, const std::string& directory) const override {

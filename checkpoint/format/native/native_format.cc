@@ -15,6 +15,7 @@
 #include "checkpoint/format/format_options.h"
 #include "checkpoint/format/native/manifest_file.h"
 #include "checkpoint/format/native/native_writer.h"
+#include "checkpoint/format/own_files.h"
 #include "checkpoint/format/sealed_frame.h"
 #include "checkpoint/format/strip_prefix.h"
 
@@ -94,12 +95,21 @@ class NativeFormat : public CheckpointFormat {
     return ProbeFrame(fs, JoinPath(directory, kManifestFileName));
   }
 
-  bool Makes(const DirectoryEntry& entry) const override {
-    if (entry.type == FileType::kDirectory) {
-      return entry.name == kAssetDirectory;
+  absl::StatusOr<std::vector<std::string>> OwnFiles(FileSystem& fs, const std::string& directory) const override {
+    const std::string path = JoinPath(directory, kManifestFileName);
+    const auto bytes = ReadSmallFile(fs, path, Limits().manifest_file_bytes, "manifest_file_bytes");
+    const auto sealed = bytes.ok() ? ParseManifest(*bytes, path, Limits()) : bytes.status();
+    if (!sealed.ok()) {
+      return FilesNamedLike(fs, directory, [](absl::string_view name) {
+        return name == kManifestFileName || IsShardFileName(name, kWeightsStem, ".safetensors") ||
+               IsShardFileName(name, kOptimizerStem, ".safetensors");
+      });
     }
-    return entry.name == kManifestFileName || IsShardFileName(entry.name, kWeightsStem, ".safetensors") ||
-           IsShardFileName(entry.name, kOptimizerStem, ".safetensors");
+    std::vector<std::string> names = {std::string(kManifestFileName)};
+    for (const FileRecord& file : sealed->manifest.files()) {
+      names.push_back(file.name());
+    }
+    return names;
   }
 
   absl::StatusOr<OpenedCheckpoint> Open(FileSystem& fs, const std::string& directory,

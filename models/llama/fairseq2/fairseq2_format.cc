@@ -9,6 +9,7 @@
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/container/torch_zip/torch_source.h"
 #include "checkpoint/format/format_options.h"
+#include "checkpoint/format/own_files.h"
 #include "checkpoint/format/shared/shared_write.h"
 #include "checkpoint/format/strip_prefix.h"
 #include "models/llama/fairseq2/directory.h"
@@ -240,8 +241,9 @@ class Fairseq2Format : public CheckpointFormat {
     return LooksLikeFairseq2(fs, directory);
   }
 
-  bool Makes(const DirectoryEntry& entry) const override {
-    return MakesSidecar(entry) || (entry.type != FileType::kDirectory && IsFairseq2File(entry.name));
+  absl::StatusOr<std::vector<std::string>> OwnFiles(FileSystem& fs, const std::string& directory) const override {
+    return FilesNamedLike(fs, directory,
+                          [](absl::string_view name) { return name == kParamsName || IsFairseq2File(name); });
   }
 
   absl::StatusOr<std::map<std::string, std::vector<CarriedKey>>> FindCarriedKeys(

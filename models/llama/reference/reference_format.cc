@@ -9,6 +9,7 @@
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/container/torch_zip/torch_source.h"
 #include "checkpoint/format/format_options.h"
+#include "checkpoint/format/own_files.h"
 #include "checkpoint/format/shared/shared_write.h"
 #include "checkpoint/format/strip_prefix.h"
 #include "models/llama/reference/directory.h"
@@ -99,8 +100,9 @@ class ReferenceFormat : public CheckpointFormat {
     return LooksLikeReference(fs, directory);
   }
 
-  bool Makes(const DirectoryEntry& entry) const override {
-    return MakesSidecar(entry) || (entry.type != FileType::kDirectory && IsReferenceFile(entry.name));
+  absl::StatusOr<std::vector<std::string>> OwnFiles(FileSystem& fs, const std::string& directory) const override {
+    return FilesNamedLike(fs, directory,
+                          [](absl::string_view name) { return name == kParamsName || IsReferenceFile(name); });
   }
 
   absl::StatusOr<std::map<std::string, std::vector<CarriedKey>>> FindCarriedKeys(

@@ -95,11 +95,4 @@ absl::StatusOr<Sidecars> ReadSidecars(FileSystem& fs, const ConfinedDirectory& f
   return sidecars;
 }
 
-bool MakesSidecar(const DirectoryEntry& entry) {
-  if (entry.type == FileType::kDirectory) {
-    return entry.name == kTemplateDirectory;
-  }
-  return entry.name == kParamsName || IsChecklist(entry.name) || IsWrittenHfAsset(entry.name);
-}
-
 }  // namespace waypoint::models

@@ -40,9 +40,6 @@ absl::StatusOr<Sidecars> ReadSidecars(FileSystem& fs, const ConfinedDirectory& f
                                       const std::function<bool(absl::string_view name)>& is_weights,
                                       const LoadOptions& options);
 
-// Could it be written beside weights (CheckpointFormat::Makes)?
-bool MakesSidecar(const DirectoryEntry& entry);
-
 }  // namespace waypoint::models
 
 #endif  // MODELS_LLAMA_REFERENCE_SIDECARS_H_
