@@ -215,7 +215,8 @@ TEST(FailedStepTest, AStateThatDivergesIsNotSaved) {
   std::vector<std::string> lines;
 
   EXPECT_THAT(
-      RunTraining({TinyConfig(directory + "/run", TextFile(directory), 9), "optimizer { lr: 1e30 }"}, Printing(&lines)),
+      RunTraining({TinyConfig(directory + "/run", TextFile(directory), 9), "optimizer { lr: 1e6 weight_decay: 1e6 }"},
+                  Printing(&lines)),
       Not(IsOk()));
 
   EXPECT_THAT(Joined(lines), HasSubstr("is not saved: its loss is"));

@@ -65,6 +65,30 @@ TEST(ShareFailureTest, TheFirstRankThatFailedByItselfIsNamed) {
   EXPECT_THAT(shared[2], IsKind(ErrorKind::kIo));
 }
 
+TEST(ShareFailureTest, WhatGoesAlongReachesAllAndChangesNoError) {
+  auto coordinators = NewThreadCoordinators(2);
+  std::vector<std::string> beside[2];
+  absl::Status shared[2];
+  std::thread other([&] {
+    shared[1] = ShareFailure(*coordinators[1], "last words", kOwn, /*gone=*/false, absl::Seconds(20), "-disk\nfull",
+                             &beside[1]);
+  });
+  shared[0] = ShareFailure(*coordinators[0], "last words", kGone, /*gone=*/true, absl::Seconds(20), "", &beside[0]);
+  other.join();
+
+  for (const auto& all : beside) {
+    EXPECT_THAT(all, ::testing::ElementsAre("", "-disk full"));
+  }
+  EXPECT_THAT(shared[0], IsKind(ErrorKind::kRank, HasSubstr("rank 1 failed: E_NO_SPACE: disk full")));
+  EXPECT_THAT(shared[1], IsKind(ErrorKind::kNoSpace, "disk full"));
+
+  coordinators[1].reset();
+  std::vector<std::string> unreached;
+  EXPECT_THAT(ShareFailure(*coordinators[0], "last words", kOwn, /*gone=*/false, absl::Seconds(20), "+3", &unreached),
+              IsKind(ErrorKind::kNoSpace));
+  EXPECT_THAT(unreached, ::testing::IsEmpty());
+}
+
 TEST(ShareFailureTest, ARankThatIsNotThereIsNamedBesideWhatIsKnown) {
   auto coordinators = NewThreadCoordinators(2);
   coordinators[1].reset();
