@@ -92,8 +92,8 @@ absl::Status WriteLogits(const OutputFile& output, const at::Tensor& logits) {
 
 absl::Status Logits(const LogitsRequest& request, const LogitsEnvironment& environment) {
   FileSystem& fs = environment.fs;
-  WAYPOINT_ASSIGN_OR_RETURN(const FoundCheckpoint found, FindCheckpoint(fs, request.directory, request.format));
   WAYPOINT_ASSIGN_OR_RETURN(const OutputFile output, OutputFile::Check("--output", request.output, request.overwrite));
+  WAYPOINT_ASSIGN_OR_RETURN(const FoundCheckpoint found, FindCheckpoint(fs, request.directory, request.format));
   if (output.replaces()) {
     WAYPOINT_ASSIGN_OR_RETURN(const std::string real_output, fs.RealPath(request.output));
     WAYPOINT_ASSIGN_OR_RETURN(const std::string real_directory, fs.RealPath(found.path));

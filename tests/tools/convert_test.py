@@ -622,7 +622,7 @@ class ConvertTest(unittest.TestCase):
                 pass
         self.assertIn("dcp_to_torch", self.refuse(3, "E_UNSUPPORTED", self.path("dcp"), self.path("out")))
         weights = os.path.join(ONE, "model.safetensors")
-        self.assertIn("config.json beside it", self.refuse(5, "E_IO", weights, self.path("out")))
+        self.assertIn("is a file of a checkpoint", self.refuse(5, "E_IO", weights, self.path("out")))
         os.symlink("gone", self.path("link"))
         self.assertIn("leads nowhere", self.refuse(5, "E_IO", self.path("link"), self.path("out")))
 

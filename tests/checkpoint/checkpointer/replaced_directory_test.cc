@@ -2,6 +2,7 @@
 
 #include "checkpoint/checkpointer/replaced_directory.h"
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "checkpoint/base/registry.h"
 #include "checkpoint/checkpointer/checkpointer.h"
@@ -101,7 +102,7 @@ TEST_P(ReplacedDirectoryTest, BelowADamagedOneNothingThatIsNotItsOwnGoes) {
   ASSERT_OK(MakeDirectories(fs_, JoinPath(kTarget, "assets")));
   ASSERT_OK(WriteSmallFile(fs_, JoinPath(kTarget, "assets/mine.json"), "mine"));
   for (const auto& [name, bytes] : ReadContents(fs_, kTarget)) {
-    if (name == "manifest.pb") {
+    if (absl::EndsWith(name, ".pb")) {
       Rewrite(fs_, JoinPath(kTarget, name), bytes.substr(0, bytes.size() / 2));
     }
   }

@@ -57,7 +57,8 @@ class Fairseq2FormatTest : public testing::Test {
     state_ = NewDecoderState(config, 7, DType::kBF16, /*optimizer_state=*/false);
     WriteOptions options;
     options.format = "fairseq2";
-    options.overwrite = true;
+    // Trees of tests before, which nothing here writes, are not overwritten.
+    ASSERT_OK(RemoveTree(fs_, kModel));
     options.save.format_options = values;
     ASSERT_OK(WriteCheckpoint(fs_, kModel, options, state_.metadata, *state_.tensors, {}));
   }
