@@ -25,6 +25,7 @@
 #include "tools/convert_target.h"
 #include "tools/format_flags.h"
 #include "tools/resident_memory.h"
+#include "tools/speak_once.h"
 #include "tools/standard_output.h"
 #include "tools/verify_output.h"
 
@@ -331,14 +332,29 @@ ExitCode ConvertMain(int argc, const char* const* argv, const ConvertEnvironment
   if (IsIdleInDryRun(**request)) {
     return kExitOk;
   }
+  if (const std::string note = UnheededRanks(**request); !note.empty()) {
+    environment.err << "note: " << VisibleText(note) << std::endl;
+  }
+  WaitHooks hooks;
+  hooks.cancelled = environment.interrupted;
+  hooks.waiting = [&environment](const std::string& text) {
+    environment.err << (environment.progress ? "\r\033[K" : "") << VisibleText(text) << std::endl;
+  };
   ConvertEnvironment shared = environment;
   absl::Status status;
+  Speech speech;
   {
-    const auto ranks = JoinRanks(environment.fs, **request);
+    const auto ranks = JoinRanks(environment.fs, **request, hooks);
     shared.ranks = ranks.ok() ? ranks->get() : nullptr;
     status = ranks.ok() ? Convert(**request, shared) : ranks.status();
+    if (shared.ranks != nullptr) {
+      speech = WhoSpeaks(*shared.ranks, status);
+    }
   }
-  return status.ok() ? kExitOk : ReportError(status, (*request)->json, environment.out, environment.err);
+  if (status.ok() || !speech.error) {
+    return ExitCodeFor(status);
+  }
+  return ReportError(status, (*request)->json && speech.json, environment.out, environment.err);
 }
 
 }  // namespace waypoint

@@ -26,11 +26,11 @@ std::string Footer(const std::vector<FormatChoice>& formats) {
   absl::StrAppend(
       &footer, "Without --to, an external checkpoint becomes native, and a native one goes back to the ",
       "format that it came from.\n\n",
-      "Several processes share the work when RANK and WORLD_SIZE say so, as torchrun, srun and scripts set\n"
-      "them, on one host or on many that see the same files: each is started with the same arguments, and\n"
+      "With --ranks env several processes share the work, as RANK and WORLD_SIZE say, which torchrun, srun\n"
+      "and scripts set, on one host or on many that see the same files: each is started with the same arguments, and\n"
       "--max-memory and --threads hold for each.  They meet in a directory beside DST, which is told from\n"
       "that of other jobs by the arguments, MASTER_ADDR, MASTER_PORT, TORCHELASTIC_RUN_ID and SLURM_JOB_ID,\n"
-      "as far as they are set.  Rank 0 reports; when one fails, all do, and DST stays as it was.\n\n",
+      "as far as they are set.  Rank 0 reports; when one fails, all do, one says why, and DST stays as it was.\n\n",
       ExitCodesHelp());
   return footer;
 }
@@ -50,6 +50,7 @@ absl::StatusOr<absl::optional<ConvertRequest>> ParseConvertRequest(int argc, con
   std::string optimizer = "keep";
   std::string max_shard_size = "5GB";
   std::string max_memory = "256MiB";
+  std::string ranks = "one";
   std::string rank_timeout = "30m";
 
   CLI::App app("Converts a checkpoint from one format to another.  The output appears whole or not at all.", "convert");
@@ -84,6 +85,10 @@ absl::StatusOr<absl::optional<ConvertRequest>> ParseConvertRequest(int argc, con
                "leave such keys out where it has none, with a note, in place of "
                "refusing");
   AddStripPrefixFlag(app, &request.strip_prefixes);
+  app.add_option("--ranks", ranks,
+                 "one (default): this process works alone; env: it is one of several that share the work, as RANK and "
+                 "WORLD_SIZE say")
+      ->check(CLI::IsMember({"one", "env"}));
   app.add_option("--rank-timeout", rank_timeout, "for the slowest of several ranks (30m; 90s, 2h)");
   app.add_flag("--json", request.json, "report on stdout as JSON");
   AddFormatFlags(formats, FormatFlags::kLoadAndSave, app, &request.format_options);
@@ -103,6 +108,7 @@ absl::StatusOr<absl::optional<ConvertRequest>> ParseConvertRequest(int argc, con
     request.dtype = *parsed_dtype;
   }
   request.verify = kVerifyModes.at(verify);
+  request.shares_work = ranks == "env";
   request.keep_optimizer = optimizer == "keep";
   absl::StatusOr<int64_t> bytes = ParseBytes(max_shard_size);
   if (!bytes.ok()) {

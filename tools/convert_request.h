@@ -38,6 +38,8 @@ struct ConvertRequest {
   std::vector<std::string> strip_prefixes;
   bool json = false;
   FormatOptionValues format_options;
+  // RANK and WORLD_SIZE say which of several processes this is; else it works alone, whatever they say.
+  bool shares_work = false;
   // Between ranks; see convert_ranks.h.
   absl::Duration rank_timeout = absl::Minutes(30);
 };

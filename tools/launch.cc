@@ -2,17 +2,21 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <climits>
 #include <iostream>
 #include <string>
 #include <vector>
 
 #include "CLI/CLI.hpp"
+#include "checkpoint/base/error.h"
 #include "checkpoint/base/visible_text.h"
+#include "nlohmann/json.hpp"
 #include "tools/command_line.h"
 #include "tools/exit_codes.h"
 #include "tools/launch_ranks.h"
 #include "tools/parse_flags.h"
+#include "tools/report_json.h"
 #include "tools/standard_output.h"
 
 namespace waypoint {
@@ -31,7 +35,8 @@ and the layers into two stages; what is left of N are data ranks, each with its 
   launch 3 -- run.textproto mesh.tensor=3                  goes on from either, wherever it stopped
 
 Rank 0's lines come out as they are, rank 2's behind "[2] ".  Ctrl-C or SIGTERM goes to every rank: they finish their
-step, save together and stop; a second one kills them.  When a rank fails, the others end and it is named.
+step, save together and stop; a second one kills them.  When a rank fails, the others end, and the last line names it;
+an error that all ranks find is printed once.  With --json among the arguments stdout holds one document.
 
 On several machines start the trainer with torchrun, srun or a script that sets the variables above; see README.md.)";
 
@@ -63,11 +68,20 @@ int Main(int argc, char** argv) {
   request.command = {program.empty() ? BesideThisProgram("train") : ResolvePath(program)};
   request.command.insert(request.command.end(), arguments.begin(), arguments.end());
   const auto report = LaunchRanks(request);
+  // Rank 0 prints the job's document, unless it could not.
+  const bool json = std::find(arguments.begin(), arguments.end(), "--json") != arguments.end();
   if (!report.ok()) {
-    return ReportError(report.status(), /*json=*/false, std::cout, std::cerr);
+    return ReportError(report.status(), json, std::cout, std::cerr);
   }
   if (!report->failure.empty()) {
     std::cerr << "error: " << VisibleText(report->failure) << std::endl;
+    if (json && !report->first_rank_printed) {
+      nlohmann::ordered_json document;
+      document["error"]["kind"] = std::string(ErrorKindName(ErrorKind::kRank));
+      document["error"]["message"] = report->failure;
+      document["error"]["exit_code"] = report->exit_code;
+      std::cout << ReportJsonText(document) << std::endl;
+    }
   }
   if (report->exit_code == kExitOk && report->output_error != 0) {
     return ReportError(OutputError(report->output_error), /*json=*/false, std::cout, std::cerr);

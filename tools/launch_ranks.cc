@@ -21,94 +21,14 @@
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 #include "tools/exit_codes.h"
+#include "tools/rank_output.h"
+#include "tools/speak_once.h"
 
 namespace waypoint {
 namespace {
 
-// A line without an end is printed when it has grown to this.
-constexpr size_t kLongestLine = 1 << 16;
-
-class Fd {
- public:
-  explicit Fd(int fd = -1) : fd_(fd) {}
-  Fd(Fd&& other) noexcept : fd_(other.fd_) { other.fd_ = -1; }
-  Fd& operator=(Fd&& other) noexcept {
-    std::swap(fd_, other.fd_);
-    return *this;
-  }
-  ~Fd() { Close(); }
-  int get() const { return fd_; }
-  void Close() {
-    if (fd_ >= 0) {
-      close(fd_);
-      fd_ = -1;
-    }
-  }
-
- private:
-  int fd_;
-};
-
-// 0, or why nothing more can be written.
-int WriteAll(int fd, absl::string_view text) {
-  while (!text.empty()) {
-    const ssize_t written = write(fd, text.data(), text.size());
-    if (written < 0 && errno != EINTR) {
-      return errno;
-    }
-    text.remove_prefix(std::max<ssize_t>(written, 0));
-  }
-  return 0;
-}
-
-// What one rank prints to one of its two streams.
-class Stream {
- public:
-  Stream(Fd from, int to, std::string prefix) : from_(std::move(from)), to_(to), prefix_(std::move(prefix)) {}
-
-  int fd() const { return from_.get(); }
-  int to() const { return to_; }
-  // errno of the first write that failed; the rank goes on, unheard.
-  int write_error() const { return write_error_; }
-
-  // Passes on what is there.  Closes at the end.
-  void Read() {
-    char buffer[1 << 14];
-    const ssize_t bytes = read(from_.get(), buffer, sizeof(buffer));
-    if (bytes < 0 && (errno == EINTR || errno == EAGAIN)) {
-      return;
-    }
-    if (bytes <= 0) {
-      from_.Close();
-      if (!line_.empty()) {
-        Write(absl::StrCat(prefix_, line_, "\n"));
-        line_.clear();
-      }
-      return;
-    }
-    line_.append(buffer, bytes);
-    std::string whole;
-    for (size_t end = line_.find('\n'); end != std::string::npos || line_.size() > kLongestLine;
-         end = line_.find('\n')) {
-      const size_t length = end == std::string::npos ? line_.size() : end;
-      absl::StrAppend(&whole, prefix_, absl::string_view(line_).substr(0, length), "\n");
-      line_.erase(0, std::min(length + 1, line_.size()));
-    }
-    Write(whole);
-  }
-
- private:
-  void Write(absl::string_view text) {
-    const int error = WriteAll(to_, text);
-    write_error_ = write_error_ == 0 ? error : write_error_;
-  }
-
-  Fd from_;
-  int to_;
-  std::string prefix_;
-  std::string line_;
-  int write_error_ = 0;
-};
+// For a reader that stands still, to take what is left after a signal.
+constexpr absl::Duration kLastLines = absl::Seconds(1);
 
 struct Rank {
   pid_t pid = -1;
@@ -169,13 +89,15 @@ class Launcher {
     for (int rank = 0; rank < request_.ranks; ++rank) {
       WAYPOINT_RETURN_IF_ERROR(Start(rank));
     }
-    while (Running() || std::any_of(streams_.begin(), streams_.end(), [](const Stream& s) { return s.fd() >= 0; })) {
+    while (Running() ||
+           std::any_of(streams_.begin(), streams_.end(), [](const RankStream& s) { return s.fd() >= 0; })) {
       Wait();
       ReadSignals();
       Reap();
       if (!Running()) {
         // What the ranks started themselves may hold the pipes for ever: only what is there already is passed on.
         Drain();
+        FinishOutput();
         break;
       }
       if (absl::Now() >= next_signal_at_) {
@@ -243,9 +165,8 @@ class Launcher {
       return MakeError(ErrorKind::kRequest,
                        absl::StrCat("\"", request_.command[0], "\" cannot be run: ", ErrnoError(error, "").message()));
     }
-    const std::string prefix = rank == 0 ? "" : absl::StrCat("[", rank, "] ");
-    streams_.emplace_back(std::move(out_read), STDOUT_FILENO, prefix);
-    streams_.emplace_back(std::move(err_read), STDERR_FILENO, prefix);
+    streams_.emplace_back(std::move(out_read), &out_, rank, nullptr);
+    streams_.emplace_back(std::move(err_read), &err_, rank, &errors_);
     return absl::OkStatus();
   }
 
@@ -257,6 +178,7 @@ class Launcher {
     set("LOCAL_WORLD_SIZE", request_.ranks);
     set("MASTER_PORT", port_);
     setenv("MASTER_ADDR", "127.0.0.1", 1);
+    setenv(kLauncherSpeaks, "1", 1);
   }
 
   bool Running() const {
@@ -264,26 +186,40 @@ class Launcher {
   }
 
   void Wait() {
-    std::vector<struct pollfd> polled = {{signals_.get(), POLLIN, 0}};
-    for (const Stream& stream : streams_) {
-      polled.push_back({stream.fd(), POLLIN, 0});  // a negative one is passed over
+    // A negative one is passed over.
+    std::vector<struct pollfd> polled = {{signals_.get(), POLLIN, 0},
+                                         {out_.busy() ? out_.fd() : -1, POLLOUT, 0},
+                                         {err_.busy() ? err_.fd() : -1, POLLOUT, 0}};
+    const size_t first_stream = polled.size();
+    for (const RankStream& stream : streams_) {
+      polled.push_back({stream.polled_fd(), POLLIN, 0});
     }
     const absl::Duration left = next_signal_at_ - absl::Now();
     const int timeout_ms = left == absl::InfiniteDuration()
                                ? -1
                                : static_cast<int>(std::max<int64_t>(0, absl::ToInt64Milliseconds(left) + 1));
-    if (poll(polled.data(), polled.size(), timeout_ms) <= 0) {
+    const bool impatient = passed_on_ && (out_.busy() || err_.busy());
+    const int most_ms = static_cast<int>(absl::ToInt64Milliseconds(kLastLines));
+    const int wait_ms = impatient && (timeout_ms < 0 || timeout_ms > most_ms) ? most_ms : timeout_ms;
+    const int ready = poll(polled.data(), polled.size(), wait_ms);
+    if (impatient) {
+      out_.GiveUpAfter(kLastLines);
+      err_.GiveUpAfter(kLastLines);
+    }
+    if (ready <= 0) {
       return;
     }
+    out_.Flush();
+    err_.Flush();
     for (size_t i = 0; i < streams_.size(); ++i) {
-      if (polled[i + 1].revents != 0) {
+      if (polled[first_stream + i].revents != 0) {
         streams_[i].Read();
       }
     }
   }
 
   void Drain() {
-    for (Stream& stream : streams_) {
+    for (RankStream& stream : streams_) {
       if (stream.fd() >= 0) {
         fcntl(stream.fd(), F_SETFL, O_NONBLOCK);
       }
@@ -291,6 +227,18 @@ class Launcher {
       while (stream.fd() >= 0 && poll(&polled, 1, 0) > 0) {
         stream.Read();
       }
+    }
+  }
+
+  // Who reads it has all the time, until a signal says otherwise.
+  void FinishOutput() {
+    err_.Add(errors_.AtEnd());
+    absl::Time end = passed_on_ ? absl::Now() + kLastLines : absl::InfiniteFuture();
+    while ((out_.busy() || err_.busy()) && absl::Now() < end) {
+      next_signal_at_ = end;
+      Wait();
+      ReadSignals();
+      end = passed_on_ ? std::min(end, absl::Now() + kLastLines) : end;
     }
   }
 
@@ -318,12 +266,13 @@ class Launcher {
       rank.running = false;
       rank.signal = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
       rank.exit_code = rank.signal != 0 ? 128 + rank.signal : WEXITSTATUS(status);
+      // Those that ended by our signals, for another one's failure, have neither failed nor been stopped.
+      const bool asked = next_signal_ == SIGKILL && !passed_on_ && rank.exit_code == kExitInterrupted;
+      const bool ours = rank.overdue || asked || (!failed_.empty() && rank.signal == SIGTERM);
       // It says so itself, whoever sent the signal; or it was signalled before it could note signals.
-      const bool stopped = (rank.signal == 0 && rank.exit_code == kExitInterrupted) ||
+      const bool stopped = (rank.signal == 0 && rank.exit_code == kExitInterrupted && !asked) ||
                            (passed_on_ && (rank.signal == SIGINT || rank.signal == SIGTERM || rank.signal == SIGHUP));
       stopped_ = stopped_ || stopped;
-      // Those that ended by our signals, for another one's failure, have not failed.
-      const bool ours = rank.overdue || (!failed_.empty() && rank.signal == SIGTERM);
       if (rank.exit_code != 0 && !stopped && !ours) {
         failed_.push_back(static_cast<int>(i));
         if (next_signal_at_ == absl::InfiniteFuture()) {
@@ -350,18 +299,15 @@ class Launcher {
 
   LaunchReport Report() const {
     LaunchReport report;
-    for (const Stream& stream : streams_) {
-      if (stream.to() == STDOUT_FILENO && report.output_error == 0) {
-        report.output_error = stream.write_error();
-      }
-    }
+    report.output_error = out_.error() == 0 && out_.busy() ? EAGAIN : out_.error();
+    report.first_rank_printed = !streams_.empty() && streams_[0].any();
     // A rank that missed those that were stopped early did what it was asked to, too.
-    const bool all_stopped = stopped_ && std::all_of(failed_.begin(), failed_.end(),
-                                                     [&](int i) { return ranks_[i].exit_code == kExitInternal; });
+    const bool all_stopped =
+        stopped_ && std::all_of(failed_.begin(), failed_.end(), [&](int i) { return errors_.Follows(i); });
     if (!failed_.empty() && !all_stopped) {
-      // Ranks that only report another one's failure return kExitInternal, and may be quicker.
-      const auto cause =
-          std::find_if(failed_.begin(), failed_.end(), [&](int i) { return ranks_[i].exit_code != kExitInternal; });
+      // Ranks that only report another one's failure may be quicker.
+      const auto cause = std::find_if(failed_.begin(), failed_.end(),
+                                      [&](int i) { return ranks_[i].signal != 0 || !errors_.Follows(i); });
       const int index = cause == failed_.end() ? failed_[0] : *cause;
       const Rank& rank = ranks_[index];
       report.exit_code = rank.exit_code;
@@ -391,8 +337,11 @@ class Launcher {
 
   const LaunchRequest& request_;
   std::vector<Rank> ranks_;
-  std::vector<Stream> streams_;
-  std::vector<int> failed_;  // in order
+  Output out_{STDOUT_FILENO};
+  Output err_{STDERR_FILENO};
+  RankErrors errors_;
+  std::vector<RankStream> streams_;  // stdout and stderr of each rank
+  std::vector<int> failed_;          // in order
   Fd signals_;
   sigset_t old_mask_ = {};
   int port_ = 0;

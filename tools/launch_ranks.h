@@ -3,7 +3,8 @@
 
 // Starts the ranks of a job on this machine and stays with them until all have ended.  Does not link libtorch.
 //
-// Lines that rank 0 prints come out as they are, those of rank 3 behind "[3] ".  SIGINT, SIGTERM and SIGHUP go to all
+// Lines that rank 0 prints come out as they are, those of rank 3 behind "[3] "; an error that several ranks print comes
+// out once (rank_output.h).  SIGINT, SIGTERM and SIGHUP go to all
 // ranks, which are process groups of their own, so that a terminal's Ctrl-C reaches each once; a second signal kills
 // them.  When one rank fails the others have a moment to find that out and say so themselves, are then asked to end
 // (SIGTERM) and, after a while, killed.  Ranks end with this process, however it ends.
@@ -33,11 +34,14 @@ struct LaunchReport {
   // 0; or what the failed rank returned, 128 + the signal that killed it; or 130, where the ranks stopped by a signal,
   // ours or their own.
   int exit_code = 0;
-  // The rank that failed, and how: "rank 2 was killed by signal 9".  One that gave no sign and had to be killed after
+  // The rank that failed first, and how: "rank 2 was killed by signal 9"; not one that told of another one's failure
+  // (E_RANK), which may be quicker.  One that gave no sign and had to be killed after
   // others had failed is named as well.  Empty when none did.
   std::string failure;
   // errno of the first write to standard output that failed; 0: none did.  The ranks go on without.
   int output_error = 0;
+  // Rank 0 wrote to standard output.
+  bool first_rank_printed = false;
 };
 
 // Errors: E_REQUEST for a program that cannot be run or a number of ranks below 1, E_IO when processes or pipes cannot

@@ -6,12 +6,14 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <csignal>
 #include <cstdlib>
 #include <cstring>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/json.h"
 #include "checkpoint/base/list_error.h"
@@ -46,8 +48,12 @@ class TemporaryDirectory {
   std::string path_;
 };
 
+// How often it is asked whether the program has ended.
+constexpr absl::Duration kPause = absl::Milliseconds(20);
+
 // The exit code; what the program prints goes to `log`.
-absl::StatusOr<int> Spawn(std::vector<std::string> arguments, const std::string& log) {
+absl::StatusOr<int> Spawn(std::vector<std::string> arguments, const std::string& log,
+                          const std::function<bool()>& interrupted) {
   std::vector<char*> argv;
   for (std::string& argument : arguments) {
     argv.push_back(argument.data());
@@ -64,10 +70,18 @@ absl::StatusOr<int> Spawn(std::vector<std::string> arguments, const std::string&
     return ErrnoError(error, absl::StrCat("start of \"", arguments[0], "\""));
   }
   int state = 0;
-  while (waitpid(pid, &state, 0) < 0) {
-    if (errno != EINTR) {
-      return ErrnoError(errno, absl::StrCat("waiting for \"", arguments[0], "\""));
+  pid_t ended = 0;
+  while ((ended = waitpid(pid, &state, WNOHANG)) == 0 || (ended < 0 && errno == EINTR)) {
+    if (interrupted && interrupted()) {
+      // What it would write is nobody's any more.
+      kill(pid, SIGKILL);
+      waitpid(pid, &state, 0);
+      return kExitInterrupted;
     }
+    absl::SleepFor(kPause);
+  }
+  if (ended < 0) {
+    return ErrnoError(errno, absl::StrCat("waiting for \"", arguments[0], "\""));
   }
   return WIFEXITED(state) ? WEXITSTATUS(state) : 128 + WTERMSIG(state);
 }
@@ -116,7 +130,7 @@ absl::StatusOr<std::vector<float>> RunLogits(const std::string& program, const L
     arguments.push_back("--round-to");
     arguments.emplace_back(DTypeTorchName(run.round_to));
   }
-  WAYPOINT_ASSIGN_OR_RETURN(const int code, Spawn(arguments, log));
+  WAYPOINT_ASSIGN_OR_RETURN(const int code, Spawn(arguments, log, run.interrupted));
   if (code == kExitInterrupted) {
     return absl::CancelledError("interrupted while logits were computed");
   }

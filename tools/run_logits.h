@@ -5,6 +5,7 @@
 // is most of a small conversion.  Thread-safe.
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -22,6 +23,8 @@ struct LogitsRun {
   std::vector<std::string> strip_prefixes;
   // Round the weights to this first; kInvalid: do not.
   DType round_to = DType::kInvalid;
+  // Polled; true ends the program and the call.
+  std::function<bool()> interrupted;
   // One sequence.
   std::vector<int64_t> tokens;
 };

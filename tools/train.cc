@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <csignal>
 #include <cstdlib>
 #include <iostream>
@@ -30,6 +31,7 @@
 #include "tools/exit_codes.h"
 #include "tools/parse_flags.h"
 #include "tools/report_json.h"
+#include "tools/speak_once.h"
 #include "tools/standard_output.h"
 
 namespace waypoint {
@@ -68,6 +70,9 @@ this is), they divide the work by `mesh { tensor: 2 pipeline: 2 zero: OPTIMIZER 
 constexpr char kFooter[] = R"(
 Exit codes: 0 done, 1 a gradient that is not finite (or a bug), 2 wrong request, 3 bad input, 4 failed verification,
 5 I/O or no memory, 130 stopped by a signal (and saved).)";
+
+// A save of which others do more than this rank is no news.
+constexpr absl::Duration kPatience = absl::Seconds(10);
 
 struct TrainRequest {
   std::string config_path;
@@ -141,24 +146,21 @@ absl::Status DryRun(const engine::ConfigLayers& layers, const TrainRequest& requ
   return absl::OkStatus();
 }
 
-absl::Status Train(const TrainRequest& request) {
+absl::StatusOr<engine::ConfigLayers> ReadConfig(const TrainRequest& request) {
   engine::ConfigLayers layers;
   WAYPOINT_RETURN_IF_ERROR(layers.AddFile(PosixFileSystem(), request.config_path));
   for (const std::string& assignment : request.overrides) {
     WAYPOINT_RETURN_IF_ERROR(layers.AddOverride(assignment));
   }
-  engine::TrainerOptions options;
-  WAYPOINT_ASSIGN_OR_RETURN(options.rendezvous, C10dOptionsFromEnvironment());
-  // Processes take a while to come up.
-  options.rendezvous.connect_timeout = std::max(engine::CheckpointTimeout(layers.Merged({})), absl::Seconds(30));
-  options.ranks_on_this_host = RanksOnThisHost(options.rendezvous);
-  // Outlives the coordinator, which waits for other ranks when it goes: an error is yet to be reported then.
-  absl::optional<engine::ShutdownSignal> shutdown;
-  std::unique_ptr<C10dCoordinator> coordinator;
-  if (options.rendezvous.world_size > 1) {
-    WAYPOINT_ASSIGN_OR_RETURN(coordinator, C10dCoordinator::Create(options.rendezvous));
-    options.coordinator = coordinator.get();
-  }
+  return layers;
+}
+
+// As one of the ranks that `coordinator` holds together; null: alone.  While `may_give_up` waits for other ranks end
+// with the first signal.
+absl::Status TrainAsRank(const TrainRequest& request, const engine::ConfigLayers& layers,
+                         engine::TrainerOptions& options, C10dCoordinator* coordinator,
+                         absl::optional<engine::ShutdownSignal>& shutdown, std::atomic<bool>& may_give_up) {
+  options.coordinator = coordinator;
   const bool speaks = options.rendezvous.rank == 0;
   ProgressPrinter progress("reading the data", speaks && StderrIsTerminal(), std::cerr);
   options.on_data_read = [&progress, &shutdown](int64_t done, int64_t total) -> absl::Status {
@@ -177,8 +179,9 @@ absl::Status Train(const TrainRequest& request) {
     WAYPOINT_ASSIGN_OR_RETURN(exchange, C10dExchange::Create(*coordinator, options.rendezvous.connect_timeout));
     options.exchange = exchange.get();
   }
-  // From here on: before, there is nothing to save.
-  shutdown.emplace();
+  if (!shutdown.has_value()) {
+    shutdown.emplace();
+  }
   options.stop = [&shutdown] { return shutdown->received() != 0; };
   const auto created = engine::Trainer::Create(layers, options);
   if (shutdown->received() != 0 && (absl::IsCancelled(created.status()) || absl::IsAborted(created.status()))) {
@@ -188,6 +191,8 @@ absl::Status Train(const TrainRequest& request) {
   }
   WAYPOINT_RETURN_IF_ERROR(created.status());
   engine::Trainer* const trainer = created->get();
+  // From here on there is something to save, and a signal waits for it.
+  may_give_up = false;
   WAYPOINT_ASSIGN_OR_RETURN(const engine::TrainReport report, trainer->Run());
   if (request.json && speaks) {
     std::cout << ReportJsonText(Summary(report)) << std::endl;
@@ -202,6 +207,40 @@ absl::Status Train(const TrainRequest& request) {
     std::cerr << "finished at step " << report.last_step << std::endl;
   }
   return absl::OkStatus();
+}
+
+// `speech`: what this rank is to print of an error.
+absl::Status Train(const TrainRequest& request, Speech* speech) {
+  const absl::StatusOr<engine::ConfigLayers> layers = ReadConfig(request);
+  engine::TrainerOptions options;
+  WAYPOINT_ASSIGN_OR_RETURN(options.rendezvous, C10dOptionsFromEnvironment());
+  options.ranks_on_this_host = RanksOnThisHost(options.rendezvous);
+  speech->json = options.rendezvous.rank == 0;
+  if (options.rendezvous.world_size == 1) {
+    WAYPOINT_RETURN_IF_ERROR(layers.status());
+    absl::optional<engine::ShutdownSignal> shutdown;
+    std::atomic<bool> may_give_up{false};
+    return TrainAsRank(request, *layers, options, nullptr, shutdown, may_give_up);
+  }
+  // Processes take a while to come up.
+  options.rendezvous.connect_timeout =
+      std::max(layers.ok() ? engine::CheckpointTimeout(layers->Merged({})) : absl::ZeroDuration(), absl::Seconds(30));
+  std::atomic<bool> may_give_up{true};
+  // Outlives the coordinator, which waits for other ranks when it goes: an error is yet to be reported then.
+  absl::optional<engine::ShutdownSignal> shutdown;
+  options.rendezvous.hooks.cancelled = [&] { return may_give_up && shutdown.has_value() && shutdown->received() != 0; };
+  options.rendezvous.hooks.waiting = [](const std::string& text) { std::cerr << VisibleText(text) << std::endl; };
+  options.rendezvous.hooks.patience = kPatience;
+  WAYPOINT_ASSIGN_OR_RETURN(const auto coordinator, C10dCoordinator::Create(options.rendezvous));
+  // Before, a signal ends the process at once.
+  shutdown.emplace();
+  // What one rank cannot read is said before anybody waits for its connections; who does not come is named here.
+  absl::Status status = coordinator->Agree("start of the ranks", layers.status(), options.rendezvous.connect_timeout);
+  if (status.ok()) {
+    status = TrainAsRank(request, *layers, options, coordinator.get(), shutdown, may_give_up);
+  }
+  *speech = WhoSpeaks(*coordinator, status);
+  return status;
 }
 
 int Main(int argc, char** argv) {
@@ -221,7 +260,8 @@ int Main(int argc, char** argv) {
     return ReportError(ErrnoError(errno, absl::StrCat("chdir to \"", directory, "\"")), request.json, std::cout,
                        std::cerr);
   }
-  const absl::Status status = Train(request);
+  Speech speech;
+  const absl::Status status = Train(request, &speech);
   if (absl::IsCancelled(status)) {
     // The summary is printed already, and once is enough.
     if (IsFirstRank()) {
@@ -229,7 +269,10 @@ int Main(int argc, char** argv) {
     }
     return kExitInterrupted;
   }
-  return status.ok() ? kExitOk : ReportError(status, request.json, std::cout, std::cerr);
+  if (status.ok() || !speech.error) {
+    return ExitCodeFor(status);
+  }
+  return ReportError(status, request.json && speech.json, std::cout, std::cerr);
 }
 
 }  // namespace

@@ -129,6 +129,7 @@ absl::Status VerifyLogits(FileSystem& fs, CheckpointFormat& format, const std::s
     return absl::OkStatus();
   }
   LogitsRun run;
+  run.interrupted = options.transfer.cancelled;
   run.carry_unknown = options.load.carry_unknown;
   // Small ids, which all but toy vocabularies have.
   run.tokens = {1, 2, 3, 5, 8, 13, 21, 30, 7, 11, 17, 29, 4, 16, 25, 9};

@@ -58,6 +58,10 @@ class Coordinator {
   // ranks that are stopped or slow.  Any thread, also while another one is in a call.
   virtual absl::Status CheckAlive() { return absl::OkStatus(); }
 
+  // True on one rank: the first that asks for `name` (letters, digits, '-').  No call that all make: it does not wait,
+  // and still works after an error; who cannot reach the others is first.  Here: rank 0.
+  virtual bool IsFirst(absl::string_view name) { return rank() == 0; }
+
   // OK when every rank passed OK.  A rank that passed an error gets its own back; all others get E_RANK with the rank
   // and the message of the first one that failed.  The coordinator stays usable: the failure was talked about.  When
   // the ranks cannot be reached, a rank that passed an error still gets its own back, and reads why in it.

@@ -9,7 +9,6 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
@@ -145,27 +144,47 @@ struct Joined {
   std::unique_ptr<FileLock> lock;
 };
 
+absl::Status InterruptedBy(absl::string_view whom, const FileCoordinatorOptions& options) {
+  return absl::CancelledError(
+      absl::StrCat("interrupted while waiting for ", whom, " to come to \"", options.directory, "\""));
+}
+
 // Somebody who clears up after another job may hold the lock for a moment, or remove the directory under us.
-absl::StatusOr<std::unique_ptr<FileLock>> LockJob(FileSystem& fs, const std::string& directory) {
+absl::StatusOr<std::unique_ptr<FileLock>> LockJob(FileSystem& fs, const FileCoordinatorOptions& options) {
   const Deadline deadline(kLockPatience);
+  const Wait wait(options.hooks);
   while (true) {
-    WAYPOINT_RETURN_IF_ERROR(MakeIfMissing(fs, directory));
-    auto lock = fs.Lock(JoinPath(directory, kLockName));
+    WAYPOINT_RETURN_IF_ERROR(MakeIfMissing(fs, options.directory));
+    auto lock = fs.Lock(JoinPath(options.directory, kLockName));
     const bool passing = GetErrorKind(lock.status()) == ErrorKind::kLocked || absl::IsNotFound(lock.status());
     if (lock.ok() || !passing || deadline.passed()) {
       return lock.ok() || !passing
                  ? std::move(lock)
                  : Annotate(lock.status(), "another rank 0 of a job with the same output and rendezvous runs");
     }
+    if (wait.IsCancelled()) {
+      return InterruptedBy("the lock of rank 0", options);
+    }
     absl::SleepFor(kPause);
   }
+}
+
+std::vector<int> NotJoined(MessageStore& store, const FileCoordinatorOptions& options) {
+  std::vector<int> missing;
+  for (int rank = 1; rank < options.world_size; ++rank) {
+    if (!store.HasAll({JoinedKey(rank)}).value_or(false)) {
+      missing.push_back(rank);
+    }
+  }
+  return missing;
 }
 
 // Rank 0: offers a session until all have joined it.
 absl::StatusOr<Joined> Offer(FileSystem& fs, const FileCoordinatorOptions& options) {
   const Deadline deadline(options.join_timeout);
+  Wait wait(options.hooks);
   Joined joined;
-  WAYPOINT_ASSIGN_OR_RETURN(joined.lock, LockJob(fs, options.directory));
+  WAYPOINT_ASSIGN_OR_RETURN(joined.lock, LockJob(fs, options));
   // Sessions of jobs that crashed; who announced himself to them may be waiting for this one.
   WAYPOINT_ASSIGN_OR_RETURN(std::vector<DirectoryEntry> entries, fs.List(options.directory));
   for (const DirectoryEntry& entry : entries) {
@@ -198,15 +217,16 @@ absl::StatusOr<Joined> Offer(FileSystem& fs, const FileCoordinatorOptions& optio
     if (complete) {
       break;
     }
+    if (wait.IsCancelled()) {
+      return InterruptedBy(RankList(NotJoined(*store, options)), options);
+    }
+    if (wait.IsNoticeDue()) {
+      wait.Tell(absl::StrCat(RankList(NotJoined(*store, options)), " to come to \"", options.directory, "\", ",
+                             absl::FormatDuration(options.join_timeout), " at most"));
+    }
     if (deadline.passed()) {
-      std::vector<int> missing;
-      for (int rank = 1; rank < options.world_size; ++rank) {
-        if (!store->HasAll({JoinedKey(rank)}).value_or(false)) {
-          missing.push_back(rank);
-        }
-      }
       return MakeError(ErrorKind::kRank,
-                       absl::StrCat("rank ", absl::StrJoin(missing, ", "), " did not come to \"", options.directory,
+                       absl::StrCat(RankList(NotJoined(*store, options)), " did not come to \"", options.directory,
                                     "\" within ", absl::FormatDuration(options.join_timeout),
                                     "; do all ranks see this file system, and have the same arguments?"));
     }
@@ -244,9 +264,18 @@ absl::StatusOr<std::string> FindSession(FileSystem& fs, const std::string& direc
 // All other ranks.
 absl::StatusOr<Joined> Join(FileSystem& fs, const FileCoordinatorOptions& options) {
   const Deadline deadline(options.join_timeout);
+  Wait wait(options.hooks);
   const std::string token = RandomToken();
   const std::string hello = absl::StrCat(kHelloPrefix, options.rank, "-", token);
-  while (!deadline.passed()) {
+  // False when it is time to give up.
+  const auto may_wait = [&] {
+    if (wait.IsNoticeDue()) {
+      wait.Tell(absl::StrCat("rank 0 to start the job in \"", options.directory, "\", ",
+                             absl::FormatDuration(options.join_timeout), " at most"));
+    }
+    return !deadline.passed() && !wait.IsCancelled();
+  };
+  while (may_wait()) {
     WAYPOINT_RETURN_IF_ERROR(MakeIfMissing(fs, options.directory));
     const auto session = FindSession(fs, options.directory, hello);
     // What is missing was removed by a rank 0 that clears up; it, or the next one, makes it again.
@@ -261,7 +290,7 @@ absl::StatusOr<Joined> Join(FileSystem& fs, const FileCoordinatorOptions& option
         return MakeError(ErrorKind::kRank, absl::StrCat("another process is rank ", options.rank, " of the job in \"",
                                                         options.directory, "\""));
       }
-      while (place.ok() && !deadline.passed()) {
+      while (place.ok() && may_wait()) {
         const auto started = store->HasAll({kStartKey});
         if (!started.ok()) {
           break;  // rank 0 gave up
@@ -278,6 +307,9 @@ absl::StatusOr<Joined> Join(FileSystem& fs, const FileCoordinatorOptions& option
   }
   fs.RemoveFile(JoinPath(options.directory, hello)).IgnoreError();
   fs.RemoveDirectory(options.directory).IgnoreError();  // unless others wait in it
+  if (wait.IsCancelled()) {
+    return InterruptedBy("rank 0", options);
+  }
   return MakeError(ErrorKind::kRank, absl::StrCat("rank 0 did not start the job in \"", options.directory, "\" within ",
                                                   absl::FormatDuration(options.join_timeout),
                                                   "; does it see this file system, and have the same arguments?"));
@@ -287,9 +319,6 @@ absl::StatusOr<Joined> Join(FileSystem& fs, const FileCoordinatorOptions& option
 
 absl::StatusOr<FileCoordinatorOptions> FileCoordinatorOptionsFromEnvironment() {
   FileCoordinatorOptions options;
-  if (!HasLaunchEnvironment()) {
-    return options;
-  }
   WAYPOINT_ASSIGN_OR_RETURN(options.rank, IntegerFromEnvironment("RANK"));
   WAYPOINT_ASSIGN_OR_RETURN(options.world_size, IntegerFromEnvironment("WORLD_SIZE"));
   WAYPOINT_RETURN_IF_ERROR(CheckRank(options.rank, options.world_size));
@@ -330,7 +359,8 @@ absl::StatusOr<std::unique_ptr<FileCoordinator>> FileCoordinator::Create(FileSys
 
 FileCoordinator::FileCoordinator(FileSystem& fs, const FileCoordinatorOptions& options,
                                  std::unique_ptr<MessageStore> store, std::unique_ptr<FileLock> lock)
-    : StoreCoordinator(std::move(store), options.rank, options.world_size, options.linger, options.rank == 0),
+    : StoreCoordinator(std::move(store), options.rank, options.world_size, options.linger, options.rank == 0,
+                       options.hooks),
       fs_(fs),
       options_(options),
       lock_(std::move(lock)) {}

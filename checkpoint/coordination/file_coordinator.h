@@ -23,6 +23,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "checkpoint/coordination/store_coordinator.h"
+#include "checkpoint/coordination/wait_hooks.h"
 #include "checkpoint/storage/file_system.h"
 
 namespace waypoint {
@@ -34,10 +35,12 @@ struct FileCoordinatorOptions {
   std::string directory;
   absl::Duration join_timeout = absl::Minutes(5);
   absl::Duration linger = absl::Seconds(5);
+  // For all waits: to join, and of calls.
+  WaitHooks hooks;
 };
 
-// rank and world_size from RANK and WORLD_SIZE as launchers set them; one process where both are unset.  E_REQUEST
-// names the variable that is missing or no such number.
+// rank and world_size from RANK and WORLD_SIZE as launchers set them.  E_REQUEST names the variable that is missing or
+// no such number.
 absl::StatusOr<FileCoordinatorOptions> FileCoordinatorOptionsFromEnvironment();
 
 // Removes directories of other jobs in the same place, "<parent of directory>/<prefix>...", that a crash left behind:
@@ -47,7 +50,7 @@ void RemoveAbandonedJobs(FileSystem& fs, const std::string& directory, absl::str
 class FileCoordinator : public StoreCoordinator {
  public:
   // Returns when all ranks are here.  E_RANK naming those that did not come, E_LOCKED when another rank 0 uses the
-  // directory, E_REQUEST for a rank outside of the job.
+  // directory, E_REQUEST for a rank outside of the job, Cancelled when hooks.cancelled says so.
   static absl::StatusOr<std::unique_ptr<FileCoordinator>> Create(FileSystem& fs, const FileCoordinatorOptions& options);
   ~FileCoordinator() override;
 

@@ -24,6 +24,7 @@
 #include "checkpoint/base/start_thread.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/coordination/deadline.h"
+#include "checkpoint/coordination/listen_address.h"
 
 namespace waypoint {
 namespace {
@@ -48,30 +49,6 @@ void KeepAlive(int file, absl::Duration host_timeout) {
   setsockopt(file, IPPROTO_TCP, TCP_KEEPIDLE, &idle, sizeof(idle));
   setsockopt(file, IPPROTO_TCP, TCP_KEEPINTVL, &between, sizeof(between));
   setsockopt(file, IPPROTO_TCP, TCP_KEEPCNT, &kProbes, sizeof(kProbes));
-}
-
-// A socket that listens on all addresses of this host; -1 with errno.
-int ListenAnywhere(int family) {
-  const int file = socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  if (file < 0) {
-    return -1;
-  }
-  sockaddr_in6 address6 = {};
-  sockaddr_in address4 = {};
-  address6.sin6_family = AF_INET6;
-  address4.sin_family = AF_INET;
-  const bool six = family == AF_INET6;
-  const int no = 0;
-  const auto* address =
-      six ? reinterpret_cast<const sockaddr*>(&address6) : reinterpret_cast<const sockaddr*>(&address4);
-  if ((six && setsockopt(file, IPPROTO_IPV6, IPV6_V6ONLY, &no, sizeof(no)) != 0) ||
-      bind(file, address, six ? sizeof(address6) : sizeof(address4)) != 0 || listen(file, SOMAXCONN) != 0) {
-    const int error = errno;
-    close(file);
-    errno = error;
-    return -1;
-  }
-  return file;
 }
 
 int PortOf(int file) {
@@ -101,20 +78,18 @@ int ConnectTo(const addrinfo& address, absl::Duration timeout) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<RankWatch>> RankWatch::Create(int world_size, absl::Duration host_timeout,
+absl::StatusOr<std::unique_ptr<RankWatch>> RankWatch::Create(const std::string& host, int world_size,
+                                                             absl::Duration host_timeout,
                                                              std::function<void(int rank)> on_death) {
   std::unique_ptr<RankWatch> watch(new RankWatch(world_size, host_timeout, std::move(on_death)));
-  WAYPOINT_RETURN_IF_ERROR(watch->Listen());
+  WAYPOINT_RETURN_IF_ERROR(watch->Listen(host));
   WAYPOINT_ASSIGN_OR_RETURN(watch->thread_, StartThread([self = watch.get()] { self->Watch(); }));
   return watch;
 }
 
-absl::Status RankWatch::Listen() {
+absl::Status RankWatch::Listen(const std::string& host) {
   stop_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  listener_ = ListenAnywhere(AF_INET6);
-  if (listener_ < 0) {
-    listener_ = ListenAnywhere(AF_INET);  // a host without IPv6
-  }
+  listener_ = ListenAt(host);
   if (stop_ < 0 || listener_ < 0) {
     return SocketError("rank 0 cannot open a port to watch the other ranks");
   }

@@ -3,7 +3,7 @@
 
 // How rank 0 sees at once that the process of another rank is gone, on whatever host.
 //
-//   WAYPOINT_ASSIGN_OR_RETURN(auto watch, RankWatch::Create(world_size, host_timeout, on_death));      // rank 0
+//   WAYPOINT_ASSIGN_OR_RETURN(auto watch, RankWatch::Create(host, world_size, host_timeout, on_death));      // rank 0
 //   WAYPOINT_ASSIGN_OR_RETURN(auto watched, WatchedRank::Connect(host, invitation, rank, timeout));    // the others
 //
 // Each rank holds a TCP connection to rank 0.  The kernel closes it when the process ends, however it ends, and keeps
@@ -26,8 +26,10 @@ namespace waypoint {
 class RankWatch {
  public:
   // Calls `on_death` with a rank whose connection ended without WatchedRank's farewell, or whose host has answered
-  // nothing for about `host_timeout`, once.  E_RANK when there is no port to be had, E_LIMIT without a thread.
-  static absl::StatusOr<std::unique_ptr<RankWatch>> Create(int world_size, absl::Duration host_timeout,
+  // nothing for about `host_timeout`, once.  Listens where others find `host` (listen_address.h).  E_RANK when there is
+  // no port to be had, E_LIMIT without a thread.
+  static absl::StatusOr<std::unique_ptr<RankWatch>> Create(const std::string& host, int world_size,
+                                                           absl::Duration host_timeout,
                                                            std::function<void(int rank)> on_death);
   ~RankWatch();
 
@@ -43,7 +45,7 @@ class RankWatch {
 
   RankWatch(int world_size, absl::Duration host_timeout, std::function<void(int rank)> on_death)
       : world_size_(world_size), host_timeout_(host_timeout), on_death_(std::move(on_death)) {}
-  absl::Status Listen();
+  absl::Status Listen(const std::string& host);
   void Watch();
   void Accept();
   // False: the connection is over.

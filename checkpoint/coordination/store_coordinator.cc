@@ -17,6 +17,10 @@ constexpr absl::Duration kShortestPause = absl::Microseconds(200);
 constexpr absl::Duration kLongestPause = absl::Milliseconds(20);
 // A question about each rank, so not at every turn.
 constexpr absl::Duration kLookForGone = absl::Milliseconds(100);
+// What is done by then, as the rename that publishes is, a signal does not tear apart.
+constexpr absl::Duration kCancellable = absl::Milliseconds(200);
+// For the others to read why, when a signal ended the job.
+constexpr absl::Duration kShortestLinger = absl::Milliseconds(500);
 constexpr char kFailedKey[] = "failed";
 // Kinds of messages: bytes, or why there are none.
 constexpr char kBytes = '+';
@@ -63,6 +67,8 @@ absl::StatusOr<std::string> StoreCoordinator::FindGone(int64_t call, const std::
 
 absl::StatusOr<std::string> StoreCoordinator::Await(int64_t call, const std::string& what, absl::Duration timeout) {
   const Deadline deadline(timeout);
+  const Deadline cancellable(kCancellable);
+  Wait wait(hooks_);
   std::vector<std::string> keys;
   for (int rank = 0; rank < world_size_; ++rank) {
     keys.push_back(CallKey(call, rank));
@@ -83,12 +89,22 @@ absl::StatusOr<std::string> StoreCoordinator::Await(int64_t call, const std::str
       WAYPOINT_ASSIGN_OR_RETURN(const std::string error, store_->Get(kFailedKey));
       return Decide(call, error);
     }
+    if (cancellable.passed() && wait.IsCancelled()) {
+      return Decide(call, absl::StrCat("rank ", rank_, " was interrupted at ", what));
+    }
     if (next_look.passed()) {
       WAYPOINT_ASSIGN_OR_RETURN(const std::string gone, FindGone(call, what));
       if (!gone.empty()) {
         return Decide(call, gone);
       }
       next_look = Deadline(kLookForGone);
+    }
+    if (wait.IsNoticeDue()) {
+      WAYPOINT_ASSIGN_OR_RETURN(const std::vector<int> missing, Missing(call));
+      // Ranks that are here are in order too: all before this one are missing, or one of them tells.
+      if (static_cast<int>(missing.size()) >= rank_ && !missing.empty() && (rank_ == 0 || missing[rank_ - 1] < rank_)) {
+        wait.Tell(absl::StrCat(RankList(missing), " to come to ", what));
+      }
     }
     if (deadline.passed()) {
       WAYPOINT_ASSIGN_OR_RETURN(const std::vector<int> missing, Missing(call));
@@ -122,6 +138,9 @@ absl::StatusOr<std::vector<std::string>> StoreCoordinator::Exchange(const std::s
   }
   if (!error.empty()) {
     WAYPOINT_RETURN_IF_ERROR(store_->SetOnce(kFailedKey, error).status());
+    if (Wait(hooks_).IsCancelled()) {
+      return absl::CancelledError(absl::StrCat("interrupted: ", error));
+    }
     return MakeError(ErrorKind::kRank, error);
   }
   // Whoever is here has read all of the call before.
@@ -140,7 +159,7 @@ absl::StatusOr<std::vector<std::string>> StoreCoordinator::Meet(const std::strin
   const std::string message =
       mine.ok() ? absl::StrCat(std::string(1, kBytes), bytes) : absl::StrCat(std::string(1, kRefused), mine.message());
   absl::StatusOr<std::vector<std::string>> messages = Exchange(what, message, timeout);
-  if (!messages.ok() && GetErrorKind(messages.status()) != ErrorKind::kRank) {
+  if (!messages.ok() && GetErrorKind(messages.status()) != ErrorKind::kRank && !absl::IsCancelled(messages.status())) {
     messages = MakeError(ErrorKind::kRank, absl::StrCat("the ranks cannot speak to each other at ", what, ": ",
                                                         messages.status().message()));
   }
@@ -166,16 +185,28 @@ void StoreCoordinator::Leave() {
     return;
   }
   const Deadline deadline(linger_);
+  const Deadline shortest(kShortestLinger);
+  const Wait wait(hooks_);
+  const auto is_over = [&] { return deadline.passed() || (shortest.passed() && wait.IsCancelled()); };
   for (int rank = 0; rank < world_size_; ++rank) {
-    while (!deadline.passed() && !store_->HasAll({LeftKey(rank)}).value_or(true) && !store_->IsDead(rank)) {
+    while (!is_over() && !store_->HasAll({LeftKey(rank)}).value_or(true) && !store_->IsDead(rank)) {
       absl::SleepFor(kLongestPause);
     }
   }
 }
 
 absl::Status StoreCoordinator::CheckAlive() {
+  if (Wait(hooks_).IsCancelled()) {
+    return absl::CancelledError("interrupted while waiting for other ranks");
+  }
   WAYPOINT_ASSIGN_OR_RETURN(const int dead, store_->AnyDead());
   return dead < 0 ? absl::OkStatus() : MakeError(ErrorKind::kRank, absl::StrCat("rank ", dead, " died"));
+}
+
+bool StoreCoordinator::IsFirst(absl::string_view name) {
+  const std::string mine = absl::StrCat(rank_);
+  const auto first = store_->SetOnce(absl::StrCat("first/", name), mine);
+  return !first.ok() || *first == mine;
 }
 
 absl::Status StoreCoordinator::Barrier(absl::string_view name, absl::Duration timeout) {

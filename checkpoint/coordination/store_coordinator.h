@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "checkpoint/coordination/coordinator.h"
+#include "checkpoint/coordination/wait_hooks.h"
 
 namespace waypoint {
 
@@ -40,10 +41,16 @@ class MessageStore {
 class StoreCoordinator : public Coordinator {
  public:
   // Ranks that leave by destroying their coordinator say so; rank 0 then waits for the others as long as `linger`, if
-  // it is what keeps the store.
+  // it is what keeps the store.  A call whose wait hooks.cancelled ends returns Cancelled, and is E_RANK for the
+  // others; of those that wait, the lowest rank tells for whom.
   StoreCoordinator(std::unique_ptr<MessageStore> store, int rank, int world_size, absl::Duration linger,
-                   bool keeps_store)
-      : store_(std::move(store)), rank_(rank), world_size_(world_size), linger_(linger), keeps_store_(keeps_store) {}
+                   bool keeps_store, const WaitHooks& hooks)
+      : store_(std::move(store)),
+        rank_(rank),
+        world_size_(world_size),
+        linger_(linger),
+        keeps_store_(keeps_store),
+        hooks_(hooks) {}
   ~StoreCoordinator() override { Leave(); }
 
   int rank() const override { return rank_; }
@@ -53,7 +60,9 @@ class StoreCoordinator : public Coordinator {
                                         absl::Duration timeout) override;
   absl::StatusOr<std::vector<std::string>> AllGather(absl::string_view name, const std::string& bytes,
                                                      absl::Duration timeout) override;
+  // Also Cancelled, when hooks.cancelled says so.
   absl::Status CheckAlive() override;
+  bool IsFirst(absl::string_view name) override;
 
  protected:
   // For destructors of classes that clean up afterwards.
@@ -78,6 +87,7 @@ class StoreCoordinator : public Coordinator {
   const int world_size_;
   const absl::Duration linger_;
   const bool keeps_store_;
+  const WaitHooks hooks_;
   int64_t calls_ = 0;
   bool has_left_ = false;
   // The first error; from then on every call returns it.

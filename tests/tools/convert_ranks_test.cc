@@ -3,6 +3,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <cstdlib>
 #include <fstream>
@@ -11,6 +12,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "checkpoint/storage/file_system.h"
 #include "gmock/gmock.h"
@@ -18,6 +20,7 @@
 #include "tests/testing/directory_contents.h"
 #include "tests/testing/status_matchers.h"
 #include "tests/testing/temp_directory.h"
+#include "tools/command_line.h"
 #include "tools/convert_command.h"
 
 namespace waypoint {
@@ -49,7 +52,7 @@ class ConvertRanksTest : public ::testing::Test {
 
   std::string Path(const std::string& name) const { return directory_.Path(name); }
 
-  // Starts a process that converts as one rank; `interrupted` is called between blocks.
+  // Starts a process that converts as one rank; `interrupted` is called between blocks, and in waits for other ranks.
   pid_t Start(
       int rank, int world_size, const std::vector<std::string>& arguments, const std::string& log, int port = 1,
       const std::function<bool()>& interrupted = [] { return false; }) {
@@ -62,6 +65,9 @@ class ConvertRanksTest : public ::testing::Test {
     setenv("MASTER_ADDR", "127.0.0.1", 1);
     setenv("MASTER_PORT", absl::StrCat(port).c_str(), 1);
     std::vector<const char*> argv = {"convert"};
+    if (std::find(arguments.begin(), arguments.end(), "--ranks") == arguments.end()) {
+      argv.insert(argv.end(), {"--ranks", "env"});
+    }
     for (const std::string& argument : arguments) {
       argv.push_back(argument.c_str());
     }
@@ -106,7 +112,20 @@ class ConvertRanksTest : public ::testing::Test {
     }
     return outcomes;
   }
+  static int CountOf(absl::string_view word, absl::string_view text) {
+    return static_cast<int>(std::vector<std::string>(absl::StrSplit(text, word)).size()) - 1;
+  }
   static std::string Log(int rank) { return absl::StrCat("run/rank", rank); }
+
+  // The ranks have met: "out" is being made.
+  bool IsWriting() {
+    for (const std::string& name : Others("out")) {
+      if (absl::StartsWith(name, ".out.tmp-")) {
+        return true;
+      }
+    }
+    return false;
+  }
 
   // Beside source, run and what was asked for: nothing.
   std::vector<std::string> Others(const std::string& target) {
@@ -165,27 +184,31 @@ TEST_F(ConvertRanksTest, BadInputThatOneRankFindsIsBadInputForAll) {
 
   for (const Outcome& outcome : outcomes) {
     EXPECT_EQ(outcome.exit_code, 3);
-    EXPECT_THAT(outcome.err, HasSubstr("E_DTYPE: tensor"));
   }
-  EXPECT_THAT(outcomes[0].err, HasSubstr("E_RANK: rank 1 failed at"));
+  EXPECT_THAT(outcomes[1].err, HasSubstr("E_DTYPE: tensor"));
+  EXPECT_EQ(outcomes[0].err, "");
   EXPECT_FALSE(Exists(PosixFileSystem(), Path("out")).value());
 }
 
 TEST_F(ConvertRanksTest, TheDeathOfARankFailsAllOthersAndPublishesNothing) {
-  for (int dying = 0; dying < 3; ++dying) {
+  // Rank 0 at last, which leaves what it staged.
+  for (int dying = 2; dying >= 0; --dying) {
     const absl::Time start = absl::Now();
 
     const std::vector<Outcome> outcomes = Run(3, {Path("source"), Path("out"), "--max-shard-size", "50KB"}, dying,
-                                              [] { return kill(getpid(), SIGKILL) == 0; });
+                                              [this] { return IsWriting() && kill(getpid(), SIGKILL) == 0; });
 
     EXPECT_LT(absl::Now() - start, absl::Seconds(60));
     EXPECT_EQ(outcomes[dying].exit_code, -1);
+    std::string errors;
     for (int rank = 0; rank < 3; ++rank) {
       if (rank != dying) {
         EXPECT_GT(outcomes[rank].exit_code, 0);
-        EXPECT_THAT(outcomes[rank].err, HasSubstr(absl::StrCat("rank ", dying, " died")));
+        errors += outcomes[rank].err;
       }
     }
+    EXPECT_THAT(errors, HasSubstr(absl::StrCat("rank ", dying, " died")));
+    EXPECT_EQ(CountOf("error: ", errors), 1) << errors;
     EXPECT_FALSE(Exists(PosixFileSystem(), Path("out")).value());
   }
   // What the dead left is in nobody's way, and is gone afterwards.
@@ -195,20 +218,19 @@ TEST_F(ConvertRanksTest, TheDeathOfARankFailsAllOthersAndPublishesNothing) {
 }
 
 TEST_F(ConvertRanksTest, RanksThatWaitForRank0HearOfItsDeath) {
-  const std::vector<Outcome> outcomes =
-      Run(3, {Path("source"), Path("out"), "--to", "reference"}, 0, [] { return kill(getpid(), SIGKILL) == 0; });
+  const std::vector<Outcome> outcomes = Run(3, {Path("source"), Path("out"), "--to", "reference"}, 0,
+                                            [this] { return IsWriting() && kill(getpid(), SIGKILL) == 0; });
 
   EXPECT_EQ(outcomes[0].exit_code, -1);
-  for (const int rank : {1, 2}) {
-    EXPECT_GT(outcomes[rank].exit_code, 0);
-    EXPECT_THAT(outcomes[rank].err, HasSubstr("rank 0 died"));
-  }
+  EXPECT_GT(outcomes[1].exit_code, 0);
+  EXPECT_GT(outcomes[2].exit_code, 0);
+  EXPECT_THAT(outcomes[1].err + outcomes[2].err, HasSubstr("rank 0 died"));
   EXPECT_FALSE(Exists(PosixFileSystem(), Path("out")).value());
 }
 
 TEST_F(ConvertRanksTest, AStalledRankIsNamedInTime) {
-  const std::vector<Outcome> outcomes =
-      Run(2, {Path("source"), Path("out"), "--rank-timeout", "2s"}, 1, [] { return kill(getpid(), SIGSTOP) == 0; });
+  const std::vector<Outcome> outcomes = Run(2, {Path("source"), Path("out"), "--rank-timeout", "2s"}, 1,
+                                            [this] { return IsWriting() && kill(getpid(), SIGSTOP) == 0; });
 
   EXPECT_GT(outcomes[0].exit_code, 0);
   EXPECT_THAT(outcomes[0].err, HasSubstr("rank 1 did not come"));
@@ -216,10 +238,11 @@ TEST_F(ConvertRanksTest, AStalledRankIsNamedInTime) {
 }
 
 TEST_F(ConvertRanksTest, AnInterruptedRankStopsAll) {
-  const std::vector<Outcome> outcomes = Run(2, {Path("source"), Path("out")}, 1, [] { return true; });
+  const std::vector<Outcome> outcomes = Run(2, {Path("source"), Path("out")}, 1, [this] { return IsWriting(); });
 
   EXPECT_GT(outcomes[0].exit_code, 0);
-  EXPECT_THAT(outcomes[0].err, HasSubstr("rank 1"));
+  EXPECT_GT(outcomes[1].exit_code, 0);
+  EXPECT_THAT(outcomes[0].err + outcomes[1].err, HasSubstr("interrupted"));
   EXPECT_FALSE(Exists(PosixFileSystem(), Path("out")).value());
 }
 
@@ -236,11 +259,65 @@ TEST_F(ConvertRanksTest, ARankThatIsNeverStartedIsNamed) {
 TEST_F(ConvertRanksTest, ABadSourceIsRefusedByAllRanks) {
   directory_.Write("source/config.json", "{}");
 
-  for (const Outcome& outcome : Run(2, {Path("source"), Path("out"), "--from", "llama"})) {
+  std::string out;
+  std::string err;
+  for (const Outcome& outcome : Run(3, {Path("source"), Path("out"), "--from", "llama", "--json"})) {
     EXPECT_GT(outcome.exit_code, 0);
-    EXPECT_THAT(outcome.err, HasSubstr("config.json"));
+    out += outcome.out;
+    err += outcome.err;
   }
+  EXPECT_THAT(err, HasSubstr("config.json"));
+  EXPECT_EQ(CountOf("error: ", err), 1) << err;
+  EXPECT_EQ(CountOf("exit_code", out), 1) << out;
   EXPECT_THAT(Others(""), ::testing::IsEmpty());
+}
+
+TEST_F(ConvertRanksTest, WhatIsWrongBeforeRanksMeetIsSaidOnceToo) {
+  std::string err;
+  for (const Outcome& outcome : Run(3, {Path("absent"), Path("out")})) {
+    EXPECT_EQ(outcome.exit_code, 5);
+    err += outcome.err;
+  }
+  EXPECT_EQ(CountOf("error: ", err), 1) << err;
+  EXPECT_THAT(Others(""), ::testing::IsEmpty());
+}
+
+// Left in a shell by something else, the variables must not make a conversion wait for nobody.
+TEST_F(ConvertRanksTest, VariablesThatNobodyAskedToHeedAreNamedAndNotHeeded) {
+  const pid_t child = Start(0, 2, {Path("source"), Path("out"), "--ranks", "one"}, "run/alone");
+
+  const Outcome outcome = Wait(child, "run/alone");
+
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.err;
+  EXPECT_THAT(outcome.err, HasSubstr("note: the environment says RANK=0, WORLD_SIZE=2, but not --ranks env"));
+  EXPECT_TRUE(Exists(PosixFileSystem(), Path("out")).value());
+}
+
+TEST_F(ConvertRanksTest, ARankThatWaitsSaysForWhomAndEndsWithASignal) {
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+    for (const int rank : {0, 1}) {
+      SCOPED_TRACE(absl::StrCat("signal ", signal, ", rank ", rank));
+      const pid_t child = Start(rank, 3, {Path("source"), Path("out")}, "run/waits", 1, [] {
+        static const bool caught = (CatchInterrupts(), true);
+        return caught && Interrupted();
+      });
+      const std::string awaited = rank == 0 ? "waiting for rank 1, 2 to come" : "waiting for rank 0 to start";
+      while (!absl::StrContains(ReadSmallFile(PosixFileSystem(), Path("run/waits.err"), 1 << 20, "test").value_or(""),
+                                awaited)) {
+        absl::SleepFor(absl::Milliseconds(20));
+      }
+
+      const absl::Time sent = absl::Now();
+      kill(child, signal);
+      const Outcome outcome = Wait(child, "run/waits");
+
+      EXPECT_LT(absl::Now() - sent, absl::Seconds(30));  // and not the five minutes that others may take to come
+      EXPECT_EQ(outcome.exit_code, 130) << outcome.err;
+      EXPECT_THAT(outcome.err, HasSubstr("error: interrupted: interrupted while waiting for rank"));
+      EXPECT_THAT(Others(""), ::testing::IsEmpty());
+      EXPECT_FALSE(Exists(PosixFileSystem(), Path("out")).value());
+    }
+  }
 }
 
 TEST_F(ConvertRanksTest, ADryRunIsRank0sAlone) {

@@ -80,13 +80,34 @@ expect 7 3 --program /bin/sh -- -c 'test "$RANK" = 1 && exit 7; exec sleep 60'
 says "rank 1 failed with exit code 7"
 expect 139 2 --program /bin/sh -- -c 'test "$LOCAL_RANK" = 0 && kill -SEGV $$; exec sleep 60'
 says "rank 0 was killed by signal 11"
+# The first one, whatever those that follow return.
+expect 1 2 --program /bin/sh -- -c 'trap "" TERM; sleep 0.5; test "$RANK" = 0 && exit 1; sleep 0.5; exit 5'
+says "rank 0 failed with exit code 1"
 # Ranks that only lost another one may be quicker than the one that failed.
-expect 5 2 --program /bin/sh -- -c 'trap "" TERM; sleep 0.5; test "$RANK" = 0 && exit 1; sleep 0.5; exit 5'
+expect 5 2 --program /bin/sh -- -c 'trap "" TERM; sleep 0.5
+  test "$RANK" = 0 && echo "error: E_RANK: rank 1 died" >&2 && exit 1; sleep 0.5; exit 5'
 says "rank 1 failed with exit code 5"
-expect 2 2 -- run.textproto output=refused mesh.tensor=7
+# An error of all is printed once, and is one document.
+expect 2 2 -- run.textproto output=refused mesh.tensor=7 --json
 says "divides the 2 ranks"
+[[ "$(grep -c "^\(\[1\] \)\?error: E_" err)" == 1 ]] || fail "not one error"
+[[ "$(grep -c '"error"' out)" == 1 ]] || fail "not one document"
+expect 5 3 -- absent.textproto --json
+[[ "$(grep -c "^\(\[[12]\] \)\?error: E_" err)" == 1 ]] || fail "not one error"
+[[ "$(grep -c '"error"' out)" == 1 ]] || fail "not one document"
 # A rank that says that it was stopped is believed, whoever sent the signal.
 expect 130 2 --program /bin/sh -- -c 'exit 130'
+# Whoever reads stands still: a signal is heard all the same.
+mkfifo still
+"${launch}" 2 --program /bin/sh -- -c 'trap "exit 130" TERM; while :; do echo 0123456789012345678901234567890123456789; done' > still 2> err &
+pid=$!
+exec 9< still
+sleep 1
+kill -TERM "${pid}"
+wait "${pid}"
+code=$?
+exec 9<&-
+[[ "${code}" == 130 ]] || fail "exit code ${code} with a reader that stands still"
 # A rank that is stopped gives no sign: a second signal ends it, too.
 "${launch}" 2 --program /bin/sh -- -c 'echo up; test "$RANK" = 1 && kill -STOP $$; trap "exit 130" TERM; sleep 60 & wait' > out 2> err &
 pid=$!

@@ -137,7 +137,7 @@ absl::StatusOr<std::unique_ptr<RankWatch>> Invite(MessageStore& messages, c10::i
         // Without the store nobody can speak, and all learn that.
       }
     };
-    WAYPOINT_ASSIGN_OR_RETURN(watch, RankWatch::Create(options.world_size, options.host_timeout, tell));
+    WAYPOINT_ASSIGN_OR_RETURN(watch, RankWatch::Create(options.host, options.world_size, options.host_timeout, tell));
   }
   WAYPOINT_RETURN_IF_ERROR(messages.Set(kWatchKey, watch == nullptr ? "" : watch->invitation()));
   return watch;
@@ -184,7 +184,8 @@ absl::StatusOr<std::unique_ptr<C10dCoordinator>> C10dCoordinator::Create(const C
 }
 
 C10dCoordinator::C10dCoordinator(const C10dOptions& options, std::unique_ptr<MessageStore> store)
-    : StoreCoordinator(std::move(store), options.rank, options.world_size, options.linger, options.rank == 0),
+    : StoreCoordinator(std::move(store), options.rank, options.world_size, options.linger, options.rank == 0,
+                       options.hooks),
       options_(options) {}
 
 // Takes leave in the store first: a connection that ends before that is a death.

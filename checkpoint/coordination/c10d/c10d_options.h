@@ -7,13 +7,14 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "checkpoint/coordination/wait_hooks.h"
 
 namespace waypoint {
 
 struct C10dOptions {
   int rank = 0;
   int world_size = 1;
-  // Where rank 0 serves.
+  // Where rank 0 serves, and listens (listen_address.h).
   std::string host = "127.0.0.1";
   // 0, on rank 0: any free one; see C10dCoordinator::port().
   int port = 0;
@@ -33,6 +34,8 @@ struct C10dOptions {
   absl::Duration host_timeout = absl::Seconds(30);
   // How long rank 0 serves on for ranks that have not left.
   absl::Duration linger = absl::Seconds(5);
+  // For waits of the coordinator's calls.
+  WaitHooks hooks;
 };
 
 // From RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT as torchrun and others set them; one process where RANK and

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
+#include "checkpoint/coordination/c10d/listen_where_said.h"
 #include "checkpoint/coordination/coordinator.h"
 #include "checkpoint/coordination/launch_environment.h"
 
@@ -106,6 +107,7 @@ absl::StatusOr<c10::intrusive_ptr<c10d::TCPStore>> ConnectC10dStore(const C10dOp
   store_options.multiTenant = options.port != 0;
   TakeServerOfAllVersions(store_options, 0);
   try {
+    const ListenWhereSaid where(options.host);
     auto store = c10::make_intrusive<c10d::TCPStore>(options.host, store_options);
     // The first get sets the deadline of every later answer of the server.
     const std::string hello = HelloKey(options);

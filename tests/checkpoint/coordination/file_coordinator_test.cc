@@ -3,9 +3,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <csignal>
 #include <cstdlib>
 
+#include "absl/strings/match.h"
 #include "checkpoint/storage/memory_file_system.h"
 #include "tests/checkpoint/coordination/conformance.h"
 #include "tests/testing/temp_directory.h"
@@ -125,6 +127,61 @@ TEST(FileCoordinatorTest, WithoutRank0TheOthersGiveUp) {
 
   EXPECT_THAT(FileCoordinator::Create(fs, options), IsKind(ErrorKind::kRank, HasSubstr("rank 0 did not start")));
   EXPECT_THAT(fs.List("/").value(), IsEmpty());
+}
+
+TEST(FileCoordinatorTest, WhoWaitsToJoinSaysForWhomAndCanBeInterrupted) {
+  MemoryFileSystem fs;
+  for (const int rank : {0, 1}) {
+    FileCoordinatorOptions options = OptionsOf(rank, 3, "/job");
+    options.join_timeout = absl::InfiniteDuration();
+    std::string said;
+    options.hooks.patience = absl::ZeroDuration();
+    options.hooks.waiting = [&said](const std::string& text) { said = text; };
+    options.hooks.cancelled = [&said] { return !said.empty(); };
+
+    const auto joined = FileCoordinator::Create(fs, options);
+
+    EXPECT_TRUE(absl::IsCancelled(joined.status())) << joined.status();
+    EXPECT_THAT(said, HasSubstr(rank == 0 ? "waiting for rank 1, 2 to come to" : "waiting for rank 0 to start"));
+    EXPECT_THAT(fs.List("/").value(), IsEmpty());
+  }
+}
+
+TEST(FileCoordinatorTest, AnInterruptedCallEndsTheJobOfAll) {
+  MemoryFileSystem fs;
+  std::atomic<bool> signalled{false};
+  std::string said;
+  std::vector<std::unique_ptr<Coordinator>> ranks(2);
+  std::vector<std::thread> threads;
+  for (const int rank : {0, 1}) {
+    threads.emplace_back([&, rank] {
+      FileCoordinatorOptions options = OptionsOf(rank, 2, "/job");
+      options.hooks.patience = absl::ZeroDuration();
+      options.hooks.cancelled = [&signalled, rank] { return rank == 0 && signalled; };
+      options.hooks.waiting = [&, rank](const std::string& text) {
+        if (rank == 0 && absl::StrContains(text, "barrier")) {
+          said = text;
+          signalled = true;
+        }
+      };
+      ranks[rank] = FileCoordinator::Create(fs, options).value();
+    });
+  }
+  for (std::thread& thread : threads) {
+    thread.join();
+  }
+
+  const absl::Status interrupted = ranks[0]->Barrier("meet", absl::InfiniteDuration());
+
+  EXPECT_TRUE(absl::IsCancelled(interrupted)) << interrupted;
+  EXPECT_EQ(said, "waiting for rank 1 to come to barrier \"meet\"");
+  EXPECT_THAT(ranks[1]->Barrier("meet", absl::Seconds(20)),
+              IsKind(ErrorKind::kRank, HasSubstr("rank 0 was interrupted at barrier \"meet\"")));
+  // One of them says why.
+  EXPECT_TRUE(ranks[1]->IsFirst("word"));
+  EXPECT_FALSE(ranks[0]->IsFirst("word"));
+  EXPECT_TRUE(ranks[1]->IsFirst("word"));
+  ranks[1].reset();
 }
 
 TEST(FileCoordinatorTest, ASecondRank0IsToldThatTheJobRuns) {

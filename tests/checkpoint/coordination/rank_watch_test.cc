@@ -43,7 +43,7 @@ void EndProcess(const std::string& invitation, int rank, bool farewell) {
 class RankWatchTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    ASSERT_OK_AND_ASSIGN(watch_, RankWatch::Create(kRanks, absl::Seconds(30), [this](int rank) {
+    ASSERT_OK_AND_ASSIGN(watch_, RankWatch::Create("127.0.0.1", kRanks, absl::Seconds(30), [this](int rank) {
                            if (!std::exchange(told_, true)) {
                              first_dead_.set_value(rank);
                            }

@@ -7,7 +7,12 @@
 
 #include <csignal>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <set>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "tests/checkpoint/coordination/conformance.h"
 
 namespace waypoint {
@@ -97,6 +102,44 @@ TEST(C10dCoordinatorTest, AStoreThatNobodyServesIsAnErrorOfThisRank) {
   options.connect_timeout = absl::Seconds(1);
 
   EXPECT_THAT(C10dCoordinator::Create(options), IsKind(ErrorKind::kRank, HasSubstr("127.0.0.1:1")));
+}
+
+// Local addresses of sockets that listen at the ports of this process, as the kernel writes them.
+std::vector<std::string> ListeningAddresses() {
+  std::set<std::string> own;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+    std::error_code ignored;
+    own.insert(std::filesystem::read_symlink(entry.path(), ignored).string());
+  }
+  std::vector<std::string> addresses;
+  for (const char* table : {"/proc/self/net/tcp", "/proc/self/net/tcp6"}) {
+    std::ifstream file(table);
+    for (std::string line; std::getline(file, line);) {
+      const std::vector<std::string> words = absl::StrSplit(line, ' ', absl::SkipWhitespace());
+      constexpr char kListens[] = "0A";
+      if (words.size() > 9 && words[3] == kListens && own.count(absl::StrCat("socket:[", words[9], "]")) > 0) {
+        addresses.push_back(words[1].substr(0, words[1].find(':')));
+      }
+    }
+  }
+  return addresses;
+}
+
+TEST(C10dCoordinatorTest, Rank0ListensWhereItWasToldAndNowhereElse) {
+  const std::string loopback = "0100007F";
+  const std::string mapped = "0000000000000000FFFF00000100007F";
+  for (const char* host : {"127.0.0.1", "localhost"}) {
+    C10dOptions options;
+    options.host = host;
+    options.world_size = 2;
+    options.linger = absl::ZeroDuration();
+
+    ASSERT_OK_AND_ASSIGN(const auto serving, C10dCoordinator::Create(options));
+
+    const std::vector<std::string> addresses = ListeningAddresses();
+    EXPECT_GE(addresses.size(), 2u);  // the store, and who watches
+    EXPECT_THAT(addresses, ::testing::Each(::testing::AnyOf(loopback, mapped)));
+  }
 }
 
 // The least that an answer of the store is waited for, with a stall_timeout of one second.
