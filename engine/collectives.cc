@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "c10/core/GradMode.h"
+#include "checkpoint/base/catch_allocation.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/coordination/c10d/c10d_store.h"
@@ -228,9 +229,10 @@ absl::Status ProcessGroups::Do(MeshAxis axis, absl::string_view what, const at::
     const c10::NoGradGuard no_grad;
     call(*group.backend);
   } catch (const std::exception& e) {
-    failure_ = MakeError(ErrorKind::kRank, absl::StrCat("rank ", impl_->rank, ": ", what, " of ", tensor.numel(),
-                                                        " elements in its ", MeshAxisName(axis), " group (ranks ",
-                                                        absl::StrJoin(group.ranks, ", "), "): ", FirstLine(e.what())));
+    failure_ = ThrownError(e, ErrorKind::kRank,
+                           absl::StrCat("rank ", impl_->rank, ": ", what, " of ", tensor.numel(), " elements in its ",
+                                        MeshAxisName(axis), " group (ranks ", absl::StrJoin(group.ranks, ", "), ")"),
+                           "lower data.batch_size or data.sequence_length, or use more ranks");
   }
   return failure_;
 }

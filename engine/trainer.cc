@@ -192,7 +192,8 @@ absl::StatusOr<TrainReport> Trainer::Run() {
   std::vector<std::string> changes;
   WAYPOINT_RETURN_IF_ERROR(saver_->Hold(&changes));
   PrintWarnings(changes);
-  absl::StatusOr<TrainReport> report = RunLocked();
+  // Whatever it throws: others may be waiting for this rank.
+  absl::StatusOr<TrainReport> report = CatchTorch("the run", [this] { return RunLocked(); });
   const bool gone = !groups_->failure().ok();
   if (!report.ok()) {
     // Before anything else: others may be waiting for this rank.

@@ -90,6 +90,8 @@ class Trainer {
   TrainState& state() { return *state_; }
 
  private:
+  static absl::StatusOr<std::unique_ptr<Trainer>> CreateTogether(const ConfigLayers& layers,
+                                                                 const TrainerOptions& options);
   Trainer(Start start, const TrainerOptions& options);
 
   bool first_rank() const { return options_.coordinator->rank() == 0; }

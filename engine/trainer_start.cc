@@ -2,7 +2,6 @@
 
 #include <utility>
 
-#include "ATen/Parallel.h"
 #include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
 #include "checkpoint/base/error.h"
@@ -12,6 +11,7 @@
 #include "engine/device.h"
 #include "engine/share_failure.h"
 #include "engine/trainer.h"
+#include "models/decoder/compute_threads.h"
 
 namespace waypoint::engine {
 
@@ -22,10 +22,16 @@ Trainer::Trainer(Start start, const TrainerOptions& options) : start_(std::move(
 }
 
 absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(const ConfigLayers& layers, const TrainerOptions& options) {
+  return CatchTorch("the start of the trainer", [&] { return CreateTogether(layers, options); });
+}
+
+absl::StatusOr<std::unique_ptr<Trainer>> Trainer::CreateTogether(const ConfigLayers& layers,
+                                                                 const TrainerOptions& options) {
   const JobRanks ranks = {options.coordinator, options.ranks_on_this_host};
   std::vector<DamagedCheckpoint> damaged;
   for (int attempt = 1;; ++attempt) {
-    absl::StatusOr<Start> start = ResolveStart(*options.fs, layers, ranks, damaged);
+    absl::StatusOr<Start> start =
+        CatchTorch("the start of the run", [&] { return ResolveStart(*options.fs, layers, ranks, damaged); });
     if (options.coordinator != nullptr) {
       const absl::Duration timeout = CheckpointTimeout(start.ok() ? start->config : layers.Merged({}));
       WAYPOINT_RETURN_IF_ERROR(options.coordinator->Agree("config", start.status(), timeout));
@@ -73,9 +79,11 @@ absl::Status Trainer::Connect() {
                            ? absl::StrCat("the run continues from an older one, \"", start_.path, "\"")
                            : "there is no older one, and the run begins over"));
   }
-  at::set_num_threads(config.threads());
-  const auto device = DeviceOf(config.device(), options_.coordinator->world_size());
-  auto data = TokenFile::Open(config.data(), config.model().vocab_size());
+  absl::StatusOr<at::Device> device = DeviceOf(config.device(), options_.coordinator->world_size());
+  if (const absl::Status started = models::StartComputeThreads(config.threads()); !started.ok()) {
+    device = started;
+  }
+  auto data = CatchTorch("data", [&] { return TokenFile::Open(config.data(), config.model().vocab_size()); });
   // First, since ranks that connect wait in vain for one that does not come.
   WAYPOINT_RETURN_IF_ERROR(options_.coordinator->Agree("device", device.status(), CheckpointTimeout(config)));
   WAYPOINT_RETURN_IF_ERROR(options_.coordinator->Agree("data", data.status(), CheckpointTimeout(config)));

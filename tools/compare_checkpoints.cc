@@ -3,13 +3,13 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/synchronization/mutex.h"
 #include "checkpoint/base/aligned_buffer.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/tensor/tensor_sink.h"
@@ -40,7 +40,7 @@ class ComparingSink : public TensorSink {
     const int element_bytes = std::max(DTypeBytes(tensor.dtype), DTypeBytes(b_.manifest()[b_index].dtype));
     WAYPOINT_RETURN_IF_ERROR(blocks_.Add(tensor, element_bytes));
     b_index_.push_back(b_index);
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     found_.emplace_back();
     return absl::OkStatus();
   }
@@ -68,7 +68,7 @@ class ComparingSink : public TensorSink {
     for (size_t i = 0; i < block.pieces.size(); ++i) {
       Compare(block.pieces[i], data.data() + block.pieces[i].offset_bytes, requests[i].to.data);
     }
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     buffers_.push_back(std::move(buffer));
     return absl::OkStatus();
   }
@@ -76,7 +76,7 @@ class ComparingSink : public TensorSink {
   absl::Status Finish() override { return absl::OkStatus(); }
 
   ElementComparison found(int64_t index) const {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     return found_[index];
   }
 
@@ -89,7 +89,7 @@ class ComparingSink : public TensorSink {
   const TensorMeta& TensorOfB(const Piece& piece) const { return b_.manifest()[b_index_[piece.tensor]]; }
 
   AlignedBuffer TakeBuffer() {
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     if (buffers_.empty()) {
       return AlignedBuffer();
     }
@@ -114,7 +114,7 @@ class ComparingSink : public TensorSink {
         found.differing += std::memcmp(a + i, b + i, element_bytes) != 0 ? 1 : 0;
       }
     }
-    absl::MutexLock lock(&mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     found_[piece.tensor].differing += found.differing;
     found_[piece.tensor].max_abs_diff = std::max(found_[piece.tensor].max_abs_diff, found.max_abs_diff);
   }
@@ -123,7 +123,7 @@ class ComparingSink : public TensorSink {
   const CompareOptions& options_;
   TensorBlocks blocks_;
   std::vector<int64_t> b_index_;
-  mutable absl::Mutex mutex_;
+  mutable std::mutex mutex_;
   std::vector<ElementComparison> found_ ABSL_GUARDED_BY(mutex_);
   std::vector<AlignedBuffer> buffers_ ABSL_GUARDED_BY(mutex_);
 };

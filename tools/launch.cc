@@ -15,6 +15,7 @@
 #include "tools/command_line.h"
 #include "tools/exit_codes.h"
 #include "tools/launch_ranks.h"
+#include "tools/memory_at_start.h"
 #include "tools/parse_flags.h"
 #include "tools/report_json.h"
 #include "tools/standard_output.h"
@@ -91,6 +92,8 @@ int Main(int argc, char** argv) {
 
 }  // namespace
 }  // namespace waypoint
+
+const size_t waypoint::kBytesToStart = size_t{4} << 20;
 
 int main(int argc, char** argv) {
   return waypoint::RunTool([&] { return waypoint::Main(argc, argv); });

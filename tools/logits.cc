@@ -2,7 +2,10 @@
 
 #include "tools/command_line.h"
 #include "tools/logits_command.h"
+#include "tools/memory_at_start.h"
 #include "tools/standard_output.h"
+
+const size_t waypoint::kBytesToStart = size_t{40} << 20;
 
 int main(int argc, char** argv) {
   waypoint::CatchInterrupts();

@@ -3,12 +3,14 @@
 #include <exception>
 
 #include "ATen/ATen.h"
+#include "ATen/Parallel.h"
 #include "absl/strings/str_cat.h"
 #include "c10/core/GradMode.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/checkpointer/checkpointer.h"
 #include "checkpoint/torch/tensor_bridge.h"
+#include "models/decoder/compute_threads.h"
 
 namespace waypoint {
 
@@ -21,6 +23,7 @@ absl::StatusOr<std::unique_ptr<models::DecoderModule>> LoadFloat32Decoder(Opened
                      absl::StrCat("the checkpoint's model is \"", checkpoint.metadata.model_config().type_url(),
                                   "\", only decoders can be computed"));
   }
+  WAYPOINT_RETURN_IF_ERROR(models::StartComputeThreads(at::get_num_threads()));
   WAYPOINT_ASSIGN_OR_RETURN(auto model, models::DecoderModule::Create(config, at::kFloat));
   c10::NoGradGuard no_grad;
   LiveState state;

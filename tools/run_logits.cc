@@ -11,9 +11,11 @@
 #include <cstring>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
+#include "checkpoint/base/catch_allocation.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/json.h"
 #include "checkpoint/base/list_error.h"
@@ -38,7 +40,7 @@ class TemporaryDirectory {
   TemporaryDirectory(TemporaryDirectory&& other) noexcept : path_(std::exchange(other.path_, "")) {}
   ~TemporaryDirectory() {
     if (!path_.empty()) {
-      RemoveTree(PosixFileSystem(), path_).IgnoreError();
+      UnlessOutOfMemory([this] { RemoveTree(PosixFileSystem(), path_).IgnoreError(); });
     }
   }
   const std::string& path() const { return path_; }
@@ -136,7 +138,10 @@ absl::StatusOr<std::vector<float>> RunLogits(const std::string& program, const L
   }
   if (code != kExitOk) {
     WAYPOINT_ASSIGN_OR_RETURN(const std::string said, ReadSmallFile(fs, log, int64_t{1} << 20, "log of logits"));
-    return MakeQuotingError(ErrorKind::kVerify,
+    // By itself or, before it could say anything, by the dynamic loader.
+    const bool no_memory = absl::StrContains(said, ErrorKindName(ErrorKind::kNoMemory)) ||
+                           absl::StrContains(said, "failed to map segment");
+    return MakeQuotingError(no_memory ? ErrorKind::kNoMemory : ErrorKind::kVerify,
                             absl::StrCat("logits of ", QuotedPath(run.directory), " cannot be computed: exit code ",
                                          code, ", ", absl::StripAsciiWhitespace(said)));
   }

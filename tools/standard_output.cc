@@ -10,12 +10,15 @@
 #include <streambuf>
 
 #include "absl/strings/str_cat.h"
+#include "checkpoint/base/catch_allocation.h"
 #include "checkpoint/base/error.h"
 #include "tools/command_line.h"
 #include "tools/write_all.h"
 
 namespace waypoint {
 namespace {
+
+constexpr char kRemedy[] = "lower --max-memory or --threads, free memory, or allow the process more (ulimit -v)";
 
 // Whoever ignores SIGPIPE for us, as some programs that start others do, gets the same end.
 void DieOfClosedPipe() {
@@ -71,7 +74,14 @@ int RunTool(const std::function<int()>& tool) {
   // Lives for ever: std::cout is flushed once more when all else is gone.
   static auto* const buffer = new DescriptorBuffer(STDOUT_FILENO);
   std::cout.rdbuf(buffer);
-  const int code = tool();
+  int code = kExitInternal;
+  const absl::Status ran = CatchAllocation("what was asked for", kRemedy, [&] {
+    code = tool();
+    return absl::OkStatus();
+  });
+  if (!ran.ok()) {
+    return ReportError(ran, /*json=*/false, std::cout, std::cerr);
+  }
   const absl::Status written = CheckWritten(std::cout);
   return code != kExitOk || written.ok() ? code : ReportError(written, /*json=*/false, std::cout, std::cerr);
 }

@@ -18,7 +18,8 @@
 namespace waypoint {
 
 // Runs `tool`, which prints to std::cout and std::cerr and returns an exit code, after PrepareProcess.  Where it
-// returns 0 and not all that it printed could be written, says so and returns kExitIo.
+// returns 0 and not all that it printed could be written, and where it throws for want of memory, says so and returns
+// kExitIo.
 int RunTool(const std::function<int()>& tool);
 
 // Flushes.  OK when all of what `out` was given is written: a tool asks after each report, to say what is done in spite

@@ -29,6 +29,7 @@
 #include "nlohmann/json.hpp"
 #include "tools/command_line.h"
 #include "tools/exit_codes.h"
+#include "tools/memory_at_start.h"
 #include "tools/parse_flags.h"
 #include "tools/report_json.h"
 #include "tools/speak_once.h"
@@ -277,6 +278,8 @@ int Main(int argc, char** argv) {
 
 }  // namespace
 }  // namespace waypoint
+
+const size_t waypoint::kBytesToStart = size_t{40} << 20;
 
 int main(int argc, char** argv) {
   return waypoint::RunTool([&] { return waypoint::Main(argc, argv); });

@@ -14,6 +14,7 @@
 #include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "checkpoint/base/catch_allocation.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/start_thread.h"
 #include "checkpoint/base/status_macros.h"
@@ -21,6 +22,8 @@
 
 namespace waypoint {
 namespace {
+
+constexpr char kRemedy[] = "lower what the process holds, or save without checkpoint.async";
 
 class Stopwatch {
  public:
@@ -109,11 +112,13 @@ AsyncSaver::~AsyncSaver() {
   if (failure.ok()) {
     return;
   }
-  if (options_.on_lost_failure) {
-    options_.on_lost_failure(failure);
-  } else {
-    std::fprintf(stderr, "%s\n", VisibleText(failure.message(), NewLines::kIndented).c_str());
-  }
+  UnlessOutOfMemory([&] {
+    if (options_.on_lost_failure) {
+      options_.on_lost_failure(failure);
+    } else {
+      std::fprintf(stderr, "%s\n", VisibleText(failure.message(), NewLines::kIndented).c_str());
+    }
+  });
 }
 
 absl::Status AsyncSaver::TakeFailure() {
@@ -271,6 +276,10 @@ absl::StatusOr<std::unique_ptr<AsyncSaver::Snapshot>> AsyncSaver::Take(const Mem
 }
 
 absl::StatusOr<AsyncSaveReport> AsyncSaver::Save(const MemoryState& state, SnapshotWriter write) {
+  return CatchAllocation("a save beside training", kRemedy, [&] { return BeginSave(state, std::move(write)); });
+}
+
+absl::StatusOr<AsyncSaveReport> AsyncSaver::BeginSave(const MemoryState& state, SnapshotWriter write) {
   const Stopwatch waiting;
   const auto writer = std::make_shared<const SnapshotWriter>(std::move(write));
   if (!options_.wait_when_busy) {
@@ -290,7 +299,8 @@ absl::StatusOr<AsyncSaveReport> AsyncSaver::Save(const MemoryState& state, Snaps
   const double waited_seconds = waiting.seconds();
 
   const Stopwatch pausing;
-  absl::StatusOr<std::unique_ptr<Snapshot>> taken = Take(state);
+  absl::StatusOr<std::unique_ptr<Snapshot>> taken =
+      CatchAllocation("a snapshot of the state", kRemedy, [&] { return Take(state); });
   if (!taken.ok()) {
     Tell(writer, taken.status());
     return taken.status();
@@ -326,20 +336,26 @@ void AsyncSaver::Write(Snapshot& snapshot, const SnapshotWriter& write) {
   // Only now: the fence would wait for a copy that everybody else goes before.
   LowerPriority(options_.background_nice);
   const Stopwatch writing;
-  absl::StatusOr<SaveReport> saved = write(source);
+  absl::StatusOr<SaveReport> saved =
+      CatchAllocation("what is written in the background", kRemedy, [&] { return write(source); });
   if (!source.ok()) {
     saved = source.status();
   }
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     snapshot.Release();
-    if (saved.ok()) {
+    const absl::Status told = CatchAllocation("the report of a background save", kRemedy, [&]() -> absl::Status {
+      if (!saved.ok()) {
+        return Annotate(saved.status(), "background save");
+      }
       snapshot.report.save = *std::move(saved);
       snapshot.report.write_seconds = writing.seconds();
       finished_.push_back(snapshot.report);
       snapshot.handed_on = true;
-    } else {
-      failure_ = Annotate(saved.status(), "background save");
+      return absl::OkStatus();
+    });
+    if (!told.ok()) {
+      failure_ = told;
     }
     busy_ = false;
     telling_ = !untold_.empty();
@@ -377,8 +393,8 @@ void AsyncSaver::TellAll() {
       next = std::move(untold_.front());
       untold_.pop_front();
     }
-    // Whoever called Save has the error.
-    (*next.write)(next.why).status().IgnoreError();
+    // Whoever called Save has the error.  A rank that cannot even tell it is missed by the others in time.
+    CatchAllocation("word to the other ranks", kRemedy, [&] { return (*next.write)(next.why).status(); }).IgnoreError();
   }
 }
 

@@ -103,12 +103,13 @@ class AsyncSaver {
   AsyncSaver& operator=(const AsyncSaver&) = delete;
 
   // Gets the host memory for snapshots of such a state, so that the first save does not pause longer than the others.
+  // E_NO_MEMORY where there is none.
   absl::Status Prepare(const MemoryState& state);
 
   // Snapshots the state and begins to write it.  The tensors' memory is kept (MemoryTensor::owner) for as long as it is
   // needed.  Returns what is known by now: `save` and the later times are filled in by TakeFinished.
-  // Errors: the failure of the save before; E_LOCKED, E_LIMIT as in the options; E_LIMIT when there is no thread to be
-  // had; E_REQUEST, E_DTYPE of the state.
+  // Errors: the failure of the save before; E_LOCKED, E_LIMIT as in the options; E_NO_MEMORY, or E_LIMIT when there is
+  // no thread to be had; E_REQUEST, E_DTYPE of the state.
   absl::StatusOr<AsyncSaveReport> Save(const MemoryState& state, SnapshotWriter write);
 
   // Call just before the state changes.  Waits until the snapshot no longer needs it as it is.
@@ -125,6 +126,7 @@ class AsyncSaver {
  private:
   struct Snapshot;
 
+  absl::StatusOr<AsyncSaveReport> BeginSave(const MemoryState& state, SnapshotWriter write);
   absl::Status TakeFailure();
   void Join();
   absl::Status Reserve(int64_t bytes);

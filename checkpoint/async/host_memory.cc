@@ -21,7 +21,8 @@ namespace {
 constexpr int64_t kSmallPageBytes = 4096;
 
 absl::Status MemoryError(int error, int64_t bytes, absl::string_view what) {
-  return MakeError(ErrorKind::kLimit, absl::StrCat(what, " of ", bytes, " bytes of memory: ", std::strerror(error)));
+  return NoMemoryError(bytes, absl::StrCat("copies of the state: ", what, ": ", std::strerror(error)),
+                       "lower what the process holds, or save without checkpoint.async");
 }
 
 // 0 or an errno.  Touches pages without changing them, for kernels before 5.14.

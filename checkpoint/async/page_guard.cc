@@ -17,6 +17,7 @@
 #include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
 #include "checkpoint/base/aligned_buffer.h"
+#include "checkpoint/base/catch_allocation.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/start_thread.h"
 #include "checkpoint/base/status_macros.h"
@@ -151,7 +152,9 @@ void PageGuard::Unprotect(const char* begin, int64_t bytes) {
   if (ChangeProtection(begin, bytes, false)) {
     return;
   }
-  broken_.Update(Refused("lifting the protection of memory"));
+  // Runs in a thread that others wait for.
+  broken_.Update(
+      CatchAllocation("the words for an error", "", [] { return Refused("lifting the protection of memory"); }));
   // Memory that is not registered has no protection.  Who waits for it already must be woken by a call of its own: the
   // kernel (6.18) does that on unregistering for missing pages only.
   uffdio_range range = {};

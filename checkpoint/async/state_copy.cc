@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "checkpoint/async/stream_copy.h"
 #include "checkpoint/base/aligned_buffer.h"
+#include "checkpoint/base/catch_allocation.h"
 #include "checkpoint/base/error.h"
 
 namespace waypoint {
@@ -74,22 +75,29 @@ StateCopy::StateCopy(MemoryState state, char* memory) : state_(std::move(state))
 
 void StateCopy::Work() {
   for (size_t turn = next_++; turn < turns_.size(); turn = next_++) {
-    absl::Status status;
-    for (size_t i = turns_[turn].begin; i < turns_[turn].end && status.ok(); ++i) {
-      const Piece& piece = pieces_[i];
-      const MemoryTensor& tensor = state_[piece.tensor];
-      if (tensor.fetch) {
-        status = Annotate(tensor.fetch(piece.to), absl::StrCat("tensor \"", tensor.name, "\""));
-      } else {
-        Copy(piece.from, piece.to);
-      }
-    }
+    // A turn that ends with an exception would never be done, and Finish would wait for it.
+    const absl::Status status =
+        CatchAllocation("the copy of a snapshot", "lower what the process holds, or save without checkpoint.async",
+                        [&] { return CopyTurn(turns_[turn]); });
     const std::lock_guard<std::mutex> lock(mutex_);
     status_.Update(status);
     if (++turns_done_ == turns_.size()) {
       done_.notify_all();
     }
   }
+}
+
+absl::Status StateCopy::CopyTurn(const Turn& turn) const {
+  for (size_t i = turn.begin; i < turn.end; ++i) {
+    const Piece& piece = pieces_[i];
+    const MemoryTensor& tensor = state_[piece.tensor];
+    if (!tensor.fetch) {
+      Copy(piece.from, piece.to);
+    } else if (const absl::Status fetched = tensor.fetch(piece.to); !fetched.ok()) {
+      return Annotate(fetched, absl::StrCat("tensor \"", tensor.name, "\""));
+    }
+  }
+  return absl::OkStatus();
 }
 
 absl::Status StateCopy::Finish() {

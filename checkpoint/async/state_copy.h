@@ -30,7 +30,7 @@ class StateCopy {
   // `state` passed ManifestOf.
   StateCopy(MemoryState state, char* memory);
 
-  // Copies pieces until none is left to take.
+  // Copies pieces until none is left to take.  Throws nothing.
   void Work();
   // Work, then waits until the pieces that others took are copied.  The first error of a fetch.
   absl::Status Finish();
@@ -49,6 +49,8 @@ class StateCopy {
     size_t begin = 0;
     size_t end = 0;
   };
+
+  absl::Status CopyTurn(const Turn& turn) const;
 
   const MemoryState state_;
   MemoryState copied_;

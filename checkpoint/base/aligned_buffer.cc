@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "checkpoint/base/catch_allocation.h"
+
 namespace waypoint {
 
 char* AllocatePages(size_t bytes) {
@@ -13,7 +15,7 @@ char* AllocatePages(size_t bytes) {
   void* data = nullptr;
   // Not aligned_alloc, whose sizes are multiples of the alignment.
   if (posix_memalign(&data, huge > 0 ? kHugePageBytes : kDirectAlignment, rounded) != 0) {
-    return nullptr;
+    throw AllocationError(rounded, "a buffer");
   }
 #ifdef MADV_HUGEPAGE
   if (huge > 0) {

@@ -6,7 +6,7 @@
 // Large buffers are in huge pages where the kernel has them.  A device takes a request as a list of pieces that are
 // contiguous in physical memory, and only so many of them (254 on a virtio disk): small pages make each request 1 MiB
 // and each of its pieces 4 KiB, huge ones 4 MiB in two pieces, which halved the time of direct reads and copies there.
-// AlignedBuffer: move-only, one thread.
+// AlignedBuffer: move-only, one thread.  Throws as std::vector does where there is no memory, and is never null then.
 
 #include <cstddef>
 #include <cstdint>
@@ -31,8 +31,8 @@ inline constexpr int64_t AlignUp(int64_t value, int64_t alignment) {
   return AlignDown(value + alignment - 1, alignment);
 }
 
-// Memory for std::free that starts at a page; at a huge page when it has one.  What does not fill a huge page is in small
-// ones, so that no more memory is used than asked for.
+// Memory for std::free that starts at a page; at a huge page when it has one.  What does not fill a huge page is in
+// small ones, so that no more memory is used than asked for.  Never null: throws AllocationError (catch_allocation.h).
 char* AllocatePages(size_t bytes);
 
 class AlignedBuffer {
@@ -65,15 +65,15 @@ class AlignedBuffer {
   size_t bytes_ = 0;
 };
 
-// Buffers that are lent and come back, so that each page is touched for the first time once.  Thread-safe; outlives its leases.
+// Buffers that are lent and come back, so that each page is touched for the first time once.  Thread-safe; outlives its
+// leases.
 class BufferPool {
  public:
   // Returns its buffer to the pool when it goes.
   class Lease {
    public:
     Lease(BufferPool* pool, AlignedBuffer buffer) : pool_(pool), buffer_(std::move(buffer)) {}
-    Lease(Lease&& other) noexcept
-        : pool_(std::exchange(other.pool_, nullptr)), buffer_(std::move(other.buffer_)) {}
+    Lease(Lease&& other) noexcept : pool_(std::exchange(other.pool_, nullptr)), buffer_(std::move(other.buffer_)) {}
     Lease& operator=(Lease&&) = delete;
     ~Lease() {
       if (pool_ != nullptr) {
@@ -84,6 +84,7 @@ class BufferPool {
     absl::Span<char> span() const { return buffer_.span(); }
 
    private:
+    friend class BufferPool;
     BufferPool* pool_;
     AlignedBuffer buffer_;
   };
@@ -93,6 +94,8 @@ class BufferPool {
     AlignedBuffer buffer;
     {
       const std::lock_guard<std::mutex> lock(mutex_);
+      // A buffer that comes back, maybe from a destructor, finds its place made.
+      free_.reserve(lent_ + free_.size() + 1);
       // The smallest that fits, else the largest: it is replaced rather than kept beside a larger one.
       auto best = free_.end();
       for (auto it = free_.begin(); it != free_.end(); ++it) {
@@ -106,19 +109,25 @@ class BufferPool {
         buffer = std::move(*best);
         free_.erase(best);
       }
+      ++lent_;
     }
-    buffer.Reserve(bytes);
-    return Lease(this, std::move(buffer));
+    Lease lease(this, std::move(buffer));
+    lease.buffer_.Reserve(bytes);
+    return lease;
   }
 
  private:
   void Return(AlignedBuffer buffer) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    free_.push_back(std::move(buffer));
+    --lent_;
+    if (buffer.size() > 0) {
+      free_.push_back(std::move(buffer));
+    }
   }
 
   std::mutex mutex_;
   std::vector<AlignedBuffer> free_ ABSL_GUARDED_BY(mutex_);
+  size_t lent_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
 }  // namespace waypoint

@@ -3,19 +3,35 @@
 #include <openssl/evp.h>
 #include <xxhash.h>
 
-#include <cstdlib>
-
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "checkpoint/base/catch_allocation.h"
 
 namespace waypoint {
 namespace {
 
-// libcrypto fails here only without memory or without its default provider; a wrong digest would be worse than an end.
-void RequireCrypto(int ok) {
-  if (ok != 1) {
-    std::abort();
+// Of an XXH3_state_t, which xxhash.h does not show.
+constexpr size_t kXxh3Bytes = 576;
+// What libcrypto allocates for a digest, about.
+constexpr size_t kContextBytes = 512;
+
+// With an algorithm at hand, libcrypto fails only without memory; a wrong digest would be worse than no save.
+void RequireCrypto(bool ok) {
+  if (!ok) {
+    throw AllocationError(kContextBytes, "a SHA-256 of libcrypto");
   }
+}
+
+// Looked up once, in libcrypto's default provider; where that failed for want of memory, at the next call again.
+const EVP_MD* Sha256Algorithm() {
+  static const EVP_MD* const algorithm = [] {
+    EVP_MD* const found = EVP_MD_fetch(nullptr, "SHA256", nullptr);
+    if (found == nullptr) {
+      throw AllocationError(kContextBytes, "the SHA-256 of libcrypto, unless its default provider is turned off");
+    }
+    return found;
+  }();
+  return algorithm;
 }
 
 struct FreeContext {
@@ -28,7 +44,12 @@ using Context = std::unique_ptr<EVP_MD_CTX, FreeContext>;
 uint64_t Xxh3(absl::Span<const char> bytes) { return XXH3_64bits(bytes.data(), bytes.size()); }
 
 struct Xxh3Stream::State {
-  XXH3_state_t* xxh = XXH3_createState();
+  State() {
+    if (xxh == nullptr) {
+      throw AllocationError(kXxh3Bytes, "an XXH3 digest");
+    }
+  }
+  XXH3_state_t* const xxh = XXH3_createState();
   ~State() { XXH3_freeState(xxh); }
 };
 
@@ -46,12 +67,13 @@ struct Sha256::State {
 };
 
 Sha256::Sha256() : state_(std::make_unique<State>()) {
-  RequireCrypto(state_->context != nullptr && EVP_DigestInit_ex(state_->context.get(), EVP_sha256(), nullptr) == 1);
+  RequireCrypto(state_->context != nullptr &&
+                EVP_DigestInit_ex(state_->context.get(), Sha256Algorithm(), nullptr) == 1);
 }
 Sha256::~Sha256() = default;
 
 void Sha256::Update(absl::Span<const char> bytes) {
-  RequireCrypto(EVP_DigestUpdate(state_->context.get(), bytes.data(), bytes.size()));
+  RequireCrypto(EVP_DigestUpdate(state_->context.get(), bytes.data(), bytes.size()) == 1);
 }
 
 std::string Sha256::Hex() const {

@@ -7,7 +7,8 @@
 //   for (...) sha.Update(bytes);
 //   const std::string hex = sha.Hex();
 //
-// Functions are thread-safe; classes: one thread.
+// Functions are thread-safe; classes: one thread.  Where libcrypto has no memory, they throw as std::string does
+// (catch_allocation.h).
 
 #include <cstdint>
 #include <memory>

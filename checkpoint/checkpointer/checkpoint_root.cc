@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
+#include "checkpoint/base/catch_allocation.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/registry.h"
 #include "checkpoint/base/status_macros.h"
@@ -19,6 +20,7 @@
 namespace waypoint {
 namespace {
 
+constexpr char kRemedy[] = "lower the bytes in flight, or what else the process holds";
 constexpr char kStepPrefix[] = "step-";
 constexpr char kTrashPrefix[] = ".trash-";
 constexpr char kLockName[] = ".lock";
@@ -230,6 +232,12 @@ absl::Status CheckpointRoot::GiveUp(const CheckpointerOptions& options, const Ch
 
 absl::StatusOr<SaveReport> CheckpointRoot::Save(const CheckpointerOptions& options, const CheckpointMetadata& metadata,
                                                 TensorSource& state, const std::vector<Asset>& assets) {
+  return CatchAllocation("a save", kRemedy, [&] { return SaveTogether(options, metadata, state, assets); });
+}
+
+absl::StatusOr<SaveReport> CheckpointRoot::SaveTogether(const CheckpointerOptions& options,
+                                                        const CheckpointMetadata& metadata, TensorSource& state,
+                                                        const std::vector<Asset>& assets) {
   LocalCoordinator alone;
   Coordinator& ranks = options.save.coordinator == nullptr ? alone : *options.save.coordinator;
   const absl::Duration timeout = options.save.coordination_timeout;
@@ -245,8 +253,9 @@ absl::StatusOr<SaveReport> CheckpointRoot::Save(const CheckpointerOptions& optio
     }
     return PrepareSave(metadata.training().step(), report);
   };
-  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> names,
-                            ranks.AllGatherIfOk(FirstMeeting(metadata), prepare(), timeout));
+  WAYPOINT_ASSIGN_OR_RETURN(
+      const std::vector<std::string> names,
+      ranks.AllGatherIfOk(FirstMeeting(metadata), CatchAllocation("a look at the run", kRemedy, prepare), timeout));
   if (!ParseDirectoryName(names[0], &report.checkpoint)) {
     return MakeError(ErrorKind::kRank, absl::StrCat("rank 0 named the directory \"", names[0], "\""));
   }
@@ -263,10 +272,13 @@ absl::StatusOr<SaveReport> CheckpointRoot::Save(const CheckpointerOptions& optio
     return Annotate(stats.status(), absl::StrCat("save of step ", report.checkpoint.step));
   }
   report.stats = *stats;
-  if (first) {
-    ApplyRetention(options.retention, report);
-  }
-  WAYPOINT_RETURN_IF_ERROR(ranks.Agree("retention", absl::OkStatus(), timeout));
+  const absl::Status applied = CatchAllocation("a look at older checkpoints", kRemedy, [&] {
+    if (first) {
+      ApplyRetention(options.retention, report);
+    }
+    return absl::OkStatus();
+  });
+  WAYPOINT_RETURN_IF_ERROR(ranks.Agree("retention", applied, timeout));
   return report;
 }
 

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "checkpoint/base/catch_allocation.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/json.h"
 #include "checkpoint/base/registry.h"
@@ -18,6 +19,8 @@
 
 namespace waypoint {
 namespace {
+
+constexpr char kRemedy[] = "lower the bytes in flight (--max-memory) or the number of threads";
 
 std::string KnownFormats() {
   return absl::StrCat("formats that are linked: ", absl::StrJoin(Registry<CheckpointFormat>::Global().Names(), ", "));
@@ -69,9 +72,7 @@ std::string CheckpointsBelow(FileSystem& fs, const std::string& directory) {
   return found.empty() ? "" : absl::StrCat("is no checkpoint, but in it are some: give ", absl::StrJoin(found, " or "));
 }
 
-}  // namespace
-
-absl::StatusOr<CheckpointFormat*> DetectFormat(FileSystem& fs, const std::string& directory) {
+absl::StatusOr<CheckpointFormat*> FormatFitting(FileSystem& fs, const std::string& directory) {
   WAYPOINT_ASSIGN_OR_RETURN(const FileInfo info, fs.Stat(directory));
   if (info.type != FileType::kDirectory) {
     return NoDirectory(fs, directory);
@@ -117,6 +118,12 @@ absl::StatusOr<CheckpointFormat*> DetectFormat(FileSystem& fs, const std::string
                                                        "; say which with --from"));
 }
 
+}  // namespace
+
+absl::StatusOr<CheckpointFormat*> DetectFormat(FileSystem& fs, const std::string& directory) {
+  return CatchAllocation("a look at a directory", kRemedy, [&] { return FormatFitting(fs, directory); });
+}
+
 absl::StatusOr<CheckpointFormat*> FindFormat(FileSystem& fs, const std::string& directory, const std::string& format) {
   if (format.empty() || format == "auto") {
     return DetectFormat(fs, directory);
@@ -128,7 +135,10 @@ absl::StatusOr<CheckpointFormat*> FindFormat(FileSystem& fs, const std::string& 
   return found;
 }
 
-absl::StatusOr<TransferStats> Restore(OpenedCheckpoint& checkpoint, TensorSink& sink, const RestoreOptions& options) {
+namespace {
+
+absl::StatusOr<TransferStats> RestoreTensors(OpenedCheckpoint& checkpoint, TensorSink& sink,
+                                             const RestoreOptions& options) {
   const Manifest& stored = checkpoint.tensors->manifest();
   std::vector<ConvertedTensor> tensors;
   for (const TensorMeta& wanted : sink.manifest().tensors()) {
@@ -144,6 +154,12 @@ absl::StatusOr<TransferStats> Restore(OpenedCheckpoint& checkpoint, TensorSink& 
   }
   WAYPOINT_ASSIGN_OR_RETURN(auto source, ConvertedSource::Create(checkpoint.tensors.get(), std::move(tensors)));
   return Transfer(*source, sink, options.transfer);
+}
+
+}  // namespace
+
+absl::StatusOr<TransferStats> Restore(OpenedCheckpoint& checkpoint, TensorSink& sink, const RestoreOptions& options) {
+  return CatchAllocation("a restore", kRemedy, [&] { return RestoreTensors(checkpoint, sink, options); });
 }
 
 absl::StatusOr<std::unique_ptr<CheckpointWriter>> CreateWriter(CheckpointFormat& format, FileSystem& fs,
@@ -164,9 +180,11 @@ absl::StatusOr<std::unique_ptr<CheckpointWriter>> CreateWriter(CheckpointFormat&
   return writer;
 }
 
-absl::StatusOr<TransferStats> WriteCheckpoint(FileSystem& fs, const std::string& target, const WriteOptions& options,
-                                              const CheckpointMetadata& metadata, TensorSource& state,
-                                              const std::vector<Asset>& assets) {
+namespace {
+
+absl::StatusOr<TransferStats> WriteTogether(FileSystem& fs, const std::string& target, const WriteOptions& options,
+                                            const CheckpointMetadata& metadata, TensorSource& state,
+                                            const std::vector<Asset>& assets) {
   CheckpointFormat* format = Registry<CheckpointFormat>::Global().Find(options.format);
   if (format == nullptr) {
     return MakeError(ErrorKind::kRequest,
@@ -202,33 +220,37 @@ absl::StatusOr<TransferStats> WriteCheckpoint(FileSystem& fs, const std::string&
     WAYPOINT_ASSIGN_OR_RETURN(staged, StagedDirectory::Create(fs, target, stage_options));
     return staged->path();
   };
-  WAYPOINT_ASSIGN_OR_RETURN(
-      const std::vector<std::string> paths,
-      ranks.AllGatherIfOk(absl::StrCat("staging directory of step ", metadata.training().step()), stage(), timeout));
+  WAYPOINT_ASSIGN_OR_RETURN(const std::vector<std::string> paths,
+                            ranks.AllGatherIfOk(absl::StrCat("staging directory of step ", metadata.training().step()),
+                                                CatchAllocation("a staging directory", kRemedy, stage), timeout));
   const std::string& path = paths[0];
 
-  auto writer = CreateWriter(*format, fs, path, metadata, state, assets, options.save, options.notes);
+  // What a rank does alone ends in an agreement, without memory too: the others wait for it there.
+  auto writer = CatchAllocation("a plan of the files", kRemedy, [&] {
+    return CreateWriter(*format, fs, path, metadata, state, assets, options.save, options.notes);
+  });
   WAYPOINT_RETURN_IF_ERROR(ranks.Agree("plan", writer.status(), timeout));
-  const auto stats = (*writer)->Write(options.transfer);
+  const auto stats = CatchAllocation("the tensors", kRemedy, [&] { return (*writer)->Write(options.transfer); });
   WAYPOINT_RETURN_IF_ERROR(ranks.Agree("tensors", stats.status(), timeout));
   if (options.converted) {
-    auto converted = options.converted();
+    auto converted = CatchAllocation("what was converted", kRemedy, options.converted);
     WAYPOINT_RETURN_IF_ERROR(ranks.Agree("what was converted", converted.status(), timeout));
     (*writer)->SetConversion(*std::move(converted));
   }
-  absl::Status sealed = (*writer)->Finish();
+  absl::Status sealed = CatchAllocation("the manifest", kRemedy, [&] { return (*writer)->Finish(); });
   if (options.before_publish) {
     // Every rank looks at what rank 0 has sealed.
     WAYPOINT_RETURN_IF_ERROR(ranks.Agree("manifest", sealed, timeout));
-    sealed = options.before_publish(path);
+    sealed = CatchAllocation("a look at what is sealed", kRemedy, [&] { return options.before_publish(path); });
   }
   if (first && sealed.ok()) {
-    sealed = staged->Sync();
+    sealed = CatchAllocation("a sync", kRemedy, [&] { return staged->Sync(); });
   }
   // All that takes long or may fail comes before: a rank that gives up while rank 0 still publishes does so within one
   // rename.
   WAYPOINT_RETURN_IF_ERROR(ranks.Agree("seal", sealed, timeout));
-  const absl::Status published = first ? staged->Publish() : absl::OkStatus();
+  const absl::Status published =
+      CatchAllocation("a publication", kRemedy, [&] { return first ? staged->Publish() : absl::OkStatus(); });
   WAYPOINT_RETURN_IF_ERROR(ranks.Agree("publication", published, timeout));
   if (first && !staged->moved_aside().empty() && options.notes != nullptr) {
     options.notes->push_back(absl::StrCat("what was in ", QuotedPath(target),
@@ -236,6 +258,15 @@ absl::StatusOr<TransferStats> WriteCheckpoint(FileSystem& fs, const std::string&
                                           QuotedPath(staged->moved_aside())));
   }
   return *stats;
+}
+
+}  // namespace
+
+absl::StatusOr<TransferStats> WriteCheckpoint(FileSystem& fs, const std::string& target, const WriteOptions& options,
+                                              const CheckpointMetadata& metadata, TensorSource& state,
+                                              const std::vector<Asset>& assets) {
+  return CatchAllocation("a checkpoint", kRemedy,
+                         [&] { return WriteTogether(fs, target, options, metadata, state, assets); });
 }
 
 }  // namespace waypoint

@@ -102,6 +102,8 @@ class CheckpointRoot {
 
  private:
   absl::StatusOr<std::unique_ptr<FileLock>> Lock();
+  absl::StatusOr<SaveReport> SaveTogether(const CheckpointerOptions& options, const CheckpointMetadata& metadata,
+                                          TensorSource& state, const std::vector<Asset>& assets);
   absl::StatusOr<std::string> PrepareSave(int64_t step, SaveReport& report);
   void RemoveTrash(SaveReport& report);
   void ApplyRetention(const Retention& retention, SaveReport& report);

@@ -5,6 +5,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "checkpoint/base/catch_allocation.h"
 #include "checkpoint/base/start_thread.h"
 
 namespace waypoint {
@@ -20,7 +21,11 @@ void TrashRemover::Begin(std::vector<std::string> paths) {
   }
   const auto remove = [this, paths = std::move(paths)] {
     for (const std::string& path : paths) {
-      RemoveLeftOver(fs_, path, &problems_);
+      // What stays is found again at the next save.
+      CatchAllocation("the removal of what is left over", "", [&] {
+        RemoveLeftOver(fs_, path, &problems_);
+        return absl::OkStatus();
+      }).IgnoreError();
     }
   };
   absl::StatusOr<std::thread> thread = StartThread(remove);

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <tuple>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
@@ -181,20 +182,30 @@ class RunReader::FileRead {
     if (shared_ != nullptr) {
       taken = shared_->Take(number_, begin / description_.grain_bytes, bytes);
     }
+    absl::Cleanup put_back = [this, &taken] {
+      // There was no memory to note it down, and others wait for what it promises.
+      if (taken.use == SharedChunks::kOwner) {
+        shared_->GiveUp(taken.entry);
+      } else if (taken.use == SharedChunks::kGuest) {
+        shared_->Leave(taken.entry);
+      }
+    };
     switch (taken.use) {
       case SharedChunks::kParts:
         reader_.bytes_unchecked_ += bytes;
         parts.insert(parts.end(), wanted.begin(), wanted.end());
         return;
       case SharedChunks::kGuest:
-        guests_.push_back({begin, std::move(taken.entry)});
+        guests_.push_back({begin, taken.entry});
+        std::move(put_back).Cancel();
         return;
       case SharedChunks::kOwner:
-        owned_.push_back({begin, std::move(taken.entry)});
+        owned_.push_back({begin, taken.entry});
         break;
       case SharedChunks::kAlone:
         break;
     }
+    std::move(put_back).Cancel();
     grains.push_back({begin, end, true});
   }
 

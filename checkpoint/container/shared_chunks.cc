@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <new>
+#include <utility>
 
 namespace waypoint {
 
@@ -46,11 +48,8 @@ SharedChunks::Taken SharedChunks::Take(int64_t file, int64_t chunk, int64_t byte
 void SharedChunks::Publish(const std::shared_ptr<Entry>& entry, absl::Span<const char> data) {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (MakeRoom(static_cast<int64_t>(data.size()))) {
-      entry->data = AlignedBuffer(data.size());
-      std::memcpy(entry->data.data(), data.data(), data.size());
+    if (MakeRoom(static_cast<int64_t>(data.size())) && Keep(entry, data)) {
       entry->state = Entry::kReady;
-      kept_.push_back(entry);
       kept_bytes_ += static_cast<int64_t>(data.size());
       peak_bytes_ = std::max(peak_bytes_, kept_bytes_);
     } else {
@@ -96,6 +95,19 @@ void SharedChunks::Forget(const std::shared_ptr<Entry>& entry) {
   }
   entry->state = Entry::kGone;
   entries_.erase(entry->key);
+}
+
+// As when there is no room, guests then read the chunk themselves.
+bool SharedChunks::Keep(const std::shared_ptr<Entry>& entry, absl::Span<const char> data) {
+  try {
+    AlignedBuffer copy(data.size());
+    std::memcpy(copy.data(), data.data(), data.size());
+    kept_.push_back(entry);
+    entry->data = std::move(copy);
+    return true;
+  } catch (const std::bad_alloc&) {
+    return false;
+  }
 }
 
 // Those that guests look at stay.

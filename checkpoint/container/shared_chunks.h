@@ -58,6 +58,8 @@ class SharedChunks {
 
  private:
   void Forget(const std::shared_ptr<Entry>& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Copies `data`; false without memory.
+  bool Keep(const std::shared_ptr<Entry>& entry, absl::Span<const char> data) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool MakeRoom(int64_t bytes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const int64_t max_bytes_;

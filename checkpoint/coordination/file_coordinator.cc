@@ -12,6 +12,7 @@
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
+#include "checkpoint/base/catch_allocation.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/coordination/deadline.h"
@@ -368,7 +369,7 @@ FileCoordinator::FileCoordinator(FileSystem& fs, const FileCoordinatorOptions& o
 FileCoordinator::~FileCoordinator() {
   Leave();
   if (options_.rank == 0) {
-    RemoveTree(fs_, options_.directory).IgnoreError();
+    UnlessOutOfMemory([this] { RemoveTree(fs_, options_.directory).IgnoreError(); });
   }
 }
 

@@ -20,6 +20,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
+#include "checkpoint/base/catch_allocation.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/start_thread.h"
 #include "checkpoint/base/status_macros.h"
@@ -33,6 +34,7 @@ namespace {
 constexpr size_t kSecretBytes = 16;
 constexpr size_t kHelloBytes = kSecretBytes + 1 + 8;
 constexpr char kFarewell = '.';
+constexpr size_t kReadBytes = 64;
 constexpr int kProbes = 4;
 
 absl::Status SocketError(absl::string_view what) {
@@ -118,6 +120,9 @@ RankWatch::~RankWatch() {
 void RankWatch::Accept() {
   while (true) {
     Connection connection;
+    // All memory first: what is accepted or received then cannot be lost for want of it.
+    connections_.reserve(connections_.size() + 1);
+    connection.hello.reserve(kHelloBytes + kReadBytes);
     connection.file = accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (connection.file < 0) {
       if (errno != EAGAIN) {
@@ -131,7 +136,7 @@ void RankWatch::Accept() {
 }
 
 bool RankWatch::Read(Connection& connection) const {
-  char bytes[64];
+  char bytes[kReadBytes];
   while (true) {
     const ssize_t got = recv(connection.file, bytes, sizeof(bytes), 0);
     if (got < 0 && (errno == EAGAIN || errno == EINTR)) {
@@ -148,9 +153,9 @@ bool RankWatch::Read(Connection& connection) const {
       continue;
     }
     int rank = -1;
-    if (connection.hello.substr(0, kSecretBytes) != secret_ ||
-        !absl::SimpleAtoi(connection.hello.substr(kSecretBytes + 1, 8), &rank) || rank < 0 || rank >= world_size_ ||
-        connection.hello.size() > kHelloBytes) {
+    const absl::string_view hello = connection.hello;
+    if (hello.substr(0, kSecretBytes) != secret_ || !absl::SimpleAtoi(hello.substr(kSecretBytes + 1, 8), &rank) ||
+        rank < 0 || rank >= world_size_ || hello.size() > kHelloBytes) {
       return false;  // a stranger, or a farewell
     }
     connection.rank = rank;
@@ -158,6 +163,14 @@ bool RankWatch::Read(Connection& connection) const {
 }
 
 void RankWatch::Watch() {
+  // Without it nobody would learn of a death, so it goes on as soon as there is memory again.  What was ready is so
+  // still.
+  while (!CatchAllocation("the watch of ranks", "", [this] { return WatchUntilStopped(); }).ok()) {
+    absl::SleepFor(absl::Milliseconds(100));
+  }
+}
+
+absl::Status RankWatch::WatchUntilStopped() {
   while (true) {
     std::vector<pollfd> files = {{stop_, POLLIN, 0}, {listener_, POLLIN, 0}};
     for (const Connection& connection : connections_) {
@@ -167,17 +180,16 @@ void RankWatch::Watch() {
       continue;  // a signal
     }
     if (files[0].revents != 0) {
-      return;
+      return absl::OkStatus();
     }
-    std::vector<Connection> open;
     for (size_t i = 0; i < connections_.size(); ++i) {
-      if (files[i + 2].revents == 0 || Read(connections_[i])) {
-        open.push_back(std::move(connections_[i]));
-      } else {
-        close(connections_[i].file);
+      if (files[i + 2].revents != 0 && !Read(connections_[i])) {
+        close(std::exchange(connections_[i].file, -1));
       }
     }
-    connections_ = std::move(open);
+    connections_.erase(std::remove_if(connections_.begin(), connections_.end(),
+                                      [](const Connection& connection) { return connection.file < 0; }),
+                       connections_.end());
     if (files[1].revents != 0) {
       Accept();
     }

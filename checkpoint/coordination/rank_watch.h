@@ -47,6 +47,7 @@ class RankWatch {
       : world_size_(world_size), host_timeout_(host_timeout), on_death_(std::move(on_death)) {}
   absl::Status Listen(const std::string& host);
   void Watch();
+  absl::Status WatchUntilStopped();
   void Accept();
   // False: the connection is over.
   bool Read(Connection& connection) const;

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
+#include "checkpoint/base/catch_allocation.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/coordination/deadline.h"
@@ -181,18 +182,20 @@ void StoreCoordinator::Leave() {
     return;
   }
   // Whatever fails here, there is nobody left to tell.
-  if (!store_->Set(LeftKey(rank_), "").ok() || !keeps_store_) {
-    return;
-  }
-  const Deadline deadline(linger_);
-  const Deadline shortest(kShortestLinger);
-  const Wait wait(hooks_);
-  const auto is_over = [&] { return deadline.passed() || (shortest.passed() && wait.IsCancelled()); };
-  for (int rank = 0; rank < world_size_; ++rank) {
-    while (!is_over() && !store_->HasAll({LeftKey(rank)}).value_or(true) && !store_->IsDead(rank)) {
-      absl::SleepFor(kLongestPause);
+  UnlessOutOfMemory([this] {
+    if (!store_->Set(LeftKey(rank_), "").ok() || !keeps_store_) {
+      return;
     }
-  }
+    const Deadline deadline(linger_);
+    const Deadline shortest(kShortestLinger);
+    const Wait wait(hooks_);
+    const auto is_over = [&] { return deadline.passed() || (shortest.passed() && wait.IsCancelled()); };
+    for (int rank = 0; rank < world_size_; ++rank) {
+      while (!is_over() && !store_->HasAll({LeftKey(rank)}).value_or(true) && !store_->IsDead(rank)) {
+        absl::SleepFor(kLongestPause);
+      }
+    }
+  });
 }
 
 absl::Status StoreCoordinator::CheckAlive() {

@@ -9,6 +9,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "checkpoint/base/catch_allocation.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 
@@ -48,7 +49,14 @@ class ThreadCoordinator : public Coordinator {
     const std::lock_guard<std::mutex> lock(job_->mutex);
     job_->left[rank_] = true;
     if (job_->round->num_arrived > 0) {
-      FailLeft();
+      const absl::Status told = CatchAllocation("word that a rank left", "", [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+        FailLeft();
+        return absl::OkStatus();
+      });
+      if (!told.ok()) {
+        job_->failed.Update(told);
+        job_->changed.notify_all();
+      }
     }
   }
 
@@ -118,8 +126,8 @@ class ThreadCoordinator : public Coordinator {
         return;
       }
     }
+    job_->round = std::make_shared<Round>(world_size_);  // without memory for it, this one is not complete
     round.complete = true;
-    job_->round = std::make_shared<Round>(world_size_);
     job_->changed.notify_all();
   }
 

@@ -5,6 +5,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "checkpoint/base/catch_allocation.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 
@@ -121,13 +122,17 @@ absl::StatusOr<std::unique_ptr<StagedDirectory>> StagedDirectory::Create(FileSys
 
 StagedDirectory::~StagedDirectory() {
   // Failures leave temporary names, which the next writer removes.
-  if (!published_ && !keep_stage_ && !path_.empty()) {
-    RemoveTree(fs_, path_).IgnoreError();
-  }
-  if (lock_ != nullptr) {
-    // Removed while it is held: whoever opened it meanwhile sees that the name is gone and starts over.
-    fs_.RemoveFile(LockPath(target_)).IgnoreError();
-  }
+  UnlessOutOfMemory([this] {
+    if (!published_ && !keep_stage_ && !path_.empty()) {
+      RemoveTree(fs_, path_).IgnoreError();
+    }
+  });
+  UnlessOutOfMemory([this] {
+    if (lock_ != nullptr) {
+      // Removed while it is held: whoever opened it meanwhile sees that the name is gone and starts over.
+      fs_.RemoveFile(LockPath(target_)).IgnoreError();
+    }
+  });
 }
 
 absl::Status StagedDirectory::Prepare() {

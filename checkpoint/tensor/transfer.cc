@@ -8,9 +8,11 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "checkpoint/base/aligned_buffer.h"
+#include "checkpoint/base/catch_allocation.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/start_thread.h"
 #include "checkpoint/base/status_macros.h"
@@ -19,6 +21,7 @@ namespace waypoint {
 namespace {
 
 constexpr size_t kSpelledOut = 10;
+constexpr char kRemedy[] = "lower the bytes in flight (--max-memory) or the number of threads";
 
 // The source's index of every tensor of the sink; all disagreements in one error.
 absl::StatusOr<std::vector<int64_t>> MatchTensors(const Manifest& source, const Manifest& sink) {
@@ -89,23 +92,11 @@ class Job {
         bytes_total_(bytes_total),
         budget_(options.max_bytes_in_flight) {}
 
-  // Takes blocks until there are none or something failed.
+  // Takes blocks until there are none or something failed.  Throws nothing.
   void Work() {
-    AlignedBuffer buffer;
-    while (!stopped_.load(std::memory_order_relaxed)) {
-      const int64_t index = next_.fetch_add(1);
-      if (index >= sink_.num_blocks()) {
-        return;
-      }
-      if (options_.cancelled && options_.cancelled()) {
-        Fail(absl::CancelledError("the transfer was cancelled"));
-        return;
-      }
-      const absl::Status status = Move(index, buffer);
-      if (!status.ok()) {
-        Fail(status);
-        return;
-      }
+    const absl::Status status = CatchAllocation("blocks of tensors", kRemedy, [this] { return MoveBlocks(); });
+    if (!status.ok()) {
+      Fail(status);
     }
   }
 
@@ -120,11 +111,28 @@ class Job {
   int64_t peak_bytes() const { return budget_.peak_bytes(); }
 
  private:
+  absl::Status MoveBlocks() {
+    AlignedBuffer buffer;
+    while (!stopped_.load(std::memory_order_relaxed)) {
+      const int64_t index = next_.fetch_add(1);
+      if (index >= sink_.num_blocks()) {
+        break;
+      }
+      if (options_.cancelled && options_.cancelled()) {
+        return absl::CancelledError("the transfer was cancelled");
+      }
+      WAYPOINT_RETURN_IF_ERROR(Move(index, buffer));
+    }
+    return absl::OkStatus();
+  }
+
   absl::Status Move(int64_t index, AlignedBuffer& buffer) {
     const Block block = sink_.block(index);
     absl::Span<char> memory = sink_.Destination(index);
     const int64_t held = (memory.empty() ? block.bytes : 0) + source_.ScratchBytes(block.bytes) + sink_.ScratchBytes();
     budget_.Acquire(held);
+    // Others wait for it, whatever becomes of this block.
+    const absl::Cleanup release = [this, held] { budget_.Release(held); };
     if (memory.empty()) {
       buffer.Reserve(block.bytes);
       memory = buffer.span().subspan(0, block.bytes);
@@ -133,7 +141,6 @@ class Job {
     if (status.ok()) {
       status = sink_.Write(index, memory);
     }
-    budget_.Release(held);
     if (status.ok()) {
       const std::lock_guard<std::mutex> lock(mutex_);
       bytes_done_ += block.bytes;
@@ -163,9 +170,7 @@ class Job {
   int64_t bytes_done_ ABSL_GUARDED_BY(mutex_) = 0;
 };
 
-}  // namespace
-
-absl::StatusOr<TransferStats> Transfer(TensorSource& source, TensorSink& sink, const TransferOptions& options) {
+absl::StatusOr<TransferStats> TransferBlocks(TensorSource& source, TensorSink& sink, const TransferOptions& options) {
   WAYPOINT_ASSIGN_OR_RETURN(std::vector<int64_t> indices, MatchTensors(source.manifest(), sink.manifest()));
   int64_t bytes_total = 0;
   int64_t largest = 1;
@@ -213,6 +218,12 @@ absl::StatusOr<TransferStats> Transfer(TensorSource& source, TensorSink& sink, c
   stats.source.bytes_read = after.bytes_read - before.bytes_read;
   stats.source.bytes_unchecked = after.bytes_unchecked - before.bytes_unchecked;
   return stats;
+}
+
+}  // namespace
+
+absl::StatusOr<TransferStats> Transfer(TensorSource& source, TensorSink& sink, const TransferOptions& options) {
+  return CatchAllocation("a transfer of tensors", kRemedy, [&] { return TransferBlocks(source, sink, options); });
 }
 
 }  // namespace waypoint

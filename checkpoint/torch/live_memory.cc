@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "c10/core/GradMode.h"
 #include "checkpoint/base/aligned_buffer.h"
+#include "checkpoint/base/catch_allocation.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 
@@ -21,7 +22,7 @@ absl::Status Fetch(const at::Tensor& tensor, const StridedSpan& to) {
     at::from_blob(to.data, tensor.sizes(), at::TensorOptions().dtype(tensor.scalar_type())).copy_(tensor);
     return absl::OkStatus();
   } catch (const std::exception& e) {
-    return MakeError(ErrorKind::kUnknown, absl::StrCat("libtorch: ", e.what()));
+    return ThrownError(e, ErrorKind::kUnknown, "libtorch");
   }
 }
 

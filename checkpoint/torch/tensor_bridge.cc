@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "c10/core/GradMode.h"
+#include "checkpoint/base/catch_allocation.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 
@@ -136,7 +137,7 @@ absl::Status CatchTorch(F&& f) {
     f();
     return absl::OkStatus();
   } catch (const std::exception& e) {
-    return MakeError(ErrorKind::kUnknown, absl::StrCat("libtorch: ", e.what()));
+    return ThrownError(e, ErrorKind::kUnknown, "libtorch");
   }
 }
 

@@ -8,6 +8,7 @@
 #include "ATen/CPUGeneratorImpl.h"
 #include "absl/strings/str_cat.h"
 #include "c10/core/GradMode.h"
+#include "checkpoint/base/catch_allocation.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 #include "models/decoder/attention.h"
@@ -195,7 +196,8 @@ absl::StatusOr<std::unique_ptr<DecoderModule>> DecoderModule::Create(const Decod
     }
     return module;
   } catch (const std::exception& error) {
-    return MakeError(ErrorKind::kLimit, absl::StrCat("cannot allocate the model's parameters: ", error.what()));
+    return ThrownError(error, ErrorKind::kUnknown, "the model's parameters",
+                       "choose a narrower dtype, more ranks or a smaller model");
   }
 }
 
@@ -238,6 +240,9 @@ absl::StatusOr<at::Tensor> DecoderModule::Forward(const at::Tensor& input) {
     }
     return Run(input);
   } catch (const std::exception& error) {
+    if (IsOutOfMemory(error)) {
+      return OutOfMemoryError(error, "a pass through the decoder", "give fewer tokens at once");
+    }
     return MakeError(ErrorKind::kUnsupported,
                      absl::StrCat("libtorch cannot run the decoder in ",
                                   c10::toString(parameters_[0].second.scalar_type()), ": ", error.what()));

@@ -17,20 +17,26 @@ namespace {
 
 // zlib counts in unsigned int.
 constexpr int64_t kPieceBytes = int64_t{64} << 10;
+// What zlib holds for a stream, about: its window and tables (zconf.h).
+constexpr size_t kWindowBytes = (size_t{1} << MAX_WBITS) + (7 << 10);
+
+absl::Status NoWindow() {
+  return NoMemoryError(kWindowBytes, "zlib, to decompress an entry", "lower what the process holds, or the threads");
+}
 
 }  // namespace
 
 struct ZipEntryStream::Inflater {
   // Raw deflate data, without zlib's own header.
-  Inflater() : ready(inflateInit2(&stream, -MAX_WBITS) == Z_OK) {}
+  Inflater() : started(inflateInit2(&stream, -MAX_WBITS)) {}
   ~Inflater() {
-    if (ready) {
+    if (started == Z_OK) {
       inflateEnd(&stream);
     }
   }
 
   z_stream stream = {};
-  const bool ready;
+  const int started;
   bool ended = false;
   std::vector<char> input = std::vector<char>(kPieceBytes);
 };
@@ -71,8 +77,8 @@ absl::Status ZipEntryStream::Skip(int64_t bytes) {
 }
 
 absl::Status ZipEntryStream::Inflate(absl::Span<char> out) {
-  if (!inflater_->ready) {
-    return absl::InternalError("zlib cannot be started");
+  if (inflater_->started != Z_OK) {
+    return inflater_->started == Z_MEM_ERROR ? NoWindow() : absl::InternalError("zlib cannot be started");
   }
   z_stream& stream = inflater_->stream;
   while (!out.empty()) {
@@ -94,6 +100,9 @@ absl::Status ZipEntryStream::Inflate(absl::Span<char> out) {
     const int64_t made = wanted - stream.avail_out;
     out.remove_prefix(made);
     inflater_->ended = result == Z_STREAM_END;
+    if (result == Z_MEM_ERROR) {
+      return NoWindow();
+    }
     // Z_BUF_ERROR: nothing could be done, so the data is over before its end mark.
     if (result != Z_OK && result != Z_STREAM_END) {
       return Error(absl::StrCat("compressed data is broken after ", stream.total_in,

@@ -1,17 +1,20 @@
 #include "checkpoint/coordination/c10d/c10d_coordinator.h"
 
 #include <algorithm>
+#include <mutex>
 #include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/mutex.h"
+#include "checkpoint/base/catch_allocation.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/coordination/c10d/c10d_store.h"
 
 namespace waypoint {
 namespace {
+
+constexpr char kRemedy[] = "lower what this rank holds, or raise its limit (ulimit -v)";
 
 std::vector<uint8_t> ToBytes(absl::string_view text) { return std::vector<uint8_t>(text.begin(), text.end()); }
 std::string ToText(const std::vector<uint8_t>& bytes) { return std::string(bytes.begin(), bytes.end()); }
@@ -49,7 +52,7 @@ class C10dMessages : public MessageStore {
   }
   bool IsDead(int rank) override { return HasAll({DeadKey(rank)}).value_or(false); }
   absl::StatusOr<int> AnyDead() override {
-    const absl::MutexLock lock(&mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     WAYPOINT_ASSIGN_OR_RETURN(const bool any, HasAll({kAnyDeadKey}));
     int rank = -1;
     if (any) {
@@ -67,7 +70,7 @@ class C10dMessages : public MessageStore {
       return absl::OkStatus();
     }
     limit_ = limit;
-    const absl::MutexLock lock(&mutex_);
+    const std::lock_guard<std::mutex> lock(mutex_);
     return Ask<int>([&] { return waypoint::LimitAnswers(*store_, options_, limit), 0; }).status();
   }
 
@@ -77,6 +80,9 @@ class C10dMessages : public MessageStore {
     try {
       return call();
     } catch (const std::exception& e) {
+      if (IsOutOfMemory(e)) {
+        return OutOfMemoryError(e, "a message to the other ranks", kRemedy);
+      }
       return MakeError(
           ErrorKind::kRank,
           absl::StrCat("rank ", options_.rank, " has lost the store at ", options_.host, ":", options_.port,
@@ -92,7 +98,7 @@ class C10dMessages : public MessageStore {
   const std::string prefix_;
   absl::Duration limit_ = absl::ZeroDuration();
   // The store's limit, which its calls read.
-  absl::Mutex mutex_;
+  std::mutex mutex_;
 };
 
 // A store of another process only says where rank 0 serves ours, whose stalls are limited: as options with which every
@@ -115,9 +121,9 @@ absl::StatusOr<C10dOptions> MeetAt(c10d::TCPStore& agent, const C10dOptions& opt
                                                       " has no port under \"", key, "\""));
     }
   } catch (const std::exception& e) {
-    return MakeError(ErrorKind::kRank,
-                     absl::StrCat("rank ", options.rank, " cannot learn from the store at ", options.host, ":",
-                                  options.port, " where rank 0 serves: ", FirstLine(e.what())));
+    return ThrownError(e, ErrorKind::kRank,
+                       absl::StrCat("rank ", options.rank, " cannot learn from the store at ", options.host, ":",
+                                    options.port, " where rank 0 serves"));
   }
   return ours;
 }
@@ -148,9 +154,9 @@ absl::StatusOr<std::unique_ptr<WatchedRank>> Accept(c10d::TCPStore& store, const
   try {
     invitation = ToText(store.get(KeyPrefix(options) + kWatchKey));
   } catch (const std::exception& e) {
-    return MakeError(ErrorKind::kRank,
-                     absl::StrCat("rank ", options.rank, " does not learn from the store at ", options.host, ":",
-                                  options.port, " where rank 0 watches who lives: ", FirstLine(e.what())));
+    return ThrownError(e, ErrorKind::kRank,
+                       absl::StrCat("rank ", options.rank, " does not learn from the store at ", options.host, ":",
+                                    options.port, " where rank 0 watches who lives"));
   }
   if (invitation.empty()) {
     return std::unique_ptr<WatchedRank>();

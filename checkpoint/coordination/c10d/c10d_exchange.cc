@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "checkpoint/base/catch_allocation.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/coordination/c10d/c10d_store.h"
@@ -99,7 +100,7 @@ absl::Status C10dExchange::Move(const RankParts<const char>& send, const RankPar
     // Gloo's threads may still be at our buffers: they end with the group.
     works.clear();
     group_.reset();
-    return MakeError(ErrorKind::kRank, absl::StrCat("bytes from or to rank ", peer, ": ", FirstLine(e.what())));
+    return ThrownError(e, ErrorKind::kRank, absl::StrCat("bytes from or to rank ", peer));
   }
   return absl::OkStatus();
 }

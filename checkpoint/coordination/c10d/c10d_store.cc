@@ -8,6 +8,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "checkpoint/base/catch_allocation.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/coordination/c10d/listen_where_said.h"
@@ -119,8 +120,9 @@ absl::StatusOr<c10::intrusive_ptr<c10d::TCPStore>> ConnectC10dStore(const C10dOp
     }
     return store;
   } catch (const std::exception& e) {
-    return MakeError(ErrorKind::kRank, absl::StrCat("rank ", options.rank, " cannot reach the store at ", options.host,
-                                                    ":", options.port, ": ", FirstLine(e.what())));
+    return ThrownError(
+        e, ErrorKind::kRank,
+        absl::StrCat("rank ", options.rank, " cannot reach the store at ", options.host, ":", options.port));
   }
 }
 

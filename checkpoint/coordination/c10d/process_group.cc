@@ -15,6 +15,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "checkpoint/base/catch_allocation.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/start_thread.h"
 #include "checkpoint/base/status_macros.h"
@@ -101,7 +102,9 @@ absl::StatusOr<c10::intrusive_ptr<GroupBackend>> ConnectWatched(
   try {
     return group.get();
   } catch (const std::exception& e) {
-    return MakeError(ErrorKind::kRank, FirstLine(e.what()));
+    return IsOutOfMemory(e) ? OutOfMemoryError(e, "connections to other ranks",
+                                               "lower what this rank holds, or raise its limit (ulimit -v)")
+                            : MakeError(ErrorKind::kRank, FirstLine(e.what()));
   }
 }
 

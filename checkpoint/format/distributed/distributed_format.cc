@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "checkpoint/base/catch_allocation.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/container/shard_files.h"
@@ -82,6 +83,12 @@ class DistributedFormat : public CheckpointFormat {
 
   absl::StatusOr<OpenedCheckpoint> Open(FileSystem& fs, const std::string& directory,
                                         const LoadOptions& options) override {
+    return CatchAllocation("what a checkpoint says of itself", "free memory, or allow more (ulimit -v)",
+                           [&] { return OpenThrowing(fs, directory, options); });
+  }
+
+  absl::StatusOr<OpenedCheckpoint> OpenThrowing(FileSystem& fs, const std::string& directory,
+                                                const LoadOptions& options) {
     WAYPOINT_RETURN_IF_ERROR(CheckFormatOptions(*this, options.format_options, FormatUse::kLoad));
     WAYPOINT_RETURN_IF_ERROR(RefuseStripPrefixes(options.strip_prefixes, name()));
     const std::string manifest_path = JoinPath(directory, kDistributedManifestName);

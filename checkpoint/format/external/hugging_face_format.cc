@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "checkpoint/base/catch_allocation.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/json.h"
 #include "checkpoint/base/status_macros.h"
@@ -139,6 +140,12 @@ class HuggingFaceFormat : public CheckpointFormat {
 
   absl::StatusOr<OpenedCheckpoint> Open(FileSystem& fs, const std::string& directory,
                                         const LoadOptions& options) override {
+    return CatchAllocation("what a checkpoint says of itself", "free memory, or allow more (ulimit -v)",
+                           [&] { return OpenThrowing(fs, directory, options); });
+  }
+
+  absl::StatusOr<OpenedCheckpoint> OpenThrowing(FileSystem& fs, const std::string& directory,
+                                                const LoadOptions& options) {
     WAYPOINT_RETURN_IF_ERROR(CheckFormatOptions(*this, options.format_options, FormatUse::kLoad));
     WAYPOINT_ASSIGN_OR_RETURN(HfDirectory hf, ReadHfDirectory(fs, directory, options));
     const auto annotate = [&directory](const absl::Status& status) {

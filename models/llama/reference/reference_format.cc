@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "checkpoint/base/catch_allocation.h"
 #include "checkpoint/base/error.h"
 #include "checkpoint/base/status_macros.h"
 #include "checkpoint/container/torch_zip/torch_source.h"
@@ -112,6 +113,12 @@ class ReferenceFormat : public CheckpointFormat {
 
   absl::StatusOr<OpenedCheckpoint> Open(FileSystem& fs, const std::string& directory,
                                         const LoadOptions& options) override {
+    return CatchAllocation("what a checkpoint says of itself", "free memory, or allow more (ulimit -v)",
+                           [&] { return OpenThrowing(fs, directory, options); });
+  }
+
+  absl::StatusOr<OpenedCheckpoint> OpenThrowing(FileSystem& fs, const std::string& directory,
+                                                const LoadOptions& options) {
     WAYPOINT_RETURN_IF_ERROR(CheckFormatOptions(*this, options.format_options, FormatUse::kLoad));
     WAYPOINT_ASSIGN_OR_RETURN(const ReferenceOptions reference, ParseReferenceOptions(options.format_options));
     WAYPOINT_ASSIGN_OR_RETURN(ReferenceDirectory files, ReadReferenceDirectory(fs, directory, options));

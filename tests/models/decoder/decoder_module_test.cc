@@ -298,7 +298,7 @@ TEST(DecoderModuleTest, CreateReportsMissingMemory) {
   config.set_hidden_size(int64_t{1} << 28);
   config.set_vocab_size(int64_t{1} << 26);
 
-  EXPECT_THAT(DecoderModule::Create(config, at::kFloat), IsKind(ErrorKind::kLimit, HasSubstr("allocate")));
+  EXPECT_THAT(DecoderModule::Create(config, at::kFloat), IsKind(ErrorKind::kNoMemory, HasSubstr("parameters")));
 }
 
 TEST(CheckComputableTest, InvalidConfigIsAConfigError) {
